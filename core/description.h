@@ -1,0 +1,107 @@
+// What a pool tells about itself: plain values, copied out, for commands and for the mount. Sizes are bytes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/env.h"
+#include "core/names.h"
+#include "core/units.h"
+
+namespace vsnap {
+
+enum class ViewKind { volume, snapshot };
+
+struct ViewInfo {
+  ObjectId id;
+  ViewKind kind = ViewKind::volume;
+  ViewName name;
+  std::uint64_t size_bytes = 0;
+  std::uint64_t used_bytes = 0; // mapped: space it alone and with others uses; st_blocks * 512
+  std::int64_t created_ns = 0;  // since 1970
+  std::int64_t modified_ns = 0;
+  std::uint32_t mode = 0600; // permission bits of its file
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+  std::uint32_t open_handles = 0;
+  std::optional<std::string> origin; // of a clone: "VOLUME@SNAPSHOT", or "(removed snapshot)"
+};
+
+struct MemberInfo {
+  std::uint32_t index = 0;
+  std::string path;
+  Uuid uuid{};
+  std::uint64_t size_bytes = 0;
+  std::uint64_t free_bytes = 0; // not allocated to data or metadata
+  bool is_block_device = false;
+};
+
+// size = data + metadata + free, always. Data that could still be written = available.
+struct SpaceInfo {
+  std::uint64_t size_bytes = 0;
+  std::uint64_t data_bytes = 0;      // blocks that belong to some view
+  std::uint64_t freeing_bytes = 0;   // part of data_bytes: nobody can see them any more; being freed in the background
+  std::uint64_t metadata_bytes = 0;  // superblocks and metadata segments
+  std::uint64_t metadata_used_bytes = 0;
+  std::uint64_t free_bytes = 0;
+  std::uint64_t available_bytes = 0;
+};
+
+struct PoolStatus {
+  std::string name;
+  Uuid uuid{};
+  std::uint64_t generation = 0;
+  std::string health; // "ok", or one line that says what is wrong and what to do
+  SpaceInfo space;
+  std::vector<MemberInfo> members;
+  std::uint64_t volumes = 0;
+  std::uint64_t snapshots = 0;
+  std::uint64_t extents = 0;  // rows of the extent index
+  bool removal_pending = false;
+};
+
+// What removing exactly this snapshot, and nothing else, would free; and for volumes what they alone use.
+struct UsageRow {
+  ViewInfo view;
+  std::uint64_t frees_bytes = 0;
+};
+struct DiskUsage {
+  SpaceInfo space;
+  std::vector<UsageRow> rows; // volumes by name, each followed by its snapshots, oldest first
+};
+
+struct RemovalPlan { // what a removal does, or with dry_run would do
+  std::vector<ViewName> removed;
+  std::uint64_t frees_bytes = 0;
+};
+
+struct RollbackResult {
+  ViewName to;
+  std::optional<ViewName> kept; // the state before, as a snapshot
+};
+
+enum class DiffState { data, hole };
+struct DiffRange {
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+  DiffState state = DiffState::data; // what the second view has there
+};
+
+struct Finding { // of check
+  std::string what; // plain words
+  bool repairable = false;
+  bool repaired = false;
+};
+struct CheckReport {
+  std::uint64_t extents_checked = 0;
+  std::vector<Finding> findings;
+};
+
+// done and total in one unit of the caller's choice (bytes or extents); called now and then from the working thread.
+// Returns false to give up: the work stops at the next safe point with an error of kind failed (ECANCELED).
+using Progress = std::function<bool(std::uint64_t done, std::uint64_t total)>;
+
+} // namespace vsnap

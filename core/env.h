@@ -1,0 +1,66 @@
+// The only way from `core` to files, clocks and randomness; tests put another one in its place that loses, tears and
+// fails what the real one would keep.
+//
+// Invariants
+// 1. A File is a member: an image file or a block device. Its size is fixed while it is open, but for resize().
+// 2. read_at / write_at move all bytes asked for or fail; nothing in between is reported as success.
+// 3. What was written is durable only after a flush() that began later has returned success.
+// Threads: any thread may call any method of a File and of an Env at any time.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "core/error.h"
+
+namespace vsnap {
+
+using Uuid = std::array<std::uint8_t, 16>;
+
+class File {
+ public:
+  virtual ~File() = default;
+  // offset and length in bytes. EIO where the file is shorter.
+  virtual Result<> read_at(std::uint64_t offset, std::span<std::byte> out) = 0;
+  virtual Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) = 0;
+  virtual Result<> flush() = 0;
+  // Gives the bytes back to whatever is below (hole punch, discard). Contents are undefined afterwards. Best effort.
+  virtual void discard(std::uint64_t offset, std::uint64_t length) = 0;
+  [[nodiscard]] virtual std::uint64_t size_bytes() const = 0;
+  virtual Result<> resize(std::uint64_t size_bytes) = 0;
+  // Two opens of the same file or device, by whatever path, give the same identity.
+  [[nodiscard]] virtual std::string identity() const = 0;
+  [[nodiscard]] virtual bool is_block_device() const = 0;
+  // Takes the exclusive lock that only one process can hold. False: somebody else has it.
+  virtual Result<bool> try_lock() = 0;
+};
+
+struct OpenMode {
+  bool create = false; // a missing regular file is made; an existing one is kept
+  bool exclusive_create = false;
+};
+
+class Env {
+ public:
+  virtual ~Env() = default;
+  virtual Result<std::unique_ptr<File>> open_file(const std::string& path, OpenMode mode) = 0;
+  virtual Result<> remove_file(const std::string& path) = 0;
+  // Nanoseconds since 1970, for people. May jump.
+  [[nodiscard]] virtual std::int64_t wall_clock_ns() = 0;
+  // Nanoseconds on a clock that never goes back and counts while suspended.
+  [[nodiscard]] virtual std::int64_t monotonic_ns() = 0;
+  virtual Uuid random_uuid() = 0;
+  // Changes at each boot of the machine.
+  [[nodiscard]] virtual std::string boot_id() = 0;
+  [[nodiscard]] virtual std::string host_name() = 0;
+
+  static Env& real();
+};
+
+[[nodiscard]] std::string to_string(const Uuid& uuid); // 8-4-4-4-12 lower-case hexadecimal
+
+} // namespace vsnap

@@ -1,0 +1,175 @@
+// The real environment: files and block devices through the system calls.
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <ctime>
+#include <fmt/format.h>
+#include <fstream>
+#include <mutex>
+
+#include "core/assert.h"
+#include "core/env.h"
+#include "core/names.h"
+
+namespace vsnap {
+namespace {
+
+class PosixFile final : public File {
+ public:
+  PosixFile(int fd, std::string path, bool block_device, std::uint64_t size_bytes, std::string identity)
+      : fd_(fd), path_(std::move(path)), block_device_(block_device), size_bytes_(size_bytes),
+        identity_(std::move(identity)) {}
+  ~PosixFile() override { ::close(fd_); }
+
+  Result<> read_at(std::uint64_t offset, std::span<std::byte> out) override {
+    while (!out.empty()) {
+      const ssize_t n = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return system_failure(errno, fmt::format("{}: read at {}", path_, offset));
+      if (n == 0) return failure(ErrorKind::failed, EIO, fmt::format("{}: read at {}: end of file", path_, offset));
+      out = out.subspan(static_cast<std::size_t>(n));
+      offset += static_cast<std::uint64_t>(n);
+    }
+    return {};
+  }
+
+  Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) override {
+    while (!data.empty()) {
+      const ssize_t n = ::pwrite(fd_, data.data(), data.size(), static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return system_failure(errno, fmt::format("{}: write at {}", path_, offset));
+      if (n == 0) return failure(ErrorKind::failed, EIO, fmt::format("{}: write at {}: nothing written", path_, offset));
+      data = data.subspan(static_cast<std::size_t>(n));
+      offset += static_cast<std::uint64_t>(n);
+    }
+    return {};
+  }
+
+  Result<> flush() override {
+    if (::fdatasync(fd_) != 0) return system_failure(errno, fmt::format("{}: flush", path_));
+    return {};
+  }
+
+  void discard(std::uint64_t offset, std::uint64_t length) override {
+    if (block_device_) {
+      std::uint64_t range[2] = {offset, length};
+      static_cast<void>(::ioctl(fd_, BLKDISCARD, range));
+    } else {
+      static_cast<void>(::fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                                    static_cast<off_t>(length)));
+    }
+  }
+
+  [[nodiscard]] std::uint64_t size_bytes() const override { return size_bytes_; }
+
+  Result<> resize(std::uint64_t size_bytes) override {
+    if (block_device_) return failure(ErrorKind::usage, fmt::format("{}: a block device has the size it has", path_));
+    if (::ftruncate(fd_, static_cast<off_t>(size_bytes)) != 0) {
+      return system_failure(errno, fmt::format("{}: set size to {}", path_, format_size(size_bytes)));
+    }
+    size_bytes_ = size_bytes;
+    return {};
+  }
+
+  [[nodiscard]] std::string identity() const override { return identity_; }
+  [[nodiscard]] bool is_block_device() const override { return block_device_; }
+
+  Result<bool> try_lock() override {
+    if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) return true;
+    if (errno == EWOULDBLOCK) return false;
+    return system_failure(errno, fmt::format("{}: lock", path_));
+  }
+
+ private:
+  int fd_;
+  std::string path_;
+  bool block_device_;
+  std::uint64_t size_bytes_;
+  std::string identity_;
+};
+
+std::int64_t clock_ns(clockid_t clock) {
+  timespec t{};
+  VSNAP_ASSERT(::clock_gettime(clock, &t) == 0);
+  return static_cast<std::int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
+}
+
+class PosixEnv final : public Env {
+ public:
+  Result<std::unique_ptr<File>> open_file(const std::string& path, OpenMode mode) override {
+    struct stat s{};
+    int flags = O_RDWR | O_CLOEXEC;
+    if (mode.create || mode.exclusive_create) flags |= O_CREAT;
+    if (mode.exclusive_create) flags |= O_EXCL;
+    // On a block device O_EXCL without O_CREAT claims it: refused while it is mounted or claimed by somebody else.
+    if (::stat(path.c_str(), &s) == 0 && S_ISBLK(s.st_mode)) flags = O_RDWR | O_CLOEXEC | O_EXCL;
+    const int fd = ::open(path.c_str(), flags, 0600);
+    if (fd < 0) return system_failure(errno, path);
+    if (::fstat(fd, &s) != 0) {
+      const int error = errno;
+      ::close(fd);
+      return system_failure(error, path);
+    }
+    std::uint64_t size_bytes = static_cast<std::uint64_t>(s.st_size);
+    std::string identity;
+    if (S_ISBLK(s.st_mode)) {
+      if (::ioctl(fd, BLKGETSIZE64, &size_bytes) != 0) {
+        const int error = errno;
+        ::close(fd);
+        return system_failure(error, path);
+      }
+      identity = fmt::format("device {}:{}", major(s.st_rdev), minor(s.st_rdev));
+    } else if (S_ISREG(s.st_mode)) {
+      identity = fmt::format("file {}:{} {}", major(s.st_dev), minor(s.st_dev), s.st_ino);
+    } else {
+      ::close(fd);
+      return failure(ErrorKind::usage, fmt::format("{}: neither a file nor a block device", path));
+    }
+    return std::make_unique<PosixFile>(fd, path, S_ISBLK(s.st_mode), size_bytes, std::move(identity));
+  }
+
+  Result<> remove_file(const std::string& path) override {
+    if (::unlink(path.c_str()) != 0) return system_failure(errno, path);
+    return {};
+  }
+
+  std::int64_t wall_clock_ns() override { return clock_ns(CLOCK_REALTIME); }
+  std::int64_t monotonic_ns() override { return clock_ns(CLOCK_BOOTTIME); }
+
+  Uuid random_uuid() override {
+    Uuid uuid{};
+    VSNAP_ASSERT(::getrandom(uuid.data(), uuid.size(), 0) == static_cast<ssize_t>(uuid.size()));
+    uuid[6] = static_cast<std::uint8_t>((uuid[6] & 0x0f) | 0x40); // version 4
+    uuid[8] = static_cast<std::uint8_t>((uuid[8] & 0x3f) | 0x80);
+    return uuid;
+  }
+
+  std::string boot_id() override {
+    std::string id;
+    std::ifstream("/proc/sys/kernel/random/boot_id") >> id;
+    return id;
+  }
+
+  std::string host_name() override {
+    char name[256] = {};
+    static_cast<void>(::gethostname(name, sizeof name - 1));
+    return name;
+  }
+};
+
+} // namespace
+
+Env& Env::real() {
+  static PosixEnv env;
+  return env;
+}
+
+} // namespace vsnap

@@ -1,0 +1,63 @@
+// What went wrong, as a value. `core` never throws across its interface: every call that can fail returns Result<T>.
+//
+// An Error carries one line for a person ("what was asked: what is wrong (what to do next)"), the errno that a file
+// operation answers with, and its kind, from which the exit code of a command follows (see exit_code()).
+#pragma once
+
+#include <cerrno>
+#include <string>
+#include <string_view>
+#include <tl/expected.hpp>
+
+namespace vsnap {
+
+enum class ErrorKind {
+  failed,    // it could not be done; nothing changed
+  usage,     // wrong usage, a bad name or size
+  not_found, // no such pool, volume or snapshot
+  busy,      // in use, held, or locked by another process or host
+  no_space,
+  damaged,   // damage found, or the pool refuses to open because of it
+  no_answer, // the outcome is unknown
+};
+
+struct [[nodiscard]] Error {
+  ErrorKind kind = ErrorKind::failed;
+  int errno_value = EIO;
+  std::string message;
+};
+
+template <class T = void>
+using Result = tl::expected<T, Error>;
+using Failure = tl::unexpected<Error>;
+
+// Exit code of a command that ends with this error: 1 to 7, as in vsnap(1).
+[[nodiscard]] int exit_code(ErrorKind kind);
+// The kind's usual errno: EIO, EINVAL, ENOENT, EBUSY, ENOSPC, EUCLEAN, ETIMEDOUT.
+[[nodiscard]] int usual_errno(ErrorKind kind);
+[[nodiscard]] std::string_view to_string(ErrorKind kind);
+
+[[nodiscard]] Failure failure(ErrorKind kind, std::string message);
+[[nodiscard]] Failure failure(ErrorKind kind, int errno_value, std::string message);
+// "WHAT: strerror(errno_value)", with the kind that fits the errno.
+[[nodiscard]] Failure system_failure(int errno_value, std::string_view what);
+
+} // namespace vsnap
+
+// VSNAP_TRY(expr): returns the error of expr from the enclosing function, if it is one.
+#define VSNAP_TRY(expr)                                                        \
+  do {                                                                         \
+    if (auto vsnap_try_result = (expr); !vsnap_try_result) {                   \
+      return ::vsnap::Failure(std::move(vsnap_try_result).error());            \
+    }                                                                          \
+  } while (false)
+
+// VSNAP_TRY_ASSIGN(declaration, expr): the same, and keeps the value.
+#define VSNAP_JOIN2(a, b) a##b
+#define VSNAP_JOIN(a, b) VSNAP_JOIN2(a, b)
+#define VSNAP_TRY_ASSIGN(declaration, expr)                                    \
+  auto VSNAP_JOIN(vsnap_value_, __LINE__) = (expr);                            \
+  if (!VSNAP_JOIN(vsnap_value_, __LINE__)) {                                   \
+    return ::vsnap::Failure(std::move(VSNAP_JOIN(vsnap_value_, __LINE__)).error()); \
+  }                                                                            \
+  declaration = std::move(*VSNAP_JOIN(vsnap_value_, __LINE__))
