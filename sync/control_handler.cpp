@@ -1,0 +1,284 @@
+#include "sync/control_handler.h"
+
+#include <fmt/format.h>
+
+namespace vsnap {
+namespace {
+
+using wire::ControlReply;
+using wire::ControlRequest;
+using wire::from_wire;
+using wire::to_wire;
+
+constexpr std::size_t kDiffBatch = 4096; // ranges a message: at most 80 KiB
+
+Result<ViewName> checked(const wire::ViewName& name) {
+  VSNAP_TRY(check_name("volume", name.volume()));
+  if (!name.snapshot().empty()) VSNAP_TRY(check_name("snapshot", name.snapshot()));
+  return from_wire(name);
+}
+
+Failure no_such_view(Pool& pool, const ViewName& name) {
+  std::vector<std::string> candidates;
+  for (const ViewInfo& view : pool.list()) {
+    if ((view.kind == ViewKind::snapshot) == name.is_snapshot()) candidates.push_back(view.name.text());
+  }
+  const auto near = nearest(name.text(), candidates);
+  return failure(ErrorKind::not_found,
+                 fmt::format("{0}/{1}: no such {2} ({3})", pool.name(), name.text(),
+                             name.is_snapshot() ? "snapshot" : "volume",
+                             near ? fmt::format("did you mean {}/{}?", pool.name(), *near)
+                                  : fmt::format("vsnap ls {} lists them", pool.name())));
+}
+
+Result<ViewInfo> existing(Pool& pool, const wire::ViewName& wire_name) {
+  VSNAP_TRY_ASSIGN(const ViewName name, checked(wire_name));
+  auto found = pool.find(name);
+  if (!found && found.error().kind == ErrorKind::not_found) return no_such_view(pool, name);
+  return found;
+}
+
+Result<std::string> existing_volume(Pool& pool, const std::string& volume) {
+  wire::ViewName name;
+  name.set_volume(volume);
+  VSNAP_TRY(existing(pool, name));
+  return volume;
+}
+
+Result<std::vector<ViewName>> existing_all(Pool& pool, const google::protobuf::RepeatedPtrField<wire::ViewName>& names) {
+  std::vector<ViewName> out;
+  for (const wire::ViewName& wire_name : names) {
+    VSNAP_TRY_ASSIGN(const ViewInfo view, existing(pool, wire_name));
+    out.push_back(view.name);
+  }
+  if (out.empty()) return failure(ErrorKind::usage, "no volume or snapshot given");
+  return out;
+}
+
+ControlReply done() {
+  ControlReply reply;
+  reply.mutable_done();
+  return reply;
+}
+
+Result<ControlReply> list(Pool& pool) {
+  ControlReply reply;
+  reply.mutable_views();
+  for (const ViewInfo& view : pool.list()) *reply.mutable_views()->add_views() = to_wire(view);
+  return reply;
+}
+
+Result<ControlReply> rename(Pool& pool, const wire::RenameRequest& request) {
+  VSNAP_TRY_ASSIGN(const ViewInfo view, existing(pool, request.from()));
+  VSNAP_TRY(check_name(view.name.is_snapshot() ? "snapshot" : "volume", request.new_name()));
+  VSNAP_TRY(pool.rename(view.name, request.new_name()));
+  return done();
+}
+
+// What of a volume lies behind `end`, for the dry run of a shrink.
+Result<std::uint64_t> mapped_behind(Pool& pool, const ViewInfo& volume, std::uint64_t end) {
+  VSNAP_TRY_ASSIGN(ViewHandle handle, pool.open_view(volume.id));
+  std::uint64_t mapped = 0;
+  for (std::uint64_t at = end; at < volume.size_bytes;) {
+    VSNAP_TRY_ASSIGN(const auto data, handle->seek_data(at));
+    if (!data) break;
+    VSNAP_TRY_ASSIGN(const auto hole, handle->seek_hole(*data));
+    at = hole.value_or(volume.size_bytes);
+    mapped += at - *data;
+  }
+  return mapped;
+}
+
+Result<ControlReply> resize(Pool& pool, const wire::ResizeRequest& request) {
+  wire::ViewName name;
+  name.set_volume(request.volume());
+  VSNAP_TRY_ASSIGN(const ViewInfo volume, existing(pool, name));
+  ControlReply reply;
+  wire::ResizeResult& result = *reply.mutable_resize();
+  result.set_old_size_bytes(volume.size_bytes);
+  result.set_new_size_bytes(request.size_bytes());
+  const bool shrinks = request.size_bytes() < volume.size_bytes;
+  if (shrinks && !request.allow_shrink()) {
+    return failure(ErrorKind::usage,
+                   fmt::format("{}/{}: {} is smaller than it is now, {} (--shrink gives up what lies behind the new end)",
+                               pool.name(), volume.name.text(), format_size(request.size_bytes()),
+                               format_size(volume.size_bytes)));
+  }
+  if (request.dry_run()) {
+    if (shrinks) {
+      VSNAP_TRY_ASSIGN(const std::uint64_t cut, mapped_behind(pool, volume, request.size_bytes()));
+      result.set_cut_bytes(cut);
+    }
+    return reply;
+  }
+  VSNAP_TRY(pool.resize(request.volume(), request.size_bytes(), request.allow_shrink()));
+  return reply;
+}
+
+Result<ControlReply> snapshot(Pool& pool, const wire::SnapshotRequest& request) {
+  std::vector<ViewName> names;
+  for (const wire::ViewName& wire_name : request.names()) {
+    VSNAP_TRY_ASSIGN(ViewName name, checked(wire_name));
+    if (!name.is_snapshot()) {
+      return failure(ErrorKind::usage, fmt::format("{0}/{1}: a snapshot needs a name of its own (write {0}/{1}@NAME)",
+                                                   pool.name(), name.volume));
+    }
+    VSNAP_TRY(existing_volume(pool, name.volume));
+    names.push_back(std::move(name));
+  }
+  if (names.empty()) return failure(ErrorKind::usage, "no snapshot given");
+  VSNAP_TRY(pool.snapshot(names));
+  return done();
+}
+
+Result<ControlReply> rollback(Pool& pool, const wire::RollbackRequest& request) {
+  VSNAP_TRY_ASSIGN(const ViewInfo to, existing(pool, request.to()));
+  if (to.kind != ViewKind::snapshot) {
+    return failure(ErrorKind::usage, fmt::format("{0}/{1}: not a snapshot (vsnap ls {0}/{1} lists its snapshots)",
+                                                 pool.name(), to.name.text()));
+  }
+  VSNAP_TRY_ASSIGN(const RollbackResult result, pool.rollback(to.name, request.discard(), request.dry_run()));
+  ControlReply reply;
+  *reply.mutable_rollback() = to_wire(result);
+  return reply;
+}
+
+Result<ControlReply> view_reply(Result<ViewInfo> view) {
+  VSNAP_TRY(view);
+  ControlReply reply;
+  *reply.mutable_view() = to_wire(*view);
+  return reply;
+}
+
+Result<ControlReply> clone(Pool& pool, const wire::CloneRequest& request) {
+  VSNAP_TRY_ASSIGN(const ViewInfo from, existing(pool, request.from()));
+  VSNAP_TRY(check_name("volume", request.new_volume()));
+  if (from.kind != ViewKind::snapshot) {
+    return failure(ErrorKind::usage,
+                   fmt::format("{0}/{1}: a clone starts from a snapshot (vsnap snapshot {0}/{1}@NAME makes one)",
+                               pool.name(), from.name.text()));
+  }
+  return view_reply(pool.clone(from.name, request.new_volume()));
+}
+
+Result<ControlReply> remove(Pool& pool, const wire::RemoveRequest& request) {
+  VSNAP_TRY_ASSIGN(const auto names, existing_all(pool, request.names()));
+  Pool::RemoveOptions options;
+  options.recursive = request.recursive();
+  options.dry_run = request.dry_run();
+  VSNAP_TRY_ASSIGN(const RemovalPlan plan, pool.remove(names, options));
+  ControlReply reply;
+  *reply.mutable_removal() = to_wire(plan);
+  return reply;
+}
+
+Result<ControlReply> diff(Pool& pool, const wire::DiffRequest& request, ControlSink& sink) {
+  VSNAP_TRY_ASSIGN(const ViewInfo from, existing(pool, request.from()));
+  VSNAP_TRY_ASSIGN(const ViewInfo to, existing(pool, request.to()));
+  std::vector<DiffRange> batch;
+  bool wanted = true;
+  VSNAP_TRY(pool.diff(from.name, to.name, [&](const DiffRange& range) {
+    batch.push_back(range);
+    if (batch.size() == kDiffBatch) {
+      wanted = sink.diff(batch);
+      batch.clear();
+    }
+    return wanted;
+  }));
+  if (wanted && !batch.empty()) wanted = sink.diff(batch);
+  if (!wanted) return failure(ErrorKind::failed, ECANCELED, "diff: given up");
+  return done();
+}
+
+Result<ControlReply> checked_pool(Pool& pool, const wire::CheckRequest& request, const Progress& progress) {
+  VSNAP_TRY_ASSIGN(const CheckReport report, pool.check(request.repair(), progress));
+  ControlReply reply;
+  *reply.mutable_check() = to_wire(report);
+  return reply;
+}
+
+// The daemon's working directory is not the command's.
+Result<> check_absolute(const std::string& path) {
+  if (!path.empty() && path.front() == '/') return {};
+  return failure(ErrorKind::usage, fmt::format("{}: not an absolute path", quoted(path)));
+}
+
+Result<ControlReply> add_member(Pool& pool, const wire::AddMemberRequest& request) {
+  VSNAP_TRY(check_absolute(request.path()));
+  VSNAP_TRY(pool.add_member({request.path(), request.size_bytes()}, request.force()));
+  return done();
+}
+
+Result<ControlReply> disk_usage(Pool& pool) {
+  VSNAP_TRY_ASSIGN(const DiskUsage usage, pool.disk_usage());
+  ControlReply reply;
+  *reply.mutable_disk_usage() = to_wire(usage);
+  return reply;
+}
+
+Result<ControlReply> done_if(Result<> result) {
+  VSNAP_TRY(result);
+  return done();
+}
+
+Result<ControlReply> create_volume(Pool& pool, const wire::CreateVolumeRequest& request) {
+  VSNAP_TRY(check_name("volume", request.name()));
+  return view_reply(pool.create_volume(request.name(), request.size_bytes()));
+}
+
+Result<ControlReply> flatten(Pool& pool, const wire::FlattenRequest& request, const Progress& progress) {
+  VSNAP_TRY_ASSIGN(const std::string volume, existing_volume(pool, request.volume()));
+  return done_if(pool.flatten(volume, progress));
+}
+
+Result<ControlReply> dump_catalog(Pool& pool, const wire::DumpCatalogRequest& request, const Progress& progress) {
+  VSNAP_TRY(check_absolute(request.path()));
+  return done_if(pool.dump_catalog(request.path(), progress));
+}
+
+Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, ControlSink& sink) {
+  const Progress progress = [&sink](std::uint64_t at, std::uint64_t total) { return sink.progress(at, total); };
+  switch (request.operation_case()) {
+    case ControlRequest::kStatus: {
+      ControlReply reply;
+      *reply.mutable_status() = to_wire(pool.status());
+      return reply;
+    }
+    case ControlRequest::kList: return list(pool);
+    case ControlRequest::kInfo: return view_reply(existing(pool, request.info().name()));
+    case ControlRequest::kDiskUsage: return disk_usage(pool);
+    case ControlRequest::kAddMember: return add_member(pool, request.add_member());
+    case ControlRequest::kCreateVolume: return create_volume(pool, request.create_volume());
+    case ControlRequest::kRename: return rename(pool, request.rename());
+    case ControlRequest::kResize: return resize(pool, request.resize());
+    case ControlRequest::kSnapshot: return snapshot(pool, request.snapshot());
+    case ControlRequest::kRollback: return rollback(pool, request.rollback());
+    case ControlRequest::kClone: return clone(pool, request.clone());
+    case ControlRequest::kFlatten: return flatten(pool, request.flatten(), progress);
+    case ControlRequest::kRemove: return remove(pool, request.remove());
+    case ControlRequest::kWaitRemovals: return done_if(pool.wait_for_removals(progress));
+    case ControlRequest::kDiff: return diff(pool, request.diff(), sink);
+    case ControlRequest::kCheck: return checked_pool(pool, request.check(), progress);
+    case ControlRequest::kDumpCatalog: return dump_catalog(pool, request.dump_catalog(), progress);
+    case ControlRequest::kPing:
+    case ControlRequest::kShutdown:
+    case ControlRequest::kCancel: return failure(ErrorKind::usage, "no daemon here: the pool is not mounted");
+    case ControlRequest::OPERATION_NOT_SET: break;
+  }
+  return failure(ErrorKind::usage, "unknown operation (the daemon and the command are of different versions)");
+}
+
+} // namespace
+
+ControlReply execute(Pool& pool, const ControlRequest& request, ControlSink& sink) {
+  if (request.version() != wire::kProtocolVersion) {
+    return wire::error_reply(ErrorKind::failed,
+                             fmt::format("control protocol version {} is asked for, {} is spoken here (use the command "
+                                         "and the daemon of one release)",
+                                         request.version(), wire::kProtocolVersion));
+  }
+  auto reply = dispatch(pool, request, sink);
+  return reply ? std::move(*reply) : wire::error_reply(reply.error());
+}
+
+} // namespace vsnap

@@ -1,0 +1,40 @@
+// The daemon's control socket: takes requests of vsnap commands on this machine and has them executed beside the I/O.
+//
+// Invariants
+// 1. One thread, the actor, owns the ZeroMQ socket; jobs run in worker threads and reach it through their job's queue.
+// 2. Every request that can be parsed gets exactly one reply, if its client is still there; until then the client hears
+//    something at least once a second, also while its job waits for a worker.
+// 3. A job that changes the pool runs to its end, whether or not its client still listens. One that only looks is
+//    given up once nobody listens.
+// 4. Bounded: kMaxJobs jobs, kMaxWorkers threads, kMaxQueuedBatches messages a job, kMaxRequestBytes a request.
+//    Nothing that arrives can do more than be refused.
+// Threads: start(), stop() and the destructor from the owner's thread. Options::on_shutdown is called by the actor.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "core/pool.h"
+#include "sync/daemon_record.h"
+
+namespace vsnap {
+
+class ControlServer {
+ public:
+  struct Options {
+    DaemonRecord identity;             // socket_path: where to listen; the rest is told to who pings
+    std::function<void()> on_shutdown; // somebody asks the daemon to stop; must not block
+  };
+  static constexpr std::size_t kMaxJobs = 256;
+  static constexpr std::size_t kMaxWorkers = 16;
+  static constexpr std::size_t kMaxQueuedBatches = 16;
+
+  // `pool` must outlive the server. Somebody else's stale socket at the path is replaced.
+  static Result<std::unique_ptr<ControlServer>> start(Pool& pool, Options options);
+  virtual ~ControlServer() = default; // stop()
+  // Takes no more requests, asks running jobs to give up, waits for them, and sends what they answered.
+  virtual void stop() = 0;
+};
+
+} // namespace vsnap

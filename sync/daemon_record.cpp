@@ -1,0 +1,160 @@
+#include "sync/daemon_record.h"
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <fmt/format.h>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "core/names.h"
+
+namespace vsnap {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string record_path(const std::string& pool) { return runtime_dir() + "/" + pool + ".json"; }
+
+struct ProcessState {
+  char state = '?';
+  std::uint64_t start_ticks = 0;
+};
+
+std::optional<ProcessState> process_state(std::int64_t pid) {
+  std::ifstream in(fmt::format("/proc/{}/stat", pid));
+  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  // The second field, the program's name in parentheses, may hold anything; the fields behind it are numbered from 3.
+  const auto end_of_name = text.rfind(')');
+  if (end_of_name == std::string::npos || end_of_name + 2 >= text.size()) return std::nullopt;
+  ProcessState out;
+  out.state = text[end_of_name + 2];
+  std::size_t at = end_of_name + 2;
+  for (int field = 3; field < 22; ++field) {
+    at = text.find(' ', at);
+    if (at == std::string::npos) return std::nullopt;
+    ++at;
+  }
+  out.start_ticks = std::strtoull(text.c_str() + at, nullptr, 10);
+  return out;
+}
+
+std::optional<DaemonRecord> read_record(const std::string& pool) {
+  std::ifstream in(record_path(pool));
+  if (!in) return std::nullopt;
+  const auto json = nlohmann::json::parse(in, nullptr, false);
+  if (!json.is_object()) return std::nullopt;
+  try {
+    DaemonRecord record;
+    record.pool = json.at("pool").get<std::string>();
+    record.pool_uuid = json.at("uuid").get<std::string>();
+    record.mount_point = json.at("mount_point").get<std::string>();
+    record.socket_path = json.at("socket").get<std::string>();
+    record.pid = json.at("pid").get<std::int64_t>();
+    record.start_ticks = json.at("start_ticks").get<std::uint64_t>();
+    record.boot_id = json.at("boot_id").get<std::string>();
+    return record;
+  } catch (const nlohmann::json::exception&) {
+    return std::nullopt; // half a file or somebody else's: as good as none
+  }
+}
+
+} // namespace
+
+std::string runtime_dir() {
+  if (const char* dir = std::getenv("VSNAP_RUNTIME_DIR"); dir != nullptr && *dir != '\0') {
+    std::error_code code;
+    const fs::path absolute = fs::absolute(dir, code);
+    return code ? std::string(dir) : absolute.lexically_normal().string();
+  }
+  if (::geteuid() == 0) return "/run/vsnap";
+  if (const char* dir = std::getenv("XDG_RUNTIME_DIR"); dir != nullptr && *dir == '/') return std::string(dir) + "/vsnap";
+  return fmt::format("/tmp/vsnap-{}", ::geteuid());
+}
+
+Result<> prepare_runtime_dir() {
+  const std::string dir = runtime_dir();
+  std::error_code code;
+  fs::create_directories(fs::path(dir).parent_path(), code);
+  if (::mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) {
+    return system_failure(errno, fmt::format("{}: cannot make the runtime directory (set VSNAP_RUNTIME_DIR)", dir));
+  }
+  struct stat info{};
+  if (::lstat(dir.c_str(), &info) != 0) return system_failure(errno, dir);
+  if (!S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 0022) != 0) {
+    return failure(ErrorKind::failed, EPERM,
+                   fmt::format("{}: not a directory that only you can write to (set VSNAP_RUNTIME_DIR to one)", dir));
+  }
+  return {};
+}
+
+Result<std::string> control_socket_path(const std::string& pool) {
+  std::string path = runtime_dir() + "/" + pool + ".sock";
+  constexpr std::size_t kLongest = sizeof(sockaddr_un::sun_path) - 1;
+  if (path.size() > kLongest) {
+    return failure(ErrorKind::usage, ENAMETOOLONG,
+                   fmt::format("{}: too long for a socket: {} bytes, at most {} (set VSNAP_RUNTIME_DIR to a shorter path)",
+                               path, path.size(), kLongest));
+  }
+  return path;
+}
+
+std::string daemon_log_path(const std::string& pool) { return runtime_dir() + "/" + pool + ".log"; }
+
+DaemonRecord own_record(Env& env, const std::string& pool, const Uuid& uuid, const std::string& mount_point,
+                        const std::string& socket_path) {
+  const auto state = process_state(::getpid());
+  return {pool, to_string(uuid), mount_point, socket_path, ::getpid(), state ? state->start_ticks : 0, env.boot_id()};
+}
+
+Result<> write_record(const DaemonRecord& record) {
+  std::string text;
+  try {
+    text = nlohmann::json{{"schema", 1},
+                          {"pool", record.pool},
+                          {"uuid", record.pool_uuid},
+                          {"mount_point", record.mount_point},
+                          {"socket", record.socket_path},
+                          {"pid", record.pid},
+                          {"start_ticks", record.start_ticks},
+                          {"boot_id", record.boot_id}}
+               .dump();
+  } catch (const nlohmann::json::exception&) {
+    return failure(ErrorKind::usage, fmt::format("{}: path is not UTF-8", quoted(record.mount_point)));
+  }
+  const std::string path = record_path(record.pool);
+  const std::string fresh = path + ".new";
+  const int fd = ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return system_failure(errno, fresh);
+  const bool written = ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  const int code = errno;
+  ::close(fd);
+  if (!written) return system_failure(code, fresh);
+  if (::rename(fresh.c_str(), path.c_str()) != 0) return system_failure(errno, path);
+  return {};
+}
+
+void remove_record(const DaemonRecord& record) noexcept {
+  ::unlink(record_path(record.pool).c_str());
+  ::unlink(record.socket_path.c_str());
+}
+
+bool is_running(Env& env, const DaemonRecord& record) {
+  if (record.boot_id != env.boot_id()) return false;
+  const auto state = process_state(record.pid);
+  if (!state || state->state == 'Z' || state->state == 'X') return false;
+  return record.start_ticks == 0 || record.start_ticks == state->start_ticks;
+}
+
+std::optional<DaemonRecord> live_daemon(Env& env, const std::string& pool) {
+  auto record = read_record(pool);
+  if (!record || record->pool != pool || !is_running(env, *record)) return std::nullopt;
+  return record;
+}
+
+} // namespace vsnap
