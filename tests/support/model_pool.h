@@ -1,0 +1,121 @@
+// A pool kept in memory, written to be obviously right and nothing else: a view is a map from block to content, and a
+// snapshot, clone or rollback copies that map whole. It is what the real engine is compared with, and what the tests of
+// fuse/ and sync/ run on.
+//
+// Invariants
+// 1. A view has no block at or past its end, and its last block is zero past the end.
+// 2. Every write gives a block a new stamp; copies keep it. Two views share a block where the stamps are equal.
+// 3. Object ids start at 2 and are never used twice. A removed view that is open keeps its object, without a name.
+// Where the interface leaves a choice: a discard that reaches the end of the view frees a partial last block too;
+// reserve() without extend stops at the end; diff() tells blocks that were written, even with the same content.
+// Threads: as core/pool.h; one mutex around everything. Views must not outlive the pool.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <map>
+#include <memory>
+
+#include "core/mutex.h"
+#include "core/pool.h"
+
+namespace vsnap {
+
+struct ModelBlock {
+  std::uint64_t stamp = 0;
+  bool reserved = false; // space without data: counts as used, reads as zeros, is a hole
+  std::array<std::byte, kBlockBytes> content{};
+};
+
+struct ModelObject {
+  ViewInfo info; // open_handles, used_bytes and origin are filled in when asked for
+  bool removed = false;
+  std::uint32_t handles = 0;
+  std::uint64_t family = 0;            // views with a common ancestor have the same
+  std::optional<ObjectId> clone_of;    // cleared by flatten
+  std::optional<ObjectId> starts_from; // what it was made a copy of
+  std::map<std::uint64_t, ModelBlock> blocks;
+};
+
+class ModelPool : public Pool {
+ public:
+  static constexpr std::uint64_t kDefaultCapacityBytes = 1ULL << 40;
+
+  static std::unique_ptr<ModelPool> make(std::string name);
+  // Writes that would need more blocks than this answer ENOSPC. Slow once it is below the default.
+  void set_capacity(std::uint64_t bytes) VSNAP_EXCLUDES(mutex_);
+
+  Result<> close() override { return {}; }
+  void set_observer(PoolObserver* observer) override; // returns when no callback is running
+
+  [[nodiscard]] std::string name() const override { return name_; }
+  PoolStatus status() override;
+  [[nodiscard]] std::vector<ViewInfo> list() override;
+  Result<ViewInfo> find(const ViewName& name) override;
+  Result<ViewInfo> info(ObjectId id) override; // of a removed view while it is open: with an empty name
+  Result<DiskUsage> disk_usage() override;
+  [[nodiscard]] SpaceInfo space() override;
+
+  Result<> add_member(const MemberSpec& member, bool force) override;
+  Result<ViewInfo> create_volume(const std::string& volume, std::uint64_t size_bytes) override;
+  Result<> rename(const ViewName& from, const std::string& new_name) override;
+  Result<> resize(const std::string& volume, std::uint64_t size_bytes, bool allow_shrink) override;
+  Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
+                          std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) override;
+  Result<> snapshot(std::span<const ViewName> names) override;
+  Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run) override;
+  Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) override;
+  Result<> share_into(ObjectId from, ObjectId to) override;
+  [[nodiscard]] bool shares_all_of(ObjectId view, ObjectId origin) override;
+  Result<> flatten(const std::string& volume, const Progress& progress) override;
+  Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
+  Result<> wait_for_removals(const Progress&) override { return {}; }
+
+  Result<> diff(const ViewName& from, const ViewName& to, const std::function<bool(const DiffRange&)>& each) override;
+  Result<CheckReport> check(bool repair, const Progress& progress) override;
+  Result<> dump_catalog(const std::string& path, const Progress& progress) override;
+
+  Result<ViewHandle> open_view(ObjectId id) override;
+  Result<> sync() override { return {}; }
+
+ private:
+  friend class ModelView;
+  using Object = std::shared_ptr<ModelObject>;
+  struct Events { // told to the observer after the mutex is released
+    std::vector<std::string> entries;
+    std::vector<ObjectId> contents;
+  };
+
+  explicit ModelPool(std::string name) : name_(std::move(name)) {}
+  void handle_closed(View& view) noexcept override;
+  void announce(const Events& events);
+
+  Result<Object> look_up(const ViewName& name) VSNAP_REQUIRES(mutex_);
+  Result<Object> look_up(ObjectId id) VSNAP_REQUIRES(mutex_);
+  Result<Object> free_volume_name(const std::string& volume) VSNAP_REQUIRES(mutex_); // a new object of that name
+  std::vector<Object> snapshots_of(const std::string& volume) VSNAP_REQUIRES(mutex_);
+  Object copy_as_snapshot(const ModelObject& volume, const std::string& snapshot) VSNAP_REQUIRES(mutex_);
+  ViewInfo describe(const ModelObject& object) VSNAP_REQUIRES(mutex_);
+  std::uint64_t blocks_in_use() VSNAP_REQUIRES(mutex_);
+  std::uint64_t freed_by_removing(const std::vector<Object>& gone) VSNAP_REQUIRES(mutex_);
+  Result<> make_room(ModelObject& object, std::uint64_t first, std::uint64_t last) VSNAP_REQUIRES(mutex_);
+  Result<std::vector<Object>> chosen_for_removal(std::span<const ViewName> names, const RemoveOptions& options)
+      VSNAP_REQUIRES(mutex_);
+  ModelBlock& block_for_writing(ModelObject& object, std::uint64_t index) VSNAP_REQUIRES(mutex_);
+  void set_size(ModelObject& object, std::uint64_t size_bytes) VSNAP_REQUIRES(mutex_);
+  SpaceInfo space_locked() VSNAP_REQUIRES(mutex_);
+
+  const std::string name_;
+  Mutex mutex_;
+  std::map<std::uint64_t, Object> objects_ VSNAP_GUARDED_BY(mutex_); // by id, so in order of creation
+  std::uint64_t next_id_ VSNAP_GUARDED_BY(mutex_) = 2;               // 1 is the mount's root directory
+  std::uint64_t next_stamp_ VSNAP_GUARDED_BY(mutex_) = 1;
+  std::uint64_t generation_ VSNAP_GUARDED_BY(mutex_) = 1;
+  std::uint64_t capacity_bytes_ VSNAP_GUARDED_BY(mutex_) = kDefaultCapacityBytes;
+  std::vector<MemberInfo> members_ VSNAP_GUARDED_BY(mutex_);
+
+  Mutex observer_mutex_; // held while the observer is called, never together with mutex_
+  PoolObserver* observer_ VSNAP_GUARDED_BY(observer_mutex_) = nullptr;
+};
+
+} // namespace vsnap

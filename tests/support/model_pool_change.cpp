@@ -1,0 +1,316 @@
+// The configuration operations of a ModelPool: each checks everything first, then changes, then tells the observer.
+#include <algorithm>
+#include <fmt/format.h>
+#include <set>
+#include <unistd.h>
+
+#include "tests/support/model_pool.h"
+
+namespace vsnap {
+
+Result<ModelPool::Object> ModelPool::free_volume_name(const std::string& volume) {
+  VSNAP_TRY(check_name("volume", volume));
+  if (look_up(ViewName{volume, {}})) {
+    return failure(ErrorKind::failed, EEXIST, fmt::format("{}/{}: exists already", name_, volume));
+  }
+  auto object = std::make_shared<ModelObject>();
+  object->info.id = ObjectId(next_id_);
+  object->info.name.volume = volume;
+  object->info.created_ns = object->info.modified_ns = Env::real().wall_clock_ns();
+  object->info.uid = ::geteuid();
+  object->info.gid = ::getegid();
+  object->family = next_id_;
+  return object;
+}
+
+ModelPool::Object ModelPool::copy_as_snapshot(const ModelObject& volume, const std::string& snapshot) {
+  auto object = std::make_shared<ModelObject>(volume);
+  object->info.id = ObjectId(next_id_++);
+  object->info.kind = ViewKind::snapshot;
+  object->info.name.snapshot = snapshot;
+  object->info.created_ns = Env::real().wall_clock_ns();
+  object->handles = 0;
+  object->clone_of.reset();
+  objects_[object->info.id.value()] = object;
+  return object;
+}
+
+ModelBlock& ModelPool::block_for_writing(ModelObject& object, std::uint64_t index) {
+  ModelBlock& block = object.blocks[index];
+  block.stamp = next_stamp_++;
+  block.reserved = false;
+  return block;
+}
+
+Result<> ModelPool::make_room(ModelObject& object, std::uint64_t first, std::uint64_t last) {
+  if (capacity_bytes_ == kDefaultCapacityBytes) return {}; // more than any test writes
+  std::map<std::uint64_t, unsigned> owners;                // of a stamp
+  for (const auto& [id, other] : objects_) {
+    for (const auto& [index, block] : other->blocks) ++owners[block.stamp];
+  }
+  std::uint64_t needed = 0; // a block that only this view has is written in place
+  for (std::uint64_t index = first; index <= last; ++index) {
+    const auto found = object.blocks.find(index);
+    if (found == object.blocks.end() || owners[found->second.stamp] > 1) ++needed;
+  }
+  if ((owners.size() + needed) * kBlockBytes <= capacity_bytes_) return {};
+  return failure(ErrorKind::no_space, fmt::format("{}/{}: no space left in the pool", name_, object.info.name.text()));
+}
+
+void ModelPool::set_size(ModelObject& object, std::uint64_t size_bytes) {
+  if (size_bytes < object.info.size_bytes) {
+    object.blocks.erase(object.blocks.lower_bound(blocks_for(size_bytes).value()), object.blocks.end());
+    const auto last = object.blocks.find(size_bytes / kBlockBytes);
+    if (last != object.blocks.end() && !last->second.reserved) {
+      auto& content = block_for_writing(object, last->first).content;
+      std::fill(content.begin() + static_cast<std::ptrdiff_t>(size_bytes % kBlockBytes), content.end(), std::byte{0});
+    }
+  }
+  object.info.size_bytes = size_bytes;
+  object.info.modified_ns = Env::real().wall_clock_ns();
+}
+
+Result<> ModelPool::add_member(const MemberSpec& member, bool) {
+  MutexLock lock(mutex_);
+  MemberInfo info;
+  info.index = static_cast<std::uint32_t>(members_.size());
+  info.path = member.path;
+  info.size_bytes = info.free_bytes = member.size_bytes;
+  members_.push_back(std::move(info));
+  capacity_bytes_ += member.size_bytes;
+  ++generation_;
+  return {};
+}
+
+Result<ViewInfo> ModelPool::create_volume(const std::string& volume, std::uint64_t size_bytes) {
+  ViewInfo info;
+  {
+    MutexLock lock(mutex_);
+    VSNAP_TRY_ASSIGN(const Object object, free_volume_name(volume));
+    if (size_bytes > kMaxVolumeBytes) {
+      return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: larger than 8 EiB - 1", name_, volume));
+    }
+    object->info.size_bytes = size_bytes;
+    objects_[next_id_++] = object;
+    ++generation_;
+    info = describe(*object);
+  }
+  announce({{volume}, {}});
+  return info;
+}
+
+Result<> ModelPool::rename(const ViewName& from, const std::string& new_name) {
+  Events events;
+  {
+    MutexLock lock(mutex_);
+    VSNAP_TRY(check_name(from.is_snapshot() ? "snapshot" : "volume", new_name));
+    VSNAP_TRY_ASSIGN(const Object object, look_up(from));
+    const ViewName to = from.is_snapshot() ? ViewName{from.volume, new_name} : ViewName{new_name, {}};
+    if (to == from) return {};
+    if (look_up(to)) return failure(ErrorKind::failed, EEXIST, fmt::format("{}/{}: exists already", name_, to.text()));
+    std::vector<Object> moved{object};
+    if (!from.is_snapshot()) {
+      for (const Object& snapshot : snapshots_of(from.volume)) moved.push_back(snapshot);
+    }
+    for (const Object& each : moved) {
+      events.entries.push_back(each->info.name.text());
+      (from.is_snapshot() ? each->info.name.snapshot : each->info.name.volume) = new_name;
+      events.entries.push_back(each->info.name.text());
+    }
+    ++generation_;
+  }
+  announce(events);
+  return {};
+}
+
+Result<> ModelPool::resize(const std::string& volume, std::uint64_t size_bytes, bool allow_shrink) {
+  Events events;
+  {
+    MutexLock lock(mutex_);
+    VSNAP_TRY_ASSIGN(const Object object, look_up(ViewName{volume, {}}));
+    if (size_bytes > kMaxVolumeBytes) {
+      return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: larger than 8 EiB - 1", name_, volume));
+    }
+    if (size_bytes < object->info.size_bytes && !allow_shrink) {
+      return failure(ErrorKind::usage, fmt::format("{}/{}: that would make it smaller and lose what is past the new end "
+                                                   "(--shrink does it)", name_, volume));
+    }
+    set_size(*object, size_bytes);
+    ++generation_;
+    events.contents.push_back(object->info.id);
+  }
+  announce(events);
+  return {};
+}
+
+Result<> ModelPool::set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
+                                   std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) {
+  MutexLock lock(mutex_);
+  VSNAP_TRY_ASSIGN(const Object object, look_up(id));
+  if (object->info.kind == ViewKind::snapshot) return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
+  if (mode) object->info.mode = *mode;
+  if (uid) object->info.uid = *uid;
+  if (gid) object->info.gid = *gid;
+  if (modified_ns) object->info.modified_ns = *modified_ns;
+  ++generation_;
+  return {};
+}
+
+Result<> ModelPool::snapshot(std::span<const ViewName> names) {
+  Events events;
+  {
+    MutexLock lock(mutex_);
+    std::set<std::string> wanted;
+    for (const ViewName& name : names) {
+      VSNAP_TRY(check_name("snapshot", name.snapshot));
+      VSNAP_TRY(look_up(ViewName{name.volume, {}}));
+      if (look_up(name) || !wanted.insert(name.text()).second) {
+        return failure(ErrorKind::failed, EEXIST, fmt::format("{}/{}: exists already", name_, name.text()));
+      }
+    }
+    for (const ViewName& name : names) {
+      copy_as_snapshot(**look_up(ViewName{name.volume, {}}), name.snapshot);
+      events.entries.push_back(name.text());
+    }
+    ++generation_;
+  }
+  announce(events);
+  return {};
+}
+
+Result<RollbackResult> ModelPool::rollback(const ViewName& to, bool discard, bool dry_run) {
+  Events events;
+  RollbackResult result{to, std::nullopt};
+  {
+    MutexLock lock(mutex_);
+    VSNAP_TRY(check_name("snapshot", to.snapshot));
+    VSNAP_TRY_ASSIGN(const Object snapshot, look_up(to));
+    VSNAP_TRY_ASSIGN(const Object volume, look_up(ViewName{to.volume, {}}));
+    if (volume->handles != 0) {
+      return failure(ErrorKind::busy, fmt::format("{}/{}: in use (close it first)", name_, to.volume));
+    }
+    if (!discard) {
+      ViewName kept{to.volume, {}};
+      for (unsigned n = 1; kept.snapshot.empty() || look_up(kept); ++n) kept.snapshot = fmt::format("before-rollback-{}", n);
+      result.kept = kept;
+    }
+    if (dry_run) return result;
+    if (result.kept) {
+      copy_as_snapshot(*volume, result.kept->snapshot);
+      events.entries.push_back(result.kept->text());
+    }
+    volume->blocks = snapshot->blocks;
+    volume->info.size_bytes = snapshot->info.size_bytes;
+    volume->info.modified_ns = Env::real().wall_clock_ns();
+    volume->starts_from = snapshot->info.id;
+    ++generation_;
+    events.contents.push_back(volume->info.id);
+  }
+  announce(events);
+  return result;
+}
+
+Result<ViewInfo> ModelPool::clone(const ViewName& from, const std::string& new_volume) {
+  ViewInfo info;
+  {
+    MutexLock lock(mutex_);
+    VSNAP_TRY(check_name("snapshot", from.snapshot));
+    VSNAP_TRY_ASSIGN(const Object origin, look_up(from));
+    VSNAP_TRY_ASSIGN(const Object object, free_volume_name(new_volume));
+    object->info.size_bytes = origin->info.size_bytes;
+    object->info.mode = origin->info.mode;
+    object->info.uid = origin->info.uid;
+    object->info.gid = origin->info.gid;
+    object->family = origin->family;
+    object->clone_of = object->starts_from = origin->info.id;
+    object->blocks = origin->blocks;
+    objects_[next_id_++] = object;
+    ++generation_;
+    info = describe(*object);
+  }
+  announce({{new_volume}, {}});
+  return info;
+}
+
+Result<> ModelPool::share_into(ObjectId from, ObjectId to) {
+  {
+    MutexLock lock(mutex_);
+    VSNAP_TRY_ASSIGN(const Object origin, look_up(from));
+    VSNAP_TRY_ASSIGN(const Object object, look_up(to));
+    if (object->info.kind == ViewKind::snapshot) return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
+    if (!object->blocks.empty() || !snapshots_of(object->info.name.volume).empty()) {
+      return failure(ErrorKind::usage, fmt::format("{}/{}: not empty", name_, object->info.name.text()));
+    }
+    object->blocks = origin->blocks;
+    object->info.size_bytes = origin->info.size_bytes;
+    object->info.modified_ns = Env::real().wall_clock_ns();
+    object->family = origin->family;
+    object->starts_from = from;
+    ++generation_;
+  }
+  announce({{}, {to}});
+  return {};
+}
+
+Result<> ModelPool::flatten(const std::string& volume, const Progress& progress) {
+  if (progress && !progress(0, 1)) return failure(ErrorKind::failed, ECANCELED, fmt::format("{}/{}: given up", name_, volume));
+  MutexLock lock(mutex_);
+  VSNAP_TRY_ASSIGN(const Object object, look_up(ViewName{volume, {}}));
+  if (!object->clone_of) return {};
+  object->clone_of.reset();
+  object->starts_from.reset();
+  std::vector<Object> own = snapshots_of(volume);
+  own.push_back(object);
+  for (const Object& each : own) each->family = object->info.id.value();
+  for (auto& [index, block] : object->blocks) block.stamp = next_stamp_++;
+  ++generation_;
+  return {};
+}
+
+Result<std::vector<ModelPool::Object>> ModelPool::chosen_for_removal(std::span<const ViewName> names,
+                                                                     const RemoveOptions& options) {
+  std::vector<Object> chosen;
+  const auto choose = [&](const Object& object) {
+    if (std::find(chosen.begin(), chosen.end(), object) == chosen.end()) chosen.push_back(object);
+  };
+  for (const ViewName& name : names) {
+    VSNAP_TRY_ASSIGN(const Object object, look_up(name));
+    choose(object);
+    if (name.is_snapshot() || !options.recursive) continue;
+    for (const Object& snapshot : snapshots_of(name.volume)) choose(snapshot);
+  }
+  for (const Object& object : chosen) {
+    if (object->handles != 0 && !options.even_if_open) {
+      return failure(ErrorKind::busy, fmt::format("{}/{}: in use (close it first)", name_, object->info.name.text()));
+    }
+    if (object->info.kind == ViewKind::snapshot) continue;
+    for (const Object& snapshot : snapshots_of(object->info.name.volume)) {
+      if (std::find(chosen.begin(), chosen.end(), snapshot) != chosen.end()) continue;
+      return failure(ErrorKind::busy, fmt::format("{}/{}: has snapshots (-r removes them too)", name_,
+                                                  object->info.name.text()));
+    }
+  }
+  return chosen;
+}
+
+Result<RemovalPlan> ModelPool::remove(std::span<const ViewName> names, RemoveOptions options) {
+  Events events;
+  RemovalPlan plan;
+  {
+    MutexLock lock(mutex_);
+    VSNAP_TRY_ASSIGN(const std::vector<Object> chosen, chosen_for_removal(names, options));
+    plan.frees_bytes = freed_by_removing(chosen);
+    for (const Object& object : chosen) plan.removed.push_back(object->info.name);
+    if (options.dry_run) return plan;
+    for (const Object& object : chosen) {
+      events.entries.push_back(object->info.name.text());
+      object->removed = true;
+      if (object->handles == 0) objects_.erase(object->info.id.value());
+    }
+    ++generation_;
+  }
+  announce(events);
+  return plan;
+}
+
+} // namespace vsnap
