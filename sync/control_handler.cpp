@@ -200,7 +200,7 @@ Result<ControlReply> checked_pool(Pool& pool, const wire::CheckRequest& request,
 // The daemon's working directory is not the command's.
 Result<> check_absolute(const std::string& path) {
   if (!path.empty() && path.front() == '/') return {};
-  return failure(ErrorKind::usage, fmt::format("{}: not an absolute path", quoted(path)));
+  return failure(ErrorKind::usage, fmt::format("{}: not an absolute path", vsnap::quoted(path)));
 }
 
 Result<ControlReply> add_member(Pool& pool, const wire::AddMemberRequest& request) {

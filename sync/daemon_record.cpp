@@ -125,7 +125,7 @@ Result<> write_record(const DaemonRecord& record) {
                           {"boot_id", record.boot_id}}
                .dump();
   } catch (const nlohmann::json::exception&) {
-    return failure(ErrorKind::usage, fmt::format("{}: path is not UTF-8", quoted(record.mount_point)));
+    return failure(ErrorKind::usage, fmt::format("{}: path is not UTF-8", vsnap::quoted(record.mount_point)));
   }
   const std::string path = record_path(record.pool);
   const std::string fresh = path + ".new";
