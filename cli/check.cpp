@@ -1,0 +1,67 @@
+// vsnap check: holds everything a pool says about itself against everything else it says.
+#include "cli/command.h"
+#include "cli/mount_table.h"
+#include "cli/output.h"
+#include "cli/pool_access.h"
+
+namespace vsnap::cli {
+namespace {
+
+struct Options {
+  std::string pool;
+  bool repair = false;
+};
+
+Json report_json(const std::string& pool, const CheckReport& report) {
+  Json findings = Json::array();
+  for (const Finding& finding : report.findings) {
+    findings.push_back({{"what", finding.what}, {"repairable", finding.repairable}, {"repaired", finding.repaired}});
+  }
+  return {{"pool", pool}, {"extents", report.extents_checked}, {"findings", std::move(findings)}};
+}
+
+void print_report(const CommonOptions& common, const std::string& pool, const CheckReport& report) {
+  for (const Finding& finding : report.findings) {
+    fmt::print("{}: {}{}\n", pool, finding.what,
+               finding.repaired ? " (repaired)" : finding.repairable ? " (vsnap check --repair can mend this)" : "");
+  }
+  if (report.findings.empty() && !common.quiet) fmt::print("{}: ok, {} extents checked\n", pool, report.extents_checked);
+}
+
+Result<int> run(const CommonOptions& common, const Options& options) {
+  VSNAP_TRY_ASSIGN(const Spec spec, resolve_target(options.pool));
+  if (spec.view) return failure(ErrorKind::usage, fmt::format("{}: a pool is checked as a whole (vsnap check {})",
+                                                              options.pool, spec.pool));
+  VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool, true));
+  CheckReport report;
+  {
+    CommandSink sink(common, "check " + spec.pool, ProgressUnit::things);
+    wire::ControlRequest request;
+    request.mutable_check()->set_repair(options.repair);
+    VSNAP_TRY_ASSIGN(const auto reply, access.call(std::move(request), sink));
+    report = wire::from_wire(reply.check());
+  }
+  VSNAP_TRY(access.close());
+  if (common.json) {
+    print_json(report_json(spec.pool, report));
+  } else {
+    print_report(common, spec.pool, report);
+  }
+  std::size_t open = 0;
+  for (const Finding& finding : report.findings) open += finding.repaired ? 0 : 1;
+  if (open == 0) return 0;
+  return failure(ErrorKind::damaged, fmt::format("{}: {} problems found{}", spec.pool, open,
+                                                 options.repair ? " that could not be repaired" : ""));
+}
+
+} // namespace
+
+void register_check(Program& program) {
+  auto& command = program.add("check", "POOL [--repair]", "Check a pool for damage (exit code 6 where some is left).");
+  auto options = std::make_shared<Options>();
+  command.add_option("POOL", options->pool)->required();
+  command.add_flag("--repair", options->repair, "mend what can be mended");
+  program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
+}
+
+} // namespace vsnap::cli

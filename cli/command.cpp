@@ -1,0 +1,214 @@
+#include "cli/command.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <fmt/format.h>
+
+#include "core/names.h"
+
+namespace vsnap::cli {
+namespace {
+
+// "usage: vsnap create POOL/VOL --size SIZE", what it does, and its options.
+class ShortHelp final : public CLI::Formatter {
+ public:
+  explicit ShortHelp(const std::map<const CLI::App*, std::string>& synopses) : synopses_(synopses) { column_width(24); }
+
+  std::string make_usage(const CLI::App* app, std::string) const override {
+    const auto synopsis = synopses_.find(app);
+    return fmt::format("usage: {}\n", synopsis != synopses_.end() ? synopsis->second : "vsnap COMMAND ...");
+  }
+  std::string make_description(const CLI::App* app) const override { return app->get_description() + "\n"; }
+  std::string make_positionals(const CLI::App*) const override { return {}; } // the usage line has them
+  std::string make_option_opts(const CLI::Option* option) const override {
+    return option->get_type_size() == 0 ? std::string() : " " + option->get_type_name();
+  }
+
+ private:
+  const std::map<const CLI::App*, std::string>& synopses_;
+};
+
+// Verbs come first; what stands before them can only be an option.
+std::vector<std::string> leading_words(int argc, const char* const* argv) {
+  std::vector<std::string> words;
+  for (int i = 1; i < argc && words.size() < 2; ++i) {
+    if (argv[i][0] != '-') words.emplace_back(argv[i]);
+  }
+  return words;
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string out;
+  for (const std::string& word : words) out += (out.empty() ? "" : ", ") + word;
+  return out;
+}
+
+std::vector<std::string> names_of(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) names.push_back(sub->get_name());
+  return names;
+}
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+} // namespace
+
+Program::Program() : app_("File-backed volumes and instant snapshots in user space.", "vsnap") {
+  app_.formatter(std::make_shared<ShortHelp>(synopses_));
+  app_.set_help_flag("-h,--help", "this; vsnap help COMMAND opens the manual page");
+  app_.set_version_flag("--version", "vsnap " VSNAP_VERSION);
+  app_.require_subcommand(1);
+  app_.fallthrough();
+}
+
+CLI::App& Program::add(const std::string& name, const std::string& synopsis, const std::string& description, Takes takes,
+                       const std::string& group) {
+  CLI::App& parent = group.empty() ? app_ : *app_.get_subcommand(group);
+  CLI::App& command = *parent.add_subcommand(name, description);
+  synopses_[&command] = fmt::format("vsnap {}{}{}{}", group.empty() ? "" : group + " ", name, synopsis.empty() ? "" : " ",
+                                    synopsis);
+  command.add_flag("--json", common_.json, "results as JSON")->group("Common");
+  command.add_flag("-q,--quiet", common_.quiet, "no progress, no remarks")->group("Common");
+  command.add_flag("-v,--verbose", common_.verbose, "say what is done")->group("Common");
+  command.add_flag("-y,--yes", common_.yes, "do not ask")->group("Common");
+  if (has(takes, Takes::dry_run)) command.add_flag("-n,--dry-run", common_.dry_run, "only say what would be done");
+  if (has(takes, Takes::list)) {
+    command.add_flag("-H", common_.no_header, "no header, tabs between columns");
+    command.add_flag("-p", common_.exact, "exact numbers");
+    command.add_option("-o", common_.columns, "columns to show")->type_name("COL,COL");
+    command.add_option("-s", common_.sort, "column to sort by")->type_name("COL");
+  }
+  return command;
+}
+
+void Program::add_group(const std::string& name, const std::string& description) {
+  CLI::App& group = *app_.add_subcommand(name, description);
+  synopses_[&group] = fmt::format("vsnap {} COMMAND ...", name);
+  group.require_subcommand(1);
+}
+
+void Program::on(CLI::App& command, Run run) {
+  command.callback([this, run = std::move(run)] { run_ = run; });
+}
+
+std::vector<std::string> Program::command_names() const {
+  std::vector<std::string> out;
+  for (const std::string& name : names_of(app_)) {
+    const auto inner = names_of(*app_.get_subcommand(name));
+    if (inner.empty()) out.push_back(name);
+    for (const std::string& verb : inner) out.push_back(name + " " + verb);
+  }
+  return out;
+}
+
+Result<> Program::check_verb(const std::vector<std::string>& words) const {
+  const CLI::App* app = &app_;
+  std::string before;
+  for (const std::string& word : words) {
+    const auto names = names_of(*app);
+    if (names.empty()) return {}; // a command: the rest are its arguments
+    if (!contains(names, word)) {
+      const auto near = nearest(word, names);
+      return failure(ErrorKind::usage, fmt::format("{}: no such command ({})", vsnap::quoted(before + word),
+                                                   near            ? fmt::format("did you mean '{}{}'?", before, *near)
+                                                   : before.empty() ? "vsnap --help lists them"
+                                                                    : "one of: " + joined(names)));
+    }
+    app = app->get_subcommand(word);
+    before += word + " ";
+  }
+  return {};
+}
+
+Result<> Program::print_help(const std::vector<std::string>& words) const {
+  VSNAP_TRY(check_verb(words));
+  const CLI::App* app = &app_;
+  for (const std::string& word : words) {
+    if (names_of(*app).empty()) {
+      return failure(ErrorKind::usage, fmt::format("{}: one command at a time (vsnap help COMMAND)", vsnap::quoted(word)));
+    }
+    app = app->get_subcommand(word);
+  }
+  std::fputs(app->help().c_str(), stdout);
+  return {};
+}
+
+Result<int> Program::parse_and_run(int argc, const char* const* argv) {
+  const auto words = leading_words(argc, argv);
+  VSNAP_TRY(check_verb(words));
+  try {
+    app_.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    std::vector<std::string> verbs;
+    const CLI::App* app = &app_;
+    for (const std::string& word : words) {
+      if (!contains(names_of(*app), word)) break;
+      verbs.push_back(word);
+      app = app->get_subcommand(word);
+    }
+    VSNAP_TRY(print_help(verbs));
+    return 0;
+  } catch (const CLI::CallForVersion&) {
+    std::puts("vsnap " VSNAP_VERSION);
+    return 0;
+  } catch (const CLI::ParseError& e) {
+    std::string command = "vsnap";
+    const CLI::App* app = &app_;
+    for (const std::string& word : words) {
+      if (!contains(names_of(*app), word)) break;
+      app = app->get_subcommand(word);
+      command += " " + word;
+    }
+    if (words.empty()) return failure(ErrorKind::usage, "no command given (vsnap --help lists them)");
+    return failure(ErrorKind::usage, fmt::format("{}: {} ({} --help)", command.substr(6), e.what(), command));
+  }
+  if (!run_) return failure(ErrorKind::usage, "no command given (vsnap --help lists them)");
+  return run_(common_);
+}
+
+int Program::main(int argc, const char* const* argv) {
+  auto code = parse_and_run(argc, argv);
+  if (std::fflush(stdout) != 0 && code) {
+    code = system_failure(errno, "standard output");
+  }
+  return code ? *code : print_error(code.error());
+}
+
+int print_error(const Error& error) {
+  std::string line;
+  for (const char c : error.message) line += c == '\n' ? ' ' : static_cast<unsigned char>(c) < ' ' ? '?' : c;
+  fmt::print(stderr, "vsnap: {}\n", line);
+  return exit_code(error.kind);
+}
+
+void register_all(Program& program) {
+  program.add_group("pool", "pools and their members");
+  register_pool_create(program);
+  register_pool_members(program);
+  register_pool_list(program);
+  register_pool_destroy(program);
+  register_create(program);
+  register_ls(program);
+  register_info(program);
+  register_rename(program);
+  register_resize(program);
+  register_snapshot(program);
+  register_rollback(program);
+  register_clone(program);
+  register_flatten(program);
+  register_diff(program);
+  register_rm(program);
+  register_mount(program);
+  register_umount(program);
+  register_map(program);
+  register_unmap(program);
+  register_df(program);
+  register_check(program);
+  program.add_group("catalog", "the catalog of a pool");
+  register_catalog(program);
+  register_help(program);
+}
+
+} // namespace vsnap::cli

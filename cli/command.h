@@ -1,0 +1,95 @@
+// How a command becomes part of the vsnap program: one file a command, which registers its options with CLI11 and runs
+// one function with them. The options that several commands share are declared once, here.
+//
+// Invariants
+// 1. A command changes nothing before all of its arguments were parsed and found good (exit 2).
+// 2. Results go to standard output, everything else to standard error; an Error becomes exactly one line there.
+// Threads: the main thread only.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/env.h"
+#include "core/error.h"
+
+namespace vsnap::cli {
+
+struct CommonOptions {
+  bool json = false;
+  bool quiet = false;
+  bool verbose = false;
+  bool yes = false;     // do not ask
+  bool dry_run = false; // only where Takes::dry_run
+  // Of lists
+  bool no_header = false; // and tabs
+  bool exact = false;
+  std::string columns;
+  std::string sort;
+};
+
+enum class Takes : unsigned { nothing = 0, list = 1, dry_run = 2 };
+constexpr Takes operator|(Takes a, Takes b) { return Takes(static_cast<unsigned>(a) | static_cast<unsigned>(b)); }
+constexpr bool has(Takes set, Takes one) { return (static_cast<unsigned>(set) & static_cast<unsigned>(one)) != 0; }
+
+using Run = std::function<Result<int>(const CommonOptions&)>; // exit code
+
+class Program {
+ public:
+  Program();
+  // `synopsis` as in vsnap(1), without "vsnap NAME". `group`: "pool", "catalog", or empty.
+  CLI::App& add(const std::string& name, const std::string& synopsis, const std::string& description,
+                Takes takes = Takes::nothing, const std::string& group = {});
+  void add_group(const std::string& name, const std::string& description);
+  void on(CLI::App& command, Run run);
+  // Parses and runs; the exit code. Prints the error, if there is one.
+  int main(int argc, const char* const* argv);
+
+  [[nodiscard]] std::vector<std::string> command_names() const; // "create", "pool create", ...
+  // Prints the short help of "create" or "pool create".
+  Result<> print_help(const std::vector<std::string>& words) const;
+
+ private:
+  Result<int> parse_and_run(int argc, const char* const* argv);
+  [[nodiscard]] Result<> check_verb(const std::vector<std::string>& words) const;
+
+  CLI::App app_;
+  CommonOptions common_;
+  Run run_;
+  std::map<const CLI::App*, std::string> synopses_;
+};
+
+// One error, as one line on standard error; its exit code.
+int print_error(const Error& error);
+
+// A file each.
+void register_pool_create(Program& program);
+void register_pool_members(Program& program); // add, attach, detach
+void register_pool_list(Program& program);    // list, status
+void register_pool_destroy(Program& program);
+void register_create(Program& program);
+void register_ls(Program& program);
+void register_info(Program& program);
+void register_rename(Program& program);
+void register_resize(Program& program);
+void register_snapshot(Program& program);
+void register_rollback(Program& program);
+void register_clone(Program& program);
+void register_flatten(Program& program);
+void register_diff(Program& program);
+void register_rm(Program& program);
+void register_mount(Program& program);
+void register_umount(Program& program);
+void register_map(Program& program);
+void register_unmap(Program& program);
+void register_df(Program& program);
+void register_check(Program& program);
+void register_catalog(Program& program);
+void register_help(Program& program);
+void register_all(Program& program);
+
+} // namespace vsnap::cli

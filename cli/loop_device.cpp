@@ -1,0 +1,149 @@
+#include "cli/loop_device.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <fmt/format.h>
+#include <fstream>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <thread>
+#include <unistd.h>
+
+#include "cli/holders.h"
+
+namespace vsnap::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+
+constexpr unsigned kLoopMajor = 7;
+constexpr int kAttempts = 64; // others may take the free device between asking for it and using it
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() { close(); }
+  [[nodiscard]] int get() const { return fd_; }
+  void close() {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = -1;
+  }
+
+ private:
+  int fd_;
+};
+
+std::string first_line(const fs::path& path) {
+  std::string line;
+  std::ifstream in(path);
+  std::getline(in, line);
+  return line;
+}
+
+// Without udev nobody makes the node of a new device.
+Result<> make_node(const std::string& device, int number) {
+  struct stat info{};
+  if (::stat(device.c_str(), &info) == 0) return {};
+  if (::mknod(device.c_str(), S_IFBLK | 0660, ::makedev(kLoopMajor, static_cast<unsigned>(number))) == 0) return {};
+  if (errno == EEXIST) return {};
+  return system_failure(errno, device);
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string out;
+  for (const std::string& word : words) out += (out.empty() ? "" : ", ") + word;
+  return out;
+}
+
+Failure in_use(const std::string& device) {
+  const auto who = holders_of_device(device);
+  return failure(ErrorKind::busy, fmt::format("{}: in use{} (unmount it or end its user first)", device,
+                                              who.empty() ? std::string() : " by " + joined(who)));
+}
+
+bool attached(const std::string& device) {
+  std::error_code code;
+  return fs::exists("/sys/block/" + fs::path(device).filename().string() + "/loop/backing_file", code);
+}
+
+// EBUSY: somebody was quicker.
+int configure(const std::string& device, int file, const LoopOptions& options) {
+  const Descriptor loop(::open(device.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
+  if (loop.get() < 0) return errno;
+  loop_config config{};
+  config.fd = static_cast<__u32>(file);
+  config.block_size = options.sector_size_bytes;
+  config.info.lo_flags = LO_FLAGS_DIRECT_IO | (options.read_only ? LO_FLAGS_READ_ONLY : 0);
+  options.file.copy(reinterpret_cast<char*>(config.info.lo_file_name), LO_NAME_SIZE - 1);
+  return ::ioctl(loop.get(), LOOP_CONFIGURE, &config) == 0 ? 0 : errno;
+}
+
+} // namespace
+
+std::vector<LoopDevice> loop_devices() {
+  std::vector<LoopDevice> out;
+  std::error_code code;
+  for (auto it = fs::directory_iterator("/sys/block", code); !code && it != fs::directory_iterator(); it.increment(code)) {
+    const std::string name = it->path().filename().string();
+    if (!name.starts_with("loop")) continue;
+    const std::string file = first_line(it->path() / "loop/backing_file");
+    if (!file.empty()) out.push_back({"/dev/" + name, file, first_line(it->path() / "ro") == "1"});
+  }
+  std::sort(out.begin(), out.end(), [](const LoopDevice& a, const LoopDevice& b) {
+    return a.device.size() != b.device.size() ? a.device.size() < b.device.size() : a.device < b.device;
+  });
+  return out;
+}
+
+Result<std::string> loop_attach(const LoopOptions& options) {
+  const Descriptor control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+  if (control.get() < 0) {
+    return system_failure(errno, "/dev/loop-control (loop devices need root; other programs can open the file itself)");
+  }
+  const Descriptor file(::open(options.file.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
+  if (file.get() < 0) return system_failure(errno, options.file);
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
+    if (number < 0) return system_failure(errno, "no free loop device");
+    const std::string device = fmt::format("/dev/loop{}", number);
+    VSNAP_TRY(make_node(device, number));
+    const int code = configure(device, file.get(), options);
+    if (code == 0) return device;
+    if (code == EINVAL) {
+      return failure(ErrorKind::usage, fmt::format("{}: the kernel refuses sectors of {} bytes (512, 1024, 2048 or 4096)",
+                                                   options.file, options.sector_size_bytes));
+    }
+    if (code != EBUSY && code != ENXIO) return system_failure(code, device);
+    std::this_thread::sleep_for(milliseconds(attempt));
+  }
+  return failure(ErrorKind::busy, fmt::format("{}: other programs take every free loop device first (try again)", options.file));
+}
+
+Result<> loop_detach(const LoopDevice& device) {
+  // O_EXCL finds a mounted file system; holders_of_device those who only have it open. The kernel itself would not
+  // refuse: it detaches when the last of them closes.
+  Descriptor loop(::open(device.device.c_str(), (device.read_only ? O_RDONLY : O_RDWR) | O_EXCL | O_CLOEXEC));
+  if (loop.get() < 0 && errno == EBUSY) return in_use(device.device);
+  if (loop.get() < 0) return system_failure(errno, device.device);
+  if (!holders_of_device(device.device).empty()) return in_use(device.device);
+  if (!device.read_only && ::fsync(loop.get()) != 0) return system_failure(errno, device.device);
+  if (::ioctl(loop.get(), LOOP_CLR_FD, 0) != 0 && errno != ENXIO) {
+    return errno == EBUSY ? in_use(device.device) : system_failure(errno, device.device);
+  }
+  loop.close();
+  for (int waited_ms = 0; attached(device.device); waited_ms += 10) {
+    if (waited_ms >= 10'000) return in_use(device.device);
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  return {};
+}
+
+} // namespace vsnap::cli

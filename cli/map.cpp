@@ -1,0 +1,67 @@
+// vsnap map: attaches a volume or snapshot of a mounted pool to a loop device.
+#include "cli/command.h"
+#include "cli/loop_device.h"
+#include "cli/mount_table.h"
+#include "cli/output.h"
+#include "cli/pool_access.h"
+
+namespace vsnap::cli {
+namespace {
+
+struct Options {
+  std::string target;
+  std::uint32_t sector_size = 512;
+  bool read_only = false;
+};
+
+Result<> check_not_mapped(const std::string& file, bool read_only) {
+  for (const LoopDevice& loop : loop_devices()) {
+    if (loop.backing_file != file || (loop.read_only && read_only)) continue;
+    return failure(ErrorKind::busy, fmt::format("{}: mapped to {} already (a disk with two writers comes apart; vsnap unmap {})",
+                                                file, loop.device, loop.device));
+  }
+  return {};
+}
+
+Result<int> run(const CommonOptions& common, const Options& options) {
+  VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(options.target));
+  VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
+  wire::ControlRequest request; // also tells a name that does not exist, with the nearest that does
+  *request.mutable_info()->mutable_name() = wire::to_wire(*spec.view);
+  VSNAP_TRY(access.call(std::move(request)));
+  if (!access.daemon()) {
+    return failure(ErrorKind::failed, fmt::format("{0}: not mounted, and a loop device needs the file (vsnap mount {0} DIR "
+                                                  "first)", spec.pool));
+  }
+  LoopOptions loop{access.daemon()->mount_point + "/" + spec.view->text(), options.sector_size,
+                   options.read_only || spec.view->is_snapshot()};
+  VSNAP_TRY(access.close());
+  VSNAP_TRY(check_not_mapped(loop.file, loop.read_only));
+  VSNAP_TRY_ASSIGN(const std::string device, loop_attach(loop));
+  if (common.json) {
+    print_json({{"device", device},
+                {"name", spec.pool + "/" + spec.view->text()},
+                {"file", loop.file},
+                {"read_only", loop.read_only},
+                {"sector_size", loop.sector_size_bytes}});
+  } else {
+    fmt::print("{}\n", device);
+  }
+  return 0;
+}
+
+} // namespace
+
+void register_map(Program& program) {
+  auto& command = program.add("map", "SPEC [--sector-size N] [--read-only]",
+                              "Attach a volume or snapshot of a mounted pool to a loop device and print its path.");
+  auto options = std::make_shared<Options>();
+  command.add_option("SPEC", options->target)->required();
+  command.add_option("--sector-size", options->sector_size, "512 (default), 1024, 2048 or 4096")
+      ->type_name("N")
+      ->check(CLI::IsMember({512, 1024, 2048, 4096}));
+  command.add_flag("--read-only", options->read_only, "refuse writes; snapshots always do");
+  program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
+}
+
+} // namespace vsnap::cli

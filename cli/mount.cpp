@@ -1,0 +1,124 @@
+// vsnap mount: shows a pool as a directory of files.
+#include <charconv>
+#include <dirent.h>
+#include <filesystem>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "cli/command.h"
+#include "cli/daemon.h"
+#include "cli/mount_table.h"
+#include "cli/output.h"
+#include "cli/registry.h"
+#include "sync/daemon_record.h"
+
+namespace vsnap::cli {
+namespace {
+
+struct Options {
+  std::string pool;
+  std::string directory;
+  std::vector<std::string> mount_options;
+  bool foreground = false;
+};
+
+constexpr unsigned kMaxThreads = 256;
+// What mount(8) and fstab hand on that needs nothing done here.
+constexpr std::string_view kIgnored[] = {"rw", "auto", "noauto", "user", "nouser", "nofail", "_netdev", "defaults",
+                                         "dev", "nodev", "suid", "nosuid", "exec", "noexec"};
+
+Result<> parse_one(const std::string& option, DaemonOptions& out) {
+  const auto equals = option.find('=');
+  const std::string key = option.substr(0, equals);
+  const std::string value = equals == std::string::npos ? std::string() : option.substr(equals + 1);
+  if (option == "allow_other") {
+    out.allow_other = true;
+  } else if (option == "debug") {
+    out.debug = true;
+  } else if (key == "threads") {
+    const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), out.threads);
+    if (code != std::errc() || end != value.data() + value.size() || out.threads == 0 || out.threads > kMaxThreads) {
+      return failure(ErrorKind::usage, fmt::format("mount: threads={}: a number from 1 to {} is needed", value, kMaxThreads));
+    }
+  } else if (key == "cache") {
+    VSNAP_TRY_ASSIGN(out.cache_bytes, parse_size(value));
+  } else if (std::find(std::begin(kIgnored), std::end(kIgnored), option) == std::end(kIgnored) && !option.starts_with("x-")) {
+    return failure(ErrorKind::usage, fmt::format("mount: {}: no such option (allow_other, threads=N, cache=SIZE, debug)",
+                                                 vsnap::quoted(option)));
+  }
+  return {};
+}
+
+Result<> parse_mount_options(const std::vector<std::string>& lists, DaemonOptions& out) {
+  for (const std::string& list : lists) {
+    for (std::size_t at = 0; at <= list.size();) {
+      const std::size_t comma = std::min(list.find(',', at), list.size());
+      if (comma != at) VSNAP_TRY(parse_one(list.substr(at, comma - at), out));
+      at = comma + 1;
+    }
+  }
+  return {};
+}
+
+// A mount hides what lies below it, so only an empty directory is taken.
+Result<std::string> check_mount_point(const std::string& text) {
+  VSNAP_TRY_ASSIGN(std::string path, absolute_path(text));
+  for (const PoolMount& mount : pool_mounts()) {
+    if (mount.mount_point == path) {
+      return failure(ErrorKind::busy, fmt::format("{0}: pool {1} is mounted there already (vsnap umount {0} unmounts it)", path,
+                                                  mount.pool));
+    }
+  }
+  struct stat info{};
+  if (::stat(path.c_str(), &info) != 0) {
+    if (errno != ENOENT) return system_failure(errno, path);
+    return failure(ErrorKind::failed, ENOENT, fmt::format("{0}: no such directory (mkdir {0} first)", path));
+  }
+  if (!S_ISDIR(info.st_mode)) return failure(ErrorKind::failed, ENOTDIR, fmt::format("{}: not a directory", path));
+  std::error_code code;
+  const bool empty = std::filesystem::is_empty(path, code);
+  if (code) return system_failure(code.value(), path);
+  if (!empty) {
+    return failure(ErrorKind::failed, ENOTEMPTY, fmt::format("{}: not empty, and a mount would hide what is there (use an "
+                                                             "empty directory)", path));
+  }
+  return path;
+}
+
+Result<int> run(const CommonOptions& common, const Options& options) {
+  DaemonOptions daemon;
+  VSNAP_TRY(check_name("pool", options.pool));
+  VSNAP_TRY(parse_mount_options(options.mount_options, daemon));
+  if (const auto running = live_daemon(Env::real(), options.pool)) {
+    return failure(ErrorKind::busy, fmt::format("{0}: mounted already, at {1} by pid {2} (vsnap umount {0} unmounts it)",
+                                                options.pool, running->mount_point, running->pid));
+  }
+  VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(options.pool));
+  VSNAP_TRY_ASSIGN(daemon.mount_point, check_mount_point(options.directory));
+  daemon.pool = options.pool;
+  daemon.members = entry.members;
+  if (options.foreground) {
+    VSNAP_TRY(run_daemon(daemon, [&] { ::sd_notify(0, "READY=1"); }));
+  } else {
+    VSNAP_TRY(start_background_daemon(daemon));
+    if (common.json) print_json({{"pool", daemon.pool}, {"mount_point", daemon.mount_point}});
+    if (common.verbose && !common.json) fmt::print("mounted {} at {}\n", daemon.pool, daemon.mount_point);
+  }
+  return 0;
+}
+
+} // namespace
+
+void register_mount(Program& program) {
+  auto& command = program.add("mount", "POOL DIR [-o OPTIONS] [-f]", "Show a pool as a directory of files.");
+  auto options = std::make_shared<Options>();
+  command.add_option("POOL", options->pool)->required();
+  command.add_option("DIR", options->directory)->required();
+  command.add_option("-o", options->mount_options, "allow_other, threads=N, cache=SIZE, debug")->type_name("OPT,OPT")
+      ->allow_extra_args(false);
+  command.add_flag("-f,--foreground", options->foreground, "stay in the foreground, log to standard error");
+  program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
+}
+
+} // namespace vsnap::cli

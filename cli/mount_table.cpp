@@ -1,0 +1,110 @@
+#include "cli/mount_table.h"
+
+#include <filesystem>
+#include <fmt/format.h>
+#include <fstream>
+#include <sstream>
+
+namespace vsnap::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kSource = "vsnap:";
+
+// Blanks, tabs, line ends and backslashes stand there as \ooo.
+std::string unescaped(std::string_view text) {
+  const auto octal = [](char c) { return c >= '0' && c <= '7'; };
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 3 < text.size() && octal(text[i + 1]) && octal(text[i + 2]) && octal(text[i + 3])) {
+      out += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
+      i += 3;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
+std::string without_trailing_slash(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
+}
+
+} // namespace
+
+std::string fs_name(const std::string& pool) { return std::string(kSource) + pool; }
+
+std::vector<PoolMount> parse_mount_table(std::string_view mountinfo) {
+  std::vector<PoolMount> out;
+  std::istringstream lines{std::string(mountinfo)};
+  for (std::string line; std::getline(lines, line);) {
+    const auto separator = line.find(" - ");
+    if (separator == std::string::npos) continue;
+    std::istringstream before(line.substr(0, separator));
+    std::istringstream after(line.substr(separator + 3));
+    std::string id, parent, device, root, mount_point, type, source;
+    before >> id >> parent >> device >> root >> mount_point;
+    after >> type >> source;
+    source = unescaped(source);
+    if (!type.starts_with("fuse") || !source.starts_with(kSource)) continue;
+    out.push_back({source.substr(kSource.size()), unescaped(mount_point)});
+  }
+  return out;
+}
+
+std::vector<PoolMount> pool_mounts() {
+  std::ifstream in("/proc/self/mountinfo");
+  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  return parse_mount_table(text);
+}
+
+std::optional<Result<Spec>> spec_of_path(const std::string& path, const std::vector<PoolMount>& mounts) {
+  for (auto it = mounts.rbegin(); it != mounts.rend(); ++it) {
+    if (path == it->mount_point) return Spec{it->pool, std::nullopt};
+    if (!path.starts_with(it->mount_point + "/")) continue;
+    auto name = parse_view_name(std::string_view(path).substr(it->mount_point.size() + 1));
+    if (!name) return Failure(name.error());
+    return Spec{it->pool, *name};
+  }
+  return std::nullopt;
+}
+
+Result<Spec> resolve_target(const std::string& text) {
+  if (!text.starts_with('/') && !text.starts_with("./") && !text.starts_with("../") && text != "." && text != "..") {
+    return parse_spec(text);
+  }
+  const auto mounts = pool_mounts();
+  // As it is written first: asking the system about a path under a mount whose daemon has died gives only errors.
+  std::error_code code;
+  const fs::path written = fs::absolute(text, code).lexically_normal();
+  if (auto spec = spec_of_path(without_trailing_slash(written.string()), mounts)) return *spec;
+  const fs::path real_parent = fs::canonical(written.parent_path(), code);
+  if (!code) {
+    if (auto spec = spec_of_path((real_parent / written.filename()).string(), mounts)) return *spec;
+  }
+  const fs::path real = fs::canonical(written, code);
+  if (!code) {
+    if (auto spec = spec_of_path(real.string(), mounts)) return *spec;
+  }
+  return failure(ErrorKind::not_found,
+                 fmt::format("{}: not under a mounted pool (write POOL/VOLUME@SNAPSHOT; vsnap pool list shows mounts)",
+                             vsnap::quoted(text)));
+}
+
+Result<Spec> resolve_view(const std::string& text) {
+  VSNAP_TRY_ASSIGN(Spec spec, resolve_target(text));
+  if (spec.view) return spec;
+  return failure(ErrorKind::usage, fmt::format("{}: a volume or snapshot is needed (write POOL/VOLUME or "
+                                               "POOL/VOLUME@SNAPSHOT)", vsnap::quoted(text)));
+}
+
+Result<Spec> resolve_volume(const std::string& text) {
+  VSNAP_TRY_ASSIGN(Spec spec, resolve_target(text));
+  if (spec.view && !spec.view->is_snapshot()) return spec;
+  return failure(ErrorKind::usage,
+                 fmt::format("{}: a volume is needed (write POOL/VOLUME)", vsnap::quoted(text)));
+}
+
+} // namespace vsnap::cli

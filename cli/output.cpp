@@ -1,0 +1,205 @@
+#include "cli/output.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstdio>
+#include <ctime>
+#include <fmt/format.h>
+#include <numeric>
+
+#include "core/names.h"
+
+namespace vsnap::cli {
+namespace {
+
+constexpr std::int64_t kNsPerSecond = 1'000'000'000;
+
+std::string cased(std::string text, int (*convert)(int)) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [convert](char c) { return static_cast<char>(convert(static_cast<unsigned char>(c))); });
+  return text;
+}
+
+std::string padded(const std::string& text, std::size_t width, bool right) {
+  const std::string blanks(width > text.size() ? width - text.size() : 0, ' ');
+  return right ? blanks + text : text + blanks;
+}
+
+bool less(const Json& a, const Json& b) {
+  if (a.is_number() && b.is_number()) return a.get<std::uint64_t>() < b.get<std::uint64_t>();
+  if (a.is_string() && b.is_string()) return a.get_ref<const std::string&>() < b.get_ref<const std::string&>();
+  return a.is_null() && !b.is_null();
+}
+
+} // namespace
+
+Cell Cell::none() { return {"-", "-", nullptr}; }
+Cell Cell::text(std::string text) { return {text, text, text}; }
+Cell Cell::optional_text(const std::optional<std::string>& text) { return text ? Cell::text(*text) : none(); }
+Cell Cell::size(std::uint64_t size_bytes) { return {format_size(size_bytes), std::to_string(size_bytes), size_bytes}; }
+Cell Cell::number(std::uint64_t number) { return {std::to_string(number), std::to_string(number), number}; }
+Cell Cell::time(std::int64_t ns) {
+  return {local_time(ns), std::to_string(ns / kNsPerSecond), utc_time(ns)};
+}
+
+void Table::add(std::vector<Cell> row) {
+  row.resize(columns_.size(), Cell::none());
+  rows_.push_back(std::move(row));
+}
+
+Result<std::size_t> Table::find(const std::string& name) const {
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < columns_.size(); ++i) {
+    if (columns_[i].name == cased(name, std::tolower)) return i;
+    names.push_back(columns_[i].name);
+  }
+  const auto near = nearest(name, names);
+  return failure(ErrorKind::usage,
+                 fmt::format("{}: no such column ({}{})", vsnap::quoted(name),
+                             near ? fmt::format("did you mean {}? ", *near) : "", fmt::join(names, " ")));
+}
+
+Result<std::vector<std::size_t>> Table::chosen(const std::string& list) const {
+  std::vector<std::size_t> out;
+  for (std::size_t i = 0; list.empty() && i < columns_.size(); ++i) {
+    if (columns_[i].by_default) out.push_back(i);
+  }
+  for (std::size_t at = 0; !list.empty() && at <= list.size();) {
+    const std::size_t comma = std::min(list.find(',', at), list.size());
+    VSNAP_TRY_ASSIGN(const std::size_t column, find(list.substr(at, comma - at)));
+    out.push_back(column);
+    at = comma + 1;
+  }
+  return out;
+}
+
+Result<std::vector<std::size_t>> Table::order(const std::string& by) const {
+  std::vector<std::size_t> out(rows_.size());
+  std::iota(out.begin(), out.end(), std::size_t{0});
+  if (by.empty()) return out;
+  VSNAP_TRY_ASSIGN(const std::size_t column, find(by));
+  std::stable_sort(out.begin(), out.end(), [&](std::size_t a, std::size_t b) {
+    return less(rows_[a][column].value, rows_[b][column].value);
+  });
+  return out;
+}
+
+Result<> Table::check(const CommonOptions& options) const {
+  VSNAP_TRY(chosen(options.columns));
+  VSNAP_TRY(order(options.sort));
+  return {};
+}
+
+Result<std::string> Table::text(const CommonOptions& options) const {
+  VSNAP_TRY_ASSIGN(const auto columns, chosen(options.columns));
+  VSNAP_TRY_ASSIGN(const auto order_of_rows, order(options.sort));
+  const auto shown = [&](const Cell& cell) -> const std::string& { return options.exact ? cell.exact : cell.shown; };
+  std::vector<std::vector<std::string>> lines;
+  if (!options.no_header) {
+    auto& header = lines.emplace_back();
+    for (const std::size_t c : columns) header.push_back(cased(columns_[c].name, std::toupper));
+  }
+  for (const std::size_t r : order_of_rows) {
+    auto& line = lines.emplace_back();
+    for (const std::size_t c : columns) line.push_back(shown(rows_[r][c]));
+  }
+  std::vector<std::size_t> widths(columns.size());
+  for (const auto& line : lines) {
+    for (std::size_t c = 0; c < line.size(); ++c) widths[c] = std::max(widths[c], line[c].size());
+  }
+  std::string out;
+  for (const auto& line : lines) {
+    std::string text_line;
+    for (std::size_t c = 0; c < line.size(); ++c) {
+      if (c != 0) text_line += options.no_header ? "\t" : "  ";
+      text_line += options.no_header ? line[c] : padded(line[c], widths[c], columns_[columns[c]].right);
+    }
+    if (!options.no_header) text_line.erase(text_line.find_last_not_of(' ') + 1);
+    out += text_line + "\n";
+  }
+  return out;
+}
+
+Json Table::json() const {
+  Json out = Json::array();
+  for (const auto& row : rows_) {
+    Json object = Json::object();
+    for (std::size_t c = 0; c < columns_.size(); ++c) object[columns_[c].name] = row[c].value;
+    out.push_back(std::move(object));
+  }
+  return out;
+}
+
+Result<> Table::print(const CommonOptions& options, const std::string& key) const {
+  VSNAP_TRY_ASSIGN(const std::string out, text(options));
+  if (options.json) {
+    print_json({{key, json()}});
+  } else {
+    std::fputs(out.c_str(), stdout);
+  }
+  return {};
+}
+
+void print_json(Json object) {
+  Json out = Json::object();
+  out["schema"] = 1;
+  for (auto& [key, value] : object.items()) out[key] = std::move(value);
+  std::puts(out.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+}
+
+void print_pairs(const std::vector<std::pair<std::string, std::string>>& pairs) {
+  std::size_t width = 0;
+  for (const auto& [key, value] : pairs) width = std::max(width, key.size() + 1);
+  for (const auto& [key, value] : pairs) fmt::print("{}  {}\n", padded(key + ":", width, false), value);
+}
+
+std::string local_time(std::int64_t ns) {
+  const std::time_t seconds = ns / kNsPerSecond;
+  std::tm parts{};
+  char out[32] = "-";
+  if (::localtime_r(&seconds, &parts) != nullptr) std::strftime(out, sizeof out, "%Y-%m-%d %H:%M", &parts);
+  return out;
+}
+
+std::string utc_time(std::int64_t ns) {
+  const std::time_t seconds = ns / kNsPerSecond;
+  std::tm parts{};
+  char out[32] = "-";
+  if (::gmtime_r(&seconds, &parts) != nullptr) std::strftime(out, sizeof out, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return out;
+}
+
+Json view_json(const std::string& pool, const ViewInfo& view) {
+  Json out = Json::object();
+  out["name"] = pool + "/" + view.name.text();
+  out["pool"] = pool;
+  out["volume"] = view.name.volume;
+  out["snapshot"] = view.name.is_snapshot() ? Json(view.name.snapshot) : Json(nullptr);
+  out["type"] = view.kind == ViewKind::snapshot ? "snapshot" : "volume";
+  out["size"] = view.size_bytes;
+  out["used"] = view.used_bytes;
+  out["origin"] = view.origin ? Json(pool + "/" + *view.origin) : Json(nullptr);
+  out["created"] = utc_time(view.created_ns);
+  out["modified"] = utc_time(view.modified_ns);
+  out["mode"] = fmt::format("{:04o}", view.mode);
+  out["uid"] = view.uid;
+  out["gid"] = view.gid;
+  out["open"] = view.open_handles;
+  out["id"] = view.id.value();
+  return out;
+}
+
+Json space_json(const SpaceInfo& space) {
+  Json out = Json::object();
+  out["size"] = space.size_bytes;
+  out["used"] = space.data_bytes + space.metadata_bytes;
+  out["available"] = space.available_bytes;
+  out["free"] = space.free_bytes;
+  out["data"] = space.data_bytes;
+  out["freeing"] = space.freeing_bytes;
+  out["metadata"] = space.metadata_bytes;
+  out["metadata_used"] = space.metadata_used_bytes;
+  return out;
+}
+
+} // namespace vsnap::cli

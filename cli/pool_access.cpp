@@ -1,0 +1,117 @@
+#include "cli/pool_access.h"
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <fmt/format.h>
+#include <iostream>
+#include <unistd.h>
+
+#include "cli/registry.h"
+
+namespace vsnap::cli {
+namespace {
+
+std::atomic<bool> interrupted{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
+
+void on_interrupt(int) { interrupted = true; }
+
+} // namespace
+
+CommandSink::CommandSink(const CommonOptions& options, std::string what, ProgressUnit unit)
+    : meter_(std::move(what), unit, !options.quiet && !options.json) {
+  struct sigaction action{};
+  action.sa_handler = on_interrupt;
+  action.sa_flags = static_cast<int>(SA_RESETHAND); // the second one ends the program
+  ::sigaction(SIGINT, &action, nullptr);
+}
+
+CommandSink::~CommandSink() { ::signal(SIGINT, SIG_DFL); }
+
+bool CommandSink::progress(std::uint64_t done, std::uint64_t total) {
+  meter_.update(done, total);
+  return !interrupted;
+}
+
+bool CommandSink::diff(std::span<const DiffRange> ranges) {
+  for (const DiffRange& range : ranges) {
+    if (on_diff) on_diff(range);
+  }
+  return !interrupted && std::ferror(stdout) == 0;
+}
+
+Result<PoolAccess> PoolAccess::open(const std::string& pool, bool for_check) {
+  VSNAP_TRY(check_name("pool", pool));
+  PoolAccess access;
+  Env& env = Env::real();
+  if (auto daemon = live_daemon(env, pool)) {
+    auto client = ControlClient::connect(
+        {daemon->socket_path, pool, [&env, record = *daemon] { return is_running(env, record); }, std::chrono::seconds(10)});
+    if (client) {
+      access.client_ = std::move(*client);
+      access.daemon_ = std::move(daemon);
+      return access;
+    }
+    if (client.error().errno_value != ECONNREFUSED) return Failure(client.error());
+    // It is starting or ending: whoever holds the lock decides.
+  }
+  VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(pool));
+  OpenPoolOptions options;
+  options.member_paths = entry.members;
+  options.for_check = for_check;
+  VSNAP_TRY_ASSIGN(access.pool_, Pool::open(env, std::move(options)));
+  return access;
+}
+
+Result<wire::ControlReply> PoolAccess::call(wire::ControlRequest request, ControlSink& sink) {
+  request.set_version(wire::kProtocolVersion);
+  wire::ControlReply reply;
+  if (client_) {
+    VSNAP_TRY_ASSIGN(reply, client_->call(std::move(request), sink));
+  } else {
+    reply = execute(*pool_, request, sink);
+  }
+  if (reply.has_error()) return Failure(wire::from_wire(reply.error()));
+  return reply;
+}
+
+Result<wire::ControlReply> PoolAccess::call(wire::ControlRequest request) {
+  class Silent final : public ControlSink {
+    bool progress(std::uint64_t, std::uint64_t) override { return true; }
+    bool diff(std::span<const DiffRange>) override { return true; }
+  } silent;
+  return call(std::move(request), silent);
+}
+
+Result<> PoolAccess::close() {
+  client_.reset();
+  const auto pool = std::move(pool_);
+  return pool ? pool->close() : Result<>();
+}
+
+Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlRequest request, ControlSink& sink) {
+  VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(pool));
+  auto reply = access.call(std::move(request), sink);
+  const auto closed = access.close();
+  if (reply) VSNAP_TRY(closed);
+  return reply;
+}
+
+Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlRequest request) {
+  VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(pool));
+  auto reply = access.call(std::move(request));
+  const auto closed = access.close();
+  if (reply) VSNAP_TRY(closed);
+  return reply;
+}
+
+bool confirmed(const CommonOptions& options, const std::string& question, bool answer_without_terminal) {
+  if (options.yes) return true;
+  if (::isatty(STDIN_FILENO) != 1 || ::isatty(STDERR_FILENO) != 1) return answer_without_terminal;
+  fmt::print(stderr, "{} [y/N] ", question);
+  std::string line;
+  return std::getline(std::cin, line) && (line == "y" || line == "Y" || line == "yes");
+}
+
+} // namespace vsnap::cli

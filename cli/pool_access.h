@@ -1,0 +1,58 @@
+// A command's way to a pool: through the daemon where one has it mounted, else by opening it here. Either way requests
+// are executed by sync/control_handler, so a command cannot tell the difference.
+//
+// Invariants
+// 1. The pool is opened, and so locked, from open() to close(); close() tells what could not be made durable.
+// Threads: the main thread only.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "cli/command.h"
+#include "cli/progress.h"
+#include "core/pool.h"
+#include "sync/control_client.h"
+#include "sync/daemon_record.h"
+
+namespace vsnap::cli {
+
+// Shows progress, hands on diffs, and turns the first Ctrl-C into "give up at the next safe point".
+class CommandSink final : public ControlSink {
+ public:
+  CommandSink(const CommonOptions& options, std::string what, ProgressUnit unit);
+  ~CommandSink() override;
+  bool progress(std::uint64_t done, std::uint64_t total) override;
+  bool diff(std::span<const DiffRange> ranges) override;
+  std::function<void(const DiffRange&)> on_diff;
+
+ private:
+  ProgressMeter meter_;
+};
+
+class PoolAccess {
+ public:
+  static Result<PoolAccess> open(const std::string& pool, bool for_check = false);
+  // An error reply is returned as the error it carries.
+  Result<wire::ControlReply> call(wire::ControlRequest request, ControlSink& sink);
+  Result<wire::ControlReply> call(wire::ControlRequest request); // of operations that take no time
+  Result<> close();
+  [[nodiscard]] const std::optional<DaemonRecord>& daemon() const { return daemon_; }
+
+ private:
+  PoolAccess() = default;
+  std::optional<DaemonRecord> daemon_;
+  std::unique_ptr<ControlClient> client_;
+  std::unique_ptr<Pool> pool_;
+};
+
+// open, call, close.
+Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlRequest request);
+Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlRequest request, ControlSink& sink);
+
+// Asks on the terminal; -y answers yes. Without a terminal: `answer_without_terminal`.
+bool confirmed(const CommonOptions& options, const std::string& question, bool answer_without_terminal);
+
+} // namespace vsnap::cli

@@ -1,0 +1,52 @@
+// vsnap pool destroy: wipes what makes the members a pool.
+#include "cli/command.h"
+#include "cli/output.h"
+#include "cli/pool_access.h"
+#include "cli/registry.h"
+
+namespace vsnap::cli {
+namespace {
+
+// "with 3 volumes and 5 snapshots", as far as the pool can still be read: a damaged one can be destroyed too.
+Result<std::string> contents(const std::string& name) {
+  wire::ControlRequest request;
+  request.mutable_status();
+  const auto reply = ask_pool(name, std::move(request));
+  if (reply) return fmt::format("with {} volumes and {} snapshots", reply->status().volumes(), reply->status().snapshots());
+  if (reply.error().kind == ErrorKind::damaged) return std::string("which cannot be read");
+  return Failure(reply.error());
+}
+
+Result<int> run(const CommonOptions& common, const std::string& name) {
+  VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(name));
+  if (const auto daemon = live_daemon(Env::real(), name)) {
+    return failure(ErrorKind::busy, fmt::format("{0}: mounted at {1} by pid {2} (vsnap umount {0} first)", name,
+                                                daemon->mount_point, daemon->pid));
+  }
+  VSNAP_TRY_ASSIGN(const std::string what, contents(name));
+  if (common.dry_run && !common.json) {
+    fmt::print("would destroy pool {} {}\n", name, what);
+    for (const std::string& member : entry.members) fmt::print("would wipe {}\n", member);
+  }
+  if (!common.dry_run) {
+    if (!confirmed(common, fmt::format("Destroy pool {} {}?", name, what), false)) {
+      return failure(ErrorKind::usage, fmt::format("{0}: nothing was destroyed (vsnap pool destroy -y {0} does not ask)", name));
+    }
+    VSNAP_TRY(Pool::destroy(Env::real(), entry.members));
+    VSNAP_TRY(registry_remove(name));
+  }
+  if (common.json) print_json({{"dry_run", common.dry_run}, {"name", name}, {"members", entry.members}});
+  return 0;
+}
+
+} // namespace
+
+void register_pool_destroy(Program& program) {
+  auto& command = program.add("destroy", "NAME", "Destroy a pool with everything in it. Image files stay, without content.",
+                              Takes::dry_run, "pool");
+  auto name = std::make_shared<std::string>();
+  command.add_option("NAME", *name)->required();
+  program.on(command, [name](const CommonOptions& common) { return run(common, *name); });
+}
+
+} // namespace vsnap::cli

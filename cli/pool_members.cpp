@@ -1,0 +1,129 @@
+// vsnap pool add, attach, detach: which members a pool has, and which pools are known here.
+#include "cli/command.h"
+#include "cli/member_argument.h"
+#include "cli/output.h"
+#include "cli/pool_access.h"
+#include "cli/registry.h"
+
+namespace vsnap::cli {
+namespace {
+
+struct AddOptions {
+  std::string name;
+  std::string member;
+  std::string size;
+  bool force = false;
+};
+
+// What the pool itself says, as its entry.
+Result<RegistryEntry> entry_of(PoolAccess& access) {
+  wire::ControlRequest request;
+  request.mutable_status();
+  VSNAP_TRY_ASSIGN(const auto reply, access.call(std::move(request)));
+  const PoolStatus status = wire::from_wire(reply.status());
+  RegistryEntry entry{status.name, to_string(status.uuid), {}};
+  for (const MemberInfo& member : status.members) {
+    VSNAP_TRY_ASSIGN(std::string path, absolute_path(member.path));
+    entry.members.push_back(std::move(path));
+  }
+  return entry;
+}
+
+Result<int> run_add(const CommonOptions& common, const AddOptions& options) {
+  VSNAP_TRY_ASSIGN(const MemberSpec member, member_argument(options.member, options.size));
+  VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(options.name));
+  wire::ControlRequest request;
+  request.mutable_add_member()->set_path(member.path);
+  request.mutable_add_member()->set_size_bytes(member.size_bytes);
+  request.mutable_add_member()->set_force(options.force);
+  VSNAP_TRY(access.call(std::move(request)));
+  VSNAP_TRY_ASSIGN(const RegistryEntry entry, entry_of(access));
+  VSNAP_TRY(registry_save(entry, false));
+  VSNAP_TRY(access.close());
+  if (common.json) print_json({{"name", entry.pool}, {"members", entry.members}});
+  if (common.verbose && !common.json) fmt::print("added {} to {}\n", member.path, entry.pool);
+  return 0;
+}
+
+// That the members given are all those of one pool, each once; the entry lists them by index.
+Result<RegistryEntry> identify_all(const std::vector<std::string>& members) {
+  std::map<std::uint32_t, std::string> by_index;
+  std::optional<MemberIdentity> pool;
+  for (const std::string& text : members) {
+    VSNAP_TRY_ASSIGN(const std::string path, absolute_path(text));
+    VSNAP_TRY_ASSIGN(const MemberIdentity found, Pool::identify(Env::real(), path));
+    if (!pool) pool = found;
+    if (found.pool_uuid != pool->pool_uuid) {
+      return failure(ErrorKind::usage, fmt::format("{}: expected a member of pool {} ({}), found one of {} ({})", path,
+                                                   pool->pool_name, to_string(pool->pool_uuid), found.pool_name,
+                                                   to_string(found.pool_uuid)));
+    }
+    pool->member_count = std::max(pool->member_count, found.member_count);
+    if (!by_index.emplace(found.index, path).second) {
+      return failure(ErrorKind::usage, fmt::format("{}: is member {} of {}, as is {} (a copy? give only one of them)", path,
+                                                   found.index, found.pool_name, by_index[found.index]));
+    }
+  }
+  RegistryEntry entry{pool->pool_name, to_string(pool->pool_uuid), {}};
+  for (std::uint32_t i = 0; i < pool->member_count; ++i) {
+    if (!by_index.contains(i)) {
+      return failure(ErrorKind::failed, ENOENT,
+                     fmt::format("{}: expected {} members, found {}: member {} is missing (name all of them)", entry.pool,
+                                 pool->member_count, by_index.size(), i));
+    }
+  }
+  for (auto& [index, path] : by_index) entry.members.push_back(path);
+  return entry;
+}
+
+Result<int> run_attach(const CommonOptions& common, const std::vector<std::string>& members) {
+  VSNAP_TRY_ASSIGN(const RegistryEntry entry, identify_all(members));
+  const auto known = registry_find(entry.pool);
+  if (known && known->uuid != entry.uuid) {
+    return failure(ErrorKind::busy, EEXIST,
+                   fmt::format("{0}: another pool of this name is known here (vsnap pool detach {0} forgets it)", entry.pool));
+  }
+  VSNAP_TRY(registry_save(entry, false));
+  if (common.json) {
+    print_json({{"name", entry.pool}, {"uuid", entry.uuid}, {"members", entry.members}});
+  } else if (!common.quiet) {
+    fmt::print("{}\n", entry.pool);
+  }
+  return 0;
+}
+
+Result<int> run_detach(const CommonOptions& common, const std::string& name) {
+  VSNAP_TRY(registry_find(name));
+  if (const auto daemon = live_daemon(Env::real(), name)) {
+    return failure(ErrorKind::busy, fmt::format("{0}: mounted at {1} by pid {2} (vsnap umount {0} first)", name,
+                                                daemon->mount_point, daemon->pid));
+  }
+  VSNAP_TRY(registry_remove(name));
+  if (common.json) print_json({{"name", name}});
+  return 0;
+}
+
+} // namespace
+
+void register_pool_members(Program& program) {
+  auto& add = program.add("add", "NAME MEMBER [--size SIZE] [--force]", "Add a member to a pool, also while it is mounted.",
+                          Takes::nothing, "pool");
+  auto add_options = std::make_shared<AddOptions>();
+  add.add_option("NAME", add_options->name)->required();
+  add.add_option("MEMBER", add_options->member)->required();
+  add.add_option("--size", add_options->size, "of a file that does not exist yet")->type_name("SIZE");
+  add.add_flag("--force", add_options->force, "also over a file system, partition table or another pool");
+  program.on(add, [add_options](const CommonOptions& common) { return run_add(common, *add_options); });
+
+  auto& attach = program.add("attach", "MEMBER...", "Make an existing pool known here.", Takes::nothing, "pool");
+  auto members = std::make_shared<std::vector<std::string>>();
+  attach.add_option("MEMBER", *members)->required();
+  program.on(attach, [members](const CommonOptions& common) { return run_attach(common, *members); });
+
+  auto& detach = program.add("detach", "NAME", "Forget a pool here; its members stay as they are.", Takes::nothing, "pool");
+  auto name = std::make_shared<std::string>();
+  detach.add_option("NAME", *name)->required();
+  program.on(detach, [name](const CommonOptions& common) { return run_detach(common, *name); });
+}
+
+} // namespace vsnap::cli

@@ -1,0 +1,35 @@
+// Where the members of a pool are found by its name: one small file a pool in the state directory. Nothing else is kept
+// there; everything about a pool is on its members, and `vsnap pool attach` makes the file anew.
+//
+// Invariants
+// 1. A file holds all of an entry or does not exist (written aside, synced, renamed).
+// 2. Member paths are absolute.
+// Threads: plain functions over files; concurrent processes see whole entries.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+
+namespace vsnap::cli {
+
+struct RegistryEntry {
+  std::string pool;
+  std::string uuid;
+  std::vector<std::string> members;
+};
+
+// VSNAP_STATE_DIR, /var/lib/vsnap (root), $XDG_STATE_HOME/vsnap, ~/.local/state/vsnap.
+[[nodiscard]] Result<std::string> state_dir();
+// not_found names the nearest pool that is known.
+[[nodiscard]] Result<RegistryEntry> registry_find(const std::string& pool);
+[[nodiscard]] Result<std::vector<std::string>> registry_list(); // names, sorted
+// must_be_new: busy with EEXIST where the name is taken.
+Result<> registry_save(const RegistryEntry& entry, bool must_be_new);
+Result<> registry_remove(const std::string& pool);
+
+// Without symbolic links in its directory; also of a file that does not exist yet.
+[[nodiscard]] Result<std::string> absolute_path(const std::string& path);
+
+} // namespace vsnap::cli

@@ -1,0 +1,53 @@
+// vsnap rename: gives a volume or a snapshot a new name.
+#include "cli/command.h"
+#include "cli/mount_table.h"
+#include "cli/output.h"
+#include "cli/pool_access.h"
+
+namespace vsnap::cli {
+namespace {
+
+struct Options {
+  std::string from;
+  std::string to;
+};
+
+// The new name alone, or written out in full; then everything but the last part must stay.
+Result<std::string> new_name(const Spec& from, const std::string& text) {
+  std::string_view name = text;
+  if (name.starts_with(from.pool + "/")) name.remove_prefix(from.pool.size() + 1);
+  if (from.view->is_snapshot()) {
+    if (name.starts_with(from.view->volume + "@")) name.remove_prefix(from.view->volume.size() + 1);
+    if (name.starts_with('@')) name.remove_prefix(1);
+  }
+  VSNAP_TRY(check_name(from.view->is_snapshot() ? "snapshot" : "volume", name));
+  return std::string(name);
+}
+
+Result<int> run(const CommonOptions& common, const Options& options) {
+  VSNAP_TRY_ASSIGN(const Spec from, resolve_view(options.from));
+  VSNAP_TRY_ASSIGN(const std::string to, new_name(from, options.to));
+  wire::ControlRequest request;
+  *request.mutable_rename()->mutable_from() = wire::to_wire(*from.view);
+  request.mutable_rename()->set_new_name(to);
+  VSNAP_TRY(ask_pool(from.pool, std::move(request)));
+  const ViewName name = from.view->is_snapshot() ? ViewName{from.view->volume, to} : ViewName{to, {}};
+  if (common.json) {
+    print_json({{"from", from.pool + "/" + from.view->text()}, {"to", from.pool + "/" + name.text()}});
+  } else if (common.verbose) {
+    fmt::print("renamed {0}/{1} to {0}/{2}\n", from.pool, from.view->text(), name.text());
+  }
+  return 0;
+}
+
+} // namespace
+
+void register_rename(Program& program) {
+  auto& command = program.add("rename", "POOL/VOL[@SNAP] NEWNAME", "Rename a volume or a snapshot.");
+  auto options = std::make_shared<Options>();
+  command.add_option("SPEC", options->from)->required();
+  command.add_option("NEWNAME", options->to)->required();
+  program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
+}
+
+} // namespace vsnap::cli

@@ -1,0 +1,87 @@
+// vsnap rm: removes snapshots and volumes.
+#include "cli/command.h"
+#include "cli/mount_table.h"
+#include "cli/output.h"
+#include "cli/pool_access.h"
+
+namespace vsnap::cli {
+namespace {
+
+struct Options {
+  std::vector<std::string> targets;
+  bool recursive = false;
+  bool wait = false;
+};
+
+Result<wire::ControlRequest> make_request(const Options& options, bool dry_run, std::string& pool) {
+  wire::ControlRequest request;
+  for (const std::string& target : options.targets) {
+    VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target));
+    if (!pool.empty() && spec.pool != pool) {
+      return failure(ErrorKind::usage, fmt::format("{}: not in pool {}: all or none needs one pool (run vsnap rm once for "
+                                                   "each)", target, pool));
+    }
+    pool = spec.pool;
+    *request.mutable_remove()->add_names() = wire::to_wire(*spec.view);
+  }
+  request.mutable_remove()->set_recursive(options.recursive);
+  request.mutable_remove()->set_dry_run(dry_run);
+  return request;
+}
+
+void print_plan(const CommonOptions& common, const std::string& pool, const RemovalPlan& plan) {
+  if (common.json) {
+    Json removed = Json::array();
+    for (const ViewName& name : plan.removed) removed.push_back(pool + "/" + name.text());
+    print_json({{"dry_run", common.dry_run}, {"removed", removed}, {"frees", plan.frees_bytes}});
+    return;
+  }
+  if (!common.dry_run && !common.verbose) return;
+  const char* would = common.dry_run ? "would " : "";
+  for (const ViewName& name : plan.removed) {
+    fmt::print("{}{} {}/{}\n", would, common.dry_run ? "remove" : "removed", pool, name.text());
+  }
+  fmt::print("{}{} {}\n", would, common.dry_run ? "free" : "frees", format_size(plan.frees_bytes));
+}
+
+Result<int> run(const CommonOptions& common, const Options& options) {
+  std::string pool;
+  VSNAP_TRY_ASSIGN(const auto request, make_request(options, common.dry_run, pool));
+  VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(pool));
+  if (options.recursive && !common.dry_run && !common.yes) {
+    VSNAP_TRY_ASSIGN(const auto preview_request, make_request(options, true, pool));
+    VSNAP_TRY_ASSIGN(const auto preview, access.call(preview_request));
+    const auto question = fmt::format("Remove {} volumes and snapshots of pool {}?", preview.removal().removed_size(), pool);
+    if (!confirmed(common, question, true)) return failure(ErrorKind::failed, ECANCELED, "rm: nothing was removed");
+  }
+  VSNAP_TRY_ASSIGN(const auto reply, access.call(request));
+  const RemovalPlan plan = wire::from_wire(reply.removal());
+  if (options.wait && !common.dry_run) {
+    CommandSink sink(common, "rm: freeing", ProgressUnit::bytes);
+    wire::ControlRequest wait;
+    wait.mutable_wait_removals();
+    if (const auto waited = access.call(std::move(wait), sink); !waited) {
+      Error error = waited.error();
+      error.message = fmt::format("{}: removed, but not all space is free yet: {}", pool, error.message);
+      return Failure(std::move(error));
+    }
+  }
+  VSNAP_TRY(access.close());
+  print_plan(common, pool, plan);
+  return 0;
+}
+
+} // namespace
+
+void register_rm(Program& program) {
+  auto& command = program.add("rm", "SPEC... [-r] [--wait]",
+                              "Remove snapshots and volumes; all or none. Space is freed in the background.",
+                              Takes::dry_run);
+  auto options = std::make_shared<Options>();
+  command.add_option("SPEC", options->targets)->required();
+  command.add_flag("-r", options->recursive, "volumes with their snapshots");
+  command.add_flag("--wait", options->wait, "return when the space is free");
+  program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
+}
+
+} // namespace vsnap::cli

@@ -1,0 +1,43 @@
+// vsnap snapshot: preserves the content of volumes at this moment.
+#include "cli/command.h"
+#include "cli/mount_table.h"
+#include "cli/output.h"
+#include "cli/pool_access.h"
+
+namespace vsnap::cli {
+namespace {
+
+Result<int> run(const CommonOptions& common, const std::vector<std::string>& targets) {
+  wire::ControlRequest request;
+  Json names = Json::array();
+  std::string pool;
+  for (const std::string& target : targets) {
+    VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target));
+    if (!pool.empty() && spec.pool != pool) {
+      return failure(ErrorKind::usage, fmt::format("{}: not in pool {}: one moment needs one pool (run vsnap snapshot once "
+                                                   "for each)", target, pool));
+    }
+    pool = spec.pool;
+    *request.mutable_snapshot()->add_names() = wire::to_wire(*spec.view);
+    names.push_back(pool + "/" + spec.view->text());
+  }
+  VSNAP_TRY(ask_pool(pool, std::move(request)));
+  if (common.json) {
+    print_json({{"snapshots", names}});
+  } else if (common.verbose) {
+    for (const Json& name : names) fmt::print("created {}\n", name.get<std::string>());
+  }
+  return 0;
+}
+
+} // namespace
+
+void register_snapshot(Program& program) {
+  auto& command = program.add("snapshot", "POOL/VOL@SNAP...",
+                              "Preserve volumes as they are now; several at one moment, all or none.");
+  auto targets = std::make_shared<std::vector<std::string>>();
+  command.add_option("SNAPSHOT", *targets)->required();
+  program.on(command, [targets](const CommonOptions& common) { return run(common, *targets); });
+}
+
+} // namespace vsnap::cli
