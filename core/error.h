@@ -45,19 +45,22 @@ using Failure = tl::unexpected<Error>;
 } // namespace vsnap
 
 // VSNAP_TRY(expr): returns the error of expr from the enclosing function, if it is one.
-#define VSNAP_TRY(expr)                                                        \
-  do {                                                                         \
-    if (auto vsnap_try_result = (expr); !vsnap_try_result) {                   \
-      return ::vsnap::Failure(std::move(vsnap_try_result).error());            \
-    }                                                                          \
+#define VSNAP_JOIN2(a, b) a##b
+#define VSNAP_JOIN(a, b) VSNAP_JOIN2(a, b)
+#define VSNAP_TRY(...) VSNAP_TRY_NAMED(VSNAP_JOIN(vsnap_result_, __COUNTER__), __VA_ARGS__)
+#define VSNAP_TRY_NAMED(name, ...)                                    \
+  do {                                                                \
+    if (auto name = (__VA_ARGS__); !name) {                           \
+      return ::vsnap::Failure(std::move(name).error());               \
+    }                                                                 \
   } while (false)
 
 // VSNAP_TRY_ASSIGN(declaration, expr): the same, and keeps the value.
-#define VSNAP_JOIN2(a, b) a##b
-#define VSNAP_JOIN(a, b) VSNAP_JOIN2(a, b)
-#define VSNAP_TRY_ASSIGN(declaration, expr)                                    \
-  auto VSNAP_JOIN(vsnap_value_, __LINE__) = (expr);                            \
-  if (!VSNAP_JOIN(vsnap_value_, __LINE__)) {                                   \
-    return ::vsnap::Failure(std::move(VSNAP_JOIN(vsnap_value_, __LINE__)).error()); \
-  }                                                                            \
-  declaration = std::move(*VSNAP_JOIN(vsnap_value_, __LINE__))
+#define VSNAP_TRY_ASSIGN(declaration, ...) \
+  VSNAP_TRY_ASSIGN_NAMED(VSNAP_JOIN(vsnap_value_, __COUNTER__), declaration, __VA_ARGS__)
+#define VSNAP_TRY_ASSIGN_NAMED(name, declaration, ...)     \
+  auto name = (__VA_ARGS__);                               \
+  if (!name) {                                             \
+    return ::vsnap::Failure(std::move(name).error());      \
+  }                                                        \
+  declaration = std::move(*name)

@@ -1,0 +1,218 @@
+#include "core/catalog.h"
+
+#include <fmt/format.h>
+
+namespace vsnap::catalog {
+namespace {
+
+Failure damaged(std::string_view what) {
+  return failure(ErrorKind::damaged, fmt::format("the catalog contradicts itself: {} (vsnap check)", what));
+}
+
+void bind_name(SQLite::Statement& s, int index, const std::string& name) {
+  if (name.empty()) s.bind(index);
+  else s.bind(index, name);
+}
+
+Result<> load_branches(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
+  SQLite::Statement s(db, "SELECT id, parent, parent_number, number, mapped FROM branch ORDER BY id");
+  while (s.executeStep()) {
+    auto branch = std::make_unique<Branch>();
+    branch->id = BranchId(static_cast<std::uint64_t>(s.getColumn(0).getInt64()));
+    if (!s.getColumn(1).isNull()) {
+      // A parent is older than its children: no cycle can be.
+      branch->parent = objects.branch(BranchId(static_cast<std::uint64_t>(s.getColumn(1).getInt64())));
+      if (branch->parent == nullptr) return damaged(fmt::format("branch {} has a parent that does not exist", branch->id.value()));
+      branch->parent_number = Version(static_cast<std::uint64_t>(s.getColumn(2).getInt64()));
+      branch->parent->pins.insert(branch->parent_number.value());
+    }
+    branch->number.store(static_cast<std::uint64_t>(s.getColumn(3).getInt64()));
+    branch->mapped.store(s.getColumn(4).getInt64());
+    objects.add_branch(std::move(branch));
+  }
+  return {};
+}
+
+Result<> load_volumes(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
+  SQLite::Statement s(db, "SELECT id, name, branch, size, created, modified, mode, uid, gid, trim FROM volume");
+  while (s.executeStep()) {
+    auto volume = std::make_shared<Object>();
+    volume->id = ObjectId(static_cast<std::uint64_t>(s.getColumn(0).getInt64()));
+    volume->name = s.getColumn(1).getString();
+    if (!volume->name.empty() && !valid_name(volume->name)) return damaged(fmt::format("bad volume name {}", quoted(volume->name)));
+    volume->branch = objects.branch(BranchId(static_cast<std::uint64_t>(s.getColumn(2).getInt64())));
+    if (volume->branch == nullptr) return damaged(fmt::format("volume {} has no branch", quoted(volume->name)));
+    volume->branch->has_head = true;
+    volume->size_bytes.store(static_cast<std::uint64_t>(s.getColumn(3).getInt64()));
+    volume->created_ns = s.getColumn(4).getInt64();
+    volume->modified_ns.store(s.getColumn(5).getInt64());
+    volume->mode = s.getColumn(6).getUInt();
+    volume->uid = s.getColumn(7).getUInt();
+    volume->gid = s.getColumn(8).getUInt();
+    if (!s.getColumn(9).isNull()) volume->trim = BlockIndex(static_cast<std::uint64_t>(s.getColumn(9).getInt64()));
+    if (objects.find(volume->id)) return damaged("two objects have one number");
+    objects.add(volume);
+  }
+  return {};
+}
+
+Result<> load_snapshots(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
+  SQLite::Statement s(db, "SELECT id, volume, name, branch, number, size, mapped, created FROM snapshot ORDER BY id");
+  while (s.executeStep()) {
+    auto snapshot = std::make_shared<Object>();
+    snapshot->id = ObjectId(static_cast<std::uint64_t>(s.getColumn(0).getInt64()));
+    snapshot->kind = ViewKind::snapshot;
+    snapshot->volume = objects.find(ObjectId(static_cast<std::uint64_t>(s.getColumn(1).getInt64())));
+    snapshot->name = s.getColumn(2).getString();
+    if (!snapshot->name.empty() && !valid_name(snapshot->name)) return damaged(fmt::format("bad snapshot name {}", quoted(snapshot->name)));
+    snapshot->branch = objects.branch(BranchId(static_cast<std::uint64_t>(s.getColumn(3).getInt64())));
+    if (!snapshot->volume || snapshot->branch == nullptr || objects.find(snapshot->id)) {
+      return damaged(fmt::format("snapshot {} has no volume, no branch or a number that is taken", quoted(snapshot->name)));
+    }
+    snapshot->number = Version(static_cast<std::uint64_t>(s.getColumn(4).getInt64()));
+    snapshot->size_bytes.store(static_cast<std::uint64_t>(s.getColumn(5).getInt64()));
+    snapshot->mapped_blocks = static_cast<std::uint64_t>(s.getColumn(6).getInt64());
+    snapshot->created_ns = s.getColumn(7).getInt64();
+    snapshot->modified_ns.store(snapshot->created_ns);
+    snapshot->branch->pins.insert(snapshot->number.value());
+    objects.add(snapshot);
+  }
+  return {};
+}
+
+} // namespace
+
+Result<> load(SQLite::Database& db, Objects& objects) {
+  MutexLock lock(objects.mutex());
+  VSNAP_TRY(load_branches(db, objects));
+  VSNAP_TRY(load_volumes(db, objects));
+  VSNAP_TRY(load_snapshots(db, objects));
+  for (Branch* branch : objects.branches()) {
+    if (!branch->pins.empty() && *branch->pins.rbegin() > branch->number.load() - (branch->has_head ? 1 : 0)) {
+      return damaged(fmt::format("branch {} has a snapshot from its future", branch->id.value()));
+    }
+    branch->set_floor();
+  }
+  return {};
+}
+
+std::uint64_t value(SQLite::Database& db, const char* key) {
+  SQLite::Statement s(db, "SELECT value FROM pool WHERE key = ?");
+  s.bind(1, key);
+  return s.executeStep() ? static_cast<std::uint64_t>(s.getColumn(0).getInt64()) : 0;
+}
+
+std::uint64_t take_number(SQLite::Database& db, const char* key) {
+  const std::uint64_t number = value(db, key);
+  SQLite::Statement s(db, "UPDATE pool SET value = value + 1 WHERE key = ?");
+  s.bind(1, key);
+  s.exec();
+  return number;
+}
+
+void insert_branch(SQLite::Database& db, const Branch& branch) {
+  SQLite::Statement s(db, "INSERT INTO branch(id, parent, parent_number, number, mapped) VALUES(?,?,?,?,?)");
+  s.bind(1, branch.id.sql());
+  if (branch.parent != nullptr) {
+    s.bind(2, branch.parent->id.sql());
+    s.bind(3, branch.parent_number.sql());
+  }
+  s.bind(4, branch.version().sql());
+  s.bind(5, branch.mapped.load());
+  s.exec();
+}
+
+void update_branch(SQLite::Database& db, BranchId branch, Version number) {
+  SQLite::Statement s(db, "UPDATE branch SET number = ? WHERE id = ?");
+  s.bind(1, number.sql());
+  s.bind(2, branch.sql());
+  s.exec();
+}
+
+void cut_parent(SQLite::Database& db, BranchId branch) {
+  SQLite::Statement s(db, "UPDATE branch SET parent = NULL, parent_number = NULL WHERE id = ?");
+  s.bind(1, branch.sql());
+  s.exec();
+}
+
+void set_mapped(SQLite::Database& db, BranchId branch, std::int64_t mapped) {
+  SQLite::Statement s(db, "UPDATE branch SET mapped = ? WHERE id = ?");
+  s.bind(1, mapped);
+  s.bind(2, branch.sql());
+  s.exec();
+}
+
+void delete_branch(SQLite::Database& db, BranchId branch) {
+  SQLite::Statement s(db, "DELETE FROM branch WHERE id = ?");
+  s.bind(1, branch.sql());
+  s.exec();
+}
+
+void insert_volume(SQLite::Database& db, const Object& volume) {
+  SQLite::Statement s(db, "INSERT INTO volume(id, name, branch, size, created, modified, mode, uid, gid) VALUES(?,?,?,?,?,?,?,?,?)");
+  s.bind(1, volume.id.sql());
+  bind_name(s, 2, volume.name);
+  s.bind(3, volume.branch->id.sql());
+  s.bind(4, static_cast<std::int64_t>(volume.size_bytes.load()));
+  s.bind(5, volume.created_ns);
+  s.bind(6, volume.modified_ns.load());
+  s.bind(7, volume.mode);
+  s.bind(8, volume.uid);
+  s.bind(9, volume.gid);
+  s.exec();
+}
+
+void update_volume(SQLite::Database& db, const Object& volume) {
+  SQLite::Statement s(db, "UPDATE volume SET size = ?, modified = ?, mode = ?, uid = ?, gid = ? WHERE id = ?");
+  s.bind(1, static_cast<std::int64_t>(volume.size_bytes.load()));
+  s.bind(2, volume.modified_ns.load());
+  s.bind(3, volume.mode);
+  s.bind(4, volume.uid);
+  s.bind(5, volume.gid);
+  s.bind(6, volume.id.sql());
+  s.exec();
+}
+
+void set_trim(SQLite::Database& db, ObjectId volume, std::optional<BlockIndex> from) {
+  SQLite::Statement s(db, "UPDATE volume SET trim = ? WHERE id = ?");
+  if (from) s.bind(1, from->sql());
+  s.bind(2, volume.sql());
+  s.exec();
+}
+
+void point_volume(SQLite::Database& db, ObjectId volume, BranchId branch, std::uint64_t size_bytes) {
+  SQLite::Statement s(db, "UPDATE volume SET branch = ?, size = ? WHERE id = ?");
+  s.bind(1, branch.sql());
+  s.bind(2, static_cast<std::int64_t>(size_bytes));
+  s.bind(3, volume.sql());
+  s.exec();
+}
+
+void insert_snapshot(SQLite::Database& db, const Object& snapshot) {
+  SQLite::Statement s(db, "INSERT INTO snapshot(id, volume, name, branch, number, size, mapped, created) VALUES(?,?,?,?,?,?,?,?)");
+  s.bind(1, snapshot.id.sql());
+  s.bind(2, snapshot.volume->id.sql());
+  bind_name(s, 3, snapshot.name);
+  s.bind(4, snapshot.branch->id.sql());
+  s.bind(5, snapshot.number.sql());
+  s.bind(6, static_cast<std::int64_t>(snapshot.size_bytes.load()));
+  s.bind(7, static_cast<std::int64_t>(snapshot.mapped_blocks));
+  s.bind(8, snapshot.created_ns);
+  s.exec();
+}
+
+void rename(SQLite::Database& db, const Object& object, const std::string& name) {
+  SQLite::Statement s(db, object.kind == ViewKind::volume ? "UPDATE volume SET name = ? WHERE id = ?"
+                                                          : "UPDATE snapshot SET name = ? WHERE id = ?");
+  bind_name(s, 1, name);
+  s.bind(2, object.id.sql());
+  s.exec();
+}
+
+void erase(SQLite::Database& db, const Object& object) {
+  SQLite::Statement s(db, object.kind == ViewKind::volume ? "DELETE FROM volume WHERE id = ?" : "DELETE FROM snapshot WHERE id = ?");
+  s.bind(1, object.id.sql());
+  s.exec();
+}
+
+} // namespace vsnap::catalog

@@ -1,0 +1,35 @@
+// The rows of volumes, snapshots, branches and single values: all statements on those tables.
+// Threads: only inside a body of Database::read() or write().
+#pragma once
+
+#include <SQLiteCpp/SQLiteCpp.h>
+
+#include <string>
+
+#include "core/error.h"
+#include "core/objects.h"
+
+namespace vsnap::catalog {
+
+// Everything into `objects`. Kind damaged where rows contradict each other.
+Result<> load(SQLite::Database& db, Objects& objects);
+
+std::uint64_t value(SQLite::Database& db, const char* key);
+// Returns the value and makes it one higher.
+std::uint64_t take_number(SQLite::Database& db, const char* key);
+
+void insert_branch(SQLite::Database& db, const Branch& branch);
+void update_branch(SQLite::Database& db, BranchId branch, Version number);
+void cut_parent(SQLite::Database& db, BranchId branch);
+void set_mapped(SQLite::Database& db, BranchId branch, std::int64_t mapped);
+void delete_branch(SQLite::Database& db, BranchId branch);
+
+void insert_volume(SQLite::Database& db, const Object& volume);
+void update_volume(SQLite::Database& db, const Object& volume); // size, times, mode, owner
+void set_trim(SQLite::Database& db, ObjectId volume, std::optional<BlockIndex> from);
+void point_volume(SQLite::Database& db, ObjectId volume, BranchId branch, std::uint64_t size_bytes);
+void insert_snapshot(SQLite::Database& db, const Object& snapshot);
+void rename(SQLite::Database& db, const Object& object, const std::string& name); // "": unlinked
+void erase(SQLite::Database& db, const Object& object);
+
+} // namespace vsnap::catalog

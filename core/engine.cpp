@@ -1,0 +1,294 @@
+#include "core/engine.h"
+
+#include <algorithm>
+#include <cstring>
+#include <fmt/format.h>
+
+#include "core/assert.h"
+#include "core/log.h"
+#include "core/schema.h"
+
+namespace vsnap {
+namespace {
+
+// Headroom in the catalog's segments: 1/64 of the pool, at least 512 pages (2 MiB), at most 16,384 (64 MiB).
+//
+// Why that is enough: at most `limit` records are pending (log_limit: a quarter of the target, at least 512). In the
+// worst case each falls into a full leaf of its own and splits it: one page more a record, but no more pages than the
+// index has leaves. With the smallest target, 512 records cannot add more than 512 pages, and to add that many they
+// would need 512 full leaves (2 MiB of index), at which size half of the splits share a leaf: at most 256 pages, half
+// the target, which is where writes are refused.
+constexpr std::uint64_t kMinHeadroomBlocks = 512;
+constexpr std::uint64_t kMaxHeadroomBlocks = 16384;
+
+// The WAL: 1/64 of the pool, 1 to 16 MiB. It starts anew at a quarter; a transaction dirties at most a leaf, two split
+// pages and a bitmap row (two pages) for each change, so that a 1/16 of its frames in changes always fits.
+constexpr std::uint64_t kMinWalBlocks = 256;
+constexpr std::uint64_t kMaxWalBlocks = 4096;
+
+std::uint64_t wal_blocks(std::uint64_t pool_blocks) { return std::clamp(pool_blocks / 64, kMinWalBlocks, kMaxWalBlocks); }
+std::uint64_t headroom_blocks(std::uint64_t pool_blocks) {
+  return std::clamp(pool_blocks / 64, kMinHeadroomBlocks, kMaxHeadroomBlocks);
+}
+std::uint64_t log_limit(std::uint64_t pool_blocks) { return std::max<std::uint64_t>(512, headroom_blocks(pool_blocks) / 4); }
+
+} // namespace
+
+Engine::Engine(Env& env, std::unique_ptr<MemberSet> members, std::uint64_t cache_bytes)
+    : env_(env), cache_bytes_(cache_bytes), members_(std::move(members)) {}
+
+Engine::~Engine() {
+  cache_.reset();
+  index_.reset();
+  db_.reset();
+  vfs_.reset();
+}
+
+std::uint64_t Engine::headroom_target_blocks() const { return headroom_blocks(pool_blocks_.load()); }
+
+Result<> Engine::start(bool fresh) {
+  const Superblock layout = members_->layout();
+  for (const RosterEntry& member : layout.roster) {
+    allocator_.add_member(member.blocks, format::kHeaderBlocks);
+    pool_blocks_ += member.blocks;
+  }
+  for (const MetadataSegment& segment : layout.segments) {
+    if (!allocator_.take_metadata(segment.run)) {
+      return failure(ErrorKind::damaged, "metadata segments overlap (restore the members from a copy)");
+    }
+  }
+  vfs_ = std::make_unique<MetadataVfs>(*members_, allocator_);
+  VSNAP_TRY(vfs_->load());
+  if (fresh) {
+    const std::uint64_t headroom = headroom_target_blocks();
+    VSNAP_TRY(vfs_->grow(MetadataFile::catalog, BlockCount(headroom + headroom / 4)));
+    VSNAP_TRY(vfs_->grow(MetadataFile::wal, BlockCount(wal_blocks(pool_blocks_))));
+  }
+  VSNAP_TRY_ASSIGN(db_, Database::open(MetadataVfs::kDatabaseFile, vfs_->vfs_name(),
+                                       static_cast<int>(wal_blocks(pool_blocks_) / 4)));
+  return {};
+}
+
+Result<> Engine::create_catalog() {
+  VSNAP_TRY(start(true));
+  VSNAP_TRY(db_->write([](SQLite::Database& db) -> Result<> {
+    db.exec(schema::kCreate);
+    db.exec(fmt::format("PRAGMA application_id={}", schema::kApplicationId));
+    db.exec(fmt::format("PRAGMA user_version={}", schema::kVersion));
+    // Object 1 would be the inode of the mount's root.
+    db.exec("INSERT INTO pool(key, value) VALUES('generation', 1), ('next_object', 2), ('next_branch', 1)");
+    return {};
+  }));
+  return checkpoint();
+}
+
+Result<> Engine::open_catalog(bool for_check) {
+  VSNAP_TRY(start(false));
+  bool sound = true;
+  VSNAP_TRY(db_->read([&](SQLite::Database& db) -> Result<> {
+    if (db.execAndGet("PRAGMA application_id").getInt() != schema::kApplicationId) {
+      return failure(ErrorKind::damaged, "the catalog is missing or not a catalog (restore the members from a copy)");
+    }
+    if (const int version = db.execAndGet("PRAGMA user_version").getInt(); version != schema::kVersion) {
+      return failure(ErrorKind::failed, fmt::format("catalog version {}; this vsnap knows version {}", version, schema::kVersion));
+    }
+    index_ = std::make_unique<ExtentIndex>(db);
+    index_->load_space([&](const SpaceGroup& group) { sound = allocator_.load_group(group) && sound; });
+    return {};
+  }));
+  if (!sound && !for_check) {
+    return failure(ErrorKind::damaged, "the catalog's record of used space contradicts the members (vsnap check --repair)");
+  }
+  log_ = std::make_unique<ChangeLog>(log_limit(pool_blocks_));
+  cache_ = std::make_unique<RegionCache>(*db_, *index_, grace_, cache_bytes_);
+  MutexLock lock(commit_mutex_);
+  keep_headroom();
+  return {};
+}
+
+void Engine::note_member_added(std::uint64_t blocks) {
+  allocator_.add_member(blocks, format::kHeaderBlocks);
+  pool_blocks_ += blocks;
+  MutexLock lock(commit_mutex_);
+  keep_headroom();
+}
+
+std::optional<PlaceRun> Engine::allocate(BlockCount wanted, std::optional<Place> near, std::uint64_t phase) {
+  if (metadata_low()) return std::nullopt;
+  return allocator_.allocate(wanted, near, phase);
+}
+
+Result<> Engine::check_writable() const {
+  if (!failed_.load(std::memory_order_acquire) && !members_->flush_failed()) return {};
+  return failure(ErrorKind::failed, EIO, fmt::format("the pool takes no changes: {}", health()));
+}
+
+std::string Engine::health() const {
+  MutexLock lock(failure_mutex_);
+  if (!failure_.empty()) return failure_;
+  if (members_->flush_failed()) return "a flush failed: unmount the pool and run vsnap check";
+  return "ok";
+}
+
+void Engine::fail(const std::string& why) {
+  MutexLock lock(failure_mutex_);
+  if (failure_.empty()) {
+    failure_ = why;
+    log::error("the pool takes no more changes: {}", why);
+  }
+  failed_.store(true, std::memory_order_release);
+}
+
+// ---- commit ----
+
+Result<> Engine::commit() {
+  MutexLock lock(commit_mutex_);
+  return commit_with({});
+}
+
+Result<> Engine::sync() {
+  const std::uint64_t wanted = log_->last();
+  if (committed_.load(std::memory_order_acquire) >= wanted && !failed_.load()) return members_->flush_data();
+  MutexLock lock(commit_mutex_);
+  if (committed_.load(std::memory_order_acquire) >= wanted && !failed_.load()) return members_->flush_data();
+  return commit_with({});
+}
+
+Result<> Engine::commit_with(const Step& step) {
+  VSNAP_TRY(check_writable());
+  log_->take(net_);
+  VSNAP_TRY(members_->flush_data());
+  std::vector<PlaceRun> freed;
+  Result<> finished;
+  for (bool more = true; more && finished;) {
+    // A step may refuse; then the changes before it must stand on their own.
+    const bool last = net_.size() <= batch_changes() && (net_.by_branch.empty() || !step);
+    finished = apply_batch(last, last ? step : Step(), freed);
+    more = !last;
+  }
+  if (finished) {
+    committed_.store(net_.sequence, std::memory_order_release);
+    cache_->set_committed(net_.sequence);
+  }
+  release(freed);
+  cache_->collect();
+  keep_headroom();
+  return finished;
+}
+
+std::uint64_t Engine::batch_changes() const { return wal_blocks(pool_blocks_) / 16; }
+
+// One transaction, with no more changes than the WAL certainly holds.
+Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>& freed) {
+  std::vector<std::pair<BranchId, BlockIndex>> applied;
+  std::vector<PlaceRun> freed_here;
+  auto done = db_->write([&](SQLite::Database& db) -> Result<> {
+    for (const auto& [branch, changes] : net_.by_branch) {
+      for (const auto& [start, change] : changes) {
+        if (applied.size() >= batch_changes()) break;
+        index_->apply(change, allocator_, freed_here);
+        applied.emplace_back(branch, start);
+      }
+    }
+    index_->store_space(allocator_.take_changed_groups());
+    // Between the batches of one commit the counts of mapped blocks are behind; an open that finds it so counts anew.
+    if (!last && !recount_set_) db.exec("INSERT OR REPLACE INTO pool(key, value) VALUES('recount', 1)");
+    if (!last) return {};
+    if (recount_set_) db.exec("DELETE FROM pool WHERE key = 'recount'");
+    return store_figures(db, step);
+  });
+  if (!done) {
+    // The step's own refusal leaves everything as it was; the allocator knows better only where changes were applied.
+    if (!applied.empty() || done.error().errno_value == EIO || done.error().kind == ErrorKind::damaged) {
+      fail(done.error().message);
+    }
+    return done;
+  }
+  recount_set_ = !last;
+  for (const auto& [branch, start] : applied) {
+    auto& changes = net_.by_branch[branch];
+    changes.erase(start);
+    if (changes.empty()) net_.by_branch.erase(branch);
+  }
+  freed.insert(freed.end(), freed_here.begin(), freed_here.end());
+  if (last) {
+    net_.mapped_change.clear();
+    // Places that no transaction ever named: nobody but in-flight I/O can know them.
+    freed.insert(freed.end(), net_.overtaken.begin(), net_.overtaken.end());
+    net_.overtaken.clear();
+  }
+  return {};
+}
+
+Result<> Engine::store_figures(SQLite::Database& db, const Step& step) {
+  SQLite::Statement mapped(db, "UPDATE branch SET mapped = mapped + ? WHERE id = ?");
+  for (const auto& [branch, change] : net_.mapped_change) {
+    if (change == 0) continue;
+    mapped.bind(1, change);
+    mapped.bind(2, branch.sql());
+    mapped.exec();
+    mapped.reset();
+  }
+  if (extra_step_) VSNAP_TRY(extra_step_(db));
+  if (step) VSNAP_TRY(step(db));
+  return {};
+}
+
+Result<> Engine::transact(const std::function<Result<>(SQLite::Database&, std::vector<PlaceRun>&)>& body) {
+  VSNAP_TRY(check_writable());
+  std::vector<PlaceRun> freed;
+  auto done = db_->write([&](SQLite::Database& db) -> Result<> {
+    VSNAP_TRY(body(db, freed));
+    index_->store_space(allocator_.take_changed_groups());
+    return {};
+  });
+  if (!done) {
+    fail(done.error().message);
+    return done;
+  }
+  release(freed);
+  return {};
+}
+
+void Engine::release(std::vector<PlaceRun>& freed) {
+  if (freed.empty()) return;
+  grace_.synchronize();
+  for (const PlaceRun& run : freed) {
+    // A sparse image file or a thin device gets long runs back; short ones are about to be used again.
+    if (run.count.value() >= kNeighbourhoodBlocks) members_->discard(run);
+    allocator_.release(run);
+  }
+  freed.clear();
+}
+
+void Engine::keep_headroom() {
+  const auto used = db_->read([](SQLite::Database& db) -> Result<std::uint64_t> {
+    return static_cast<std::uint64_t>(db.execAndGet("PRAGMA page_count").getInt64() -
+                                      db.execAndGet("PRAGMA freelist_count").getInt64());
+  });
+  if (!used) return;
+  metadata_used_bytes_.store(*used * kBlockBytes);
+  const std::uint64_t target = headroom_target_blocks();
+  const auto unused = [&] { return vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes - std::min(
+                                *used, vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes); };
+  while (unused() < target) {
+    const std::uint64_t quarter = vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes / 4;
+    if (!vfs_->grow(MetadataFile::catalog, BlockCount(std::max<std::uint64_t>(quarter, 256)))) break;
+  }
+  metadata_low_.store(unused() < target / 2, std::memory_order_relaxed);
+}
+
+SpaceInfo Engine::space() {
+  SpaceInfo info;
+  info.size_bytes = pool_blocks_.load() * kBlockBytes;
+  const std::uint64_t free = allocator_.free_blocks();
+  const std::uint64_t metadata = vfs_->segment_blocks() + members_->count() * format::kHeaderBlocks;
+  info.metadata_bytes = metadata * kBlockBytes;
+  info.metadata_used_bytes = metadata_used_bytes_.load() + members_->count() * format::kHeaderBytes;
+  info.free_bytes = free * kBlockBytes;
+  info.data_bytes = info.size_bytes - info.free_bytes - info.metadata_bytes;
+  info.available_bytes = metadata_low() ? 0 : info.free_bytes;
+  return info;
+}
+
+} // namespace vsnap

@@ -1,0 +1,112 @@
+// The engine of an open pool: members, allocator, catalog, maps in memory and the commit that ties them together.
+// Views do their I/O through it; configuration operations hang their catalog changes onto its commit.
+//
+// Invariants
+// 1. The catalog changes only under commit_mutex().
+// 2. commit(): members are flushed before the catalog names what was written to them; a place that the catalog no
+//    longer names is released after the transaction is durable and a grace period has passed.
+// 3. After a failed flush or commit the pool takes no more changes (failure()); what is in memory stays readable.
+// 4. There is always room in the metadata segments for the changes that were accepted: writes that need a new place
+//    or row are refused (ENOSPC) once the headroom is half used and cannot grow; removal never is.
+// Threads: any; commit_mutex() is the outermost lock but for the pool's configuration lock.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/allocator.h"
+#include "core/change_log.h"
+#include "core/database.h"
+#include "core/description.h"
+#include "core/env.h"
+#include "core/extent_index.h"
+#include "core/grace.h"
+#include "core/member_set.h"
+#include "core/metadata_vfs.h"
+#include "core/region_cache.h"
+
+namespace vsnap {
+
+class Engine {
+ public:
+  // Part of a transaction: may change rows, returns an error to roll it back.
+  using Step = std::function<Result<>(SQLite::Database&)>;
+
+  Engine(Env& env, std::unique_ptr<MemberSet> members, std::uint64_t cache_bytes);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  Result<> create_catalog();
+  Result<> open_catalog(bool for_check); // reads the space table; kind damaged where it contradicts itself
+  // What every transaction stores besides: sizes and times of volumes that changed.
+  void set_extra_step(Step step) { extra_step_ = std::move(step); }
+
+  Mutex& commit_mutex() VSNAP_THREAD_ANNOTATION(lock_returned(commit_mutex_)) { return commit_mutex_; }
+  // Makes everything durable that was written or changed before the call.
+  Result<> commit() VSNAP_EXCLUDES(commit_mutex_);
+  // The same, and `step` with it in the last transaction: all of it or nothing of the step.
+  Result<> commit_with(const Step& step) VSNAP_REQUIRES(commit_mutex_);
+  // A transaction of its own that frees places (sweeps): released like those of a commit.
+  Result<> transact(const std::function<Result<>(SQLite::Database&, std::vector<PlaceRun>& freed)>& body)
+      VSNAP_REQUIRES(commit_mutex_);
+  // Only changes that the log has; a flush of the members where it has none.
+  Result<> sync() VSNAP_EXCLUDES(commit_mutex_);
+
+  // nullopt: no space, now; a commit may bring some back.
+  [[nodiscard]] std::optional<PlaceRun> allocate(BlockCount wanted, std::optional<Place> near, std::uint64_t phase);
+  // Records up to this number are in the catalog.
+  [[nodiscard]] std::uint64_t committed() const { return committed_.load(std::memory_order_acquire); }
+  [[nodiscard]] bool metadata_low() const { return metadata_low_.load(std::memory_order_relaxed); }
+  [[nodiscard]] Result<> check_writable() const; // EIO / EROFS with the reason
+  [[nodiscard]] std::string health() const;
+  void fail(const std::string& why);
+  [[nodiscard]] SpaceInfo space();
+  void note_member_added(std::uint64_t blocks);
+
+  MemberSet& members() { return *members_; }
+  Allocator& allocator() { return allocator_; }
+  Database& db() { return *db_; }
+  ExtentIndex& index() { return *index_; }
+  ChangeLog& log() { return *log_; }
+  Grace& grace() { return grace_; }
+  RegionCache& cache() { return *cache_; }
+  Env& env() { return env_; }
+  Result<> checkpoint() { return db_->checkpoint(); }
+
+ private:
+  Result<> start(bool fresh);
+  Result<> apply_batch(bool last, const Step& step, std::vector<PlaceRun>& freed) VSNAP_REQUIRES(commit_mutex_);
+  Result<> store_figures(SQLite::Database& db, const Step& step) VSNAP_REQUIRES(commit_mutex_);
+  [[nodiscard]] std::uint64_t batch_changes() const;
+  void release(std::vector<PlaceRun>& freed) VSNAP_REQUIRES(commit_mutex_);
+  void keep_headroom() VSNAP_REQUIRES(commit_mutex_);
+  [[nodiscard]] std::uint64_t headroom_target_blocks() const;
+
+  Env& env_;
+  const std::uint64_t cache_bytes_;
+  std::unique_ptr<MemberSet> members_;
+  Allocator allocator_;
+  std::unique_ptr<MetadataVfs> vfs_;
+  std::unique_ptr<Database> db_;
+  std::unique_ptr<ExtentIndex> index_;
+  std::unique_ptr<ChangeLog> log_;
+  Grace grace_;
+  std::unique_ptr<RegionCache> cache_;
+  Step extra_step_;
+
+  Mutex commit_mutex_;
+  NetChanges net_ VSNAP_GUARDED_BY(commit_mutex_);
+  bool recount_set_ VSNAP_GUARDED_BY(commit_mutex_) = false; // the catalog's mapped counts are behind
+  std::atomic<std::uint64_t> committed_{0};
+  std::atomic<bool> metadata_low_{false};
+  std::atomic<std::uint64_t> metadata_used_bytes_{0};
+  std::atomic<std::uint64_t> pool_blocks_{0};
+  mutable Mutex failure_mutex_;
+  std::string failure_ VSNAP_GUARDED_BY(failure_mutex_);
+  std::atomic<bool> failed_{false};
+};
+
+} // namespace vsnap

@@ -1,0 +1,282 @@
+#include "core/extent_index.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "core/assert.h"
+
+namespace vsnap {
+namespace {
+
+// A statement left in the middle keeps its read transaction open, and the WAL could never start anew.
+class Run {
+ public:
+  explicit Run(SQLite::Statement& s) : s_(s) {}
+  ~Run() { s_.tryReset(); }
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+  bool step() { return s_.executeStep(); }
+  [[nodiscard]] SQLite::Column column(int i) { return s_.getColumn(i); }
+  SQLite::Statement& statement() { return s_; }
+
+ private:
+  SQLite::Statement& s_;
+};
+
+std::uint64_t unsigned_column(SQLite::Statement& s, int i) { return static_cast<std::uint64_t>(s.getColumn(i).getInt64()); }
+
+bool has_place(BlockKind kind) { return kind != BlockKind::hole; }
+
+ExtentRow part_of(const ExtentRow& row, BlockIndex from, BlockIndex to) {
+  ExtentRow part = row;
+  part.start = from;
+  part.count = to - from;
+  if (has_place(row.kind)) part.place = row.place + (from - row.start);
+  return part;
+}
+
+} // namespace
+
+ExtentIndex::ExtentIndex(SQLite::Database& db) : db_(db) {}
+
+SQLite::Statement& ExtentIndex::prepared(std::unique_ptr<SQLite::Statement>& slot, const char* sql) {
+  if (!slot) slot = std::make_unique<SQLite::Statement>(db_, sql);
+  return *slot;
+}
+
+// Columns: start, born, count, kind, member, physical.
+ExtentRow ExtentIndex::row_of(SQLite::Statement& s) {
+  ExtentRow row;
+  row.start = BlockIndex(unsigned_column(s, 0));
+  row.born = unsigned_column(s, 1);
+  row.count = BlockCount(unsigned_column(s, 2));
+  row.kind = static_cast<BlockKind>(s.getColumn(3).getInt());
+  if (has_place(row.kind)) row.place = Place(s.getColumn(4).getUInt(), unsigned_column(s, 5));
+  // A row that contradicts itself is damage, not a reason to read somewhere else.
+  const std::uint64_t in_region = row.start.value() % kRegionBlocks;
+  if (row.count.value() == 0 || row.count.value() > kRegionBlocks - in_region || row.kind < BlockKind::data ||
+      row.kind > BlockKind::hole) {
+    throw SQLite::Exception("extent row out of bounds", 11 /* SQLITE_CORRUPT */);
+  }
+  return row;
+}
+
+void ExtentIndex::load_region(const Branch& branch, Version number, std::optional<std::int64_t> head_floor, Region& region) {
+  // Blocks still to be found, and of those that were found in this link the age of what was found.
+  thread_local std::array<std::int64_t, kRegionBlocks> born;
+  thread_local std::array<bool, kRegionBlocks> settled;
+  settled.fill(false);
+  std::uint64_t open = kRegionBlocks;
+  const std::uint64_t base = first_block(region.index()).value();
+  std::uint64_t seen_number = number.value();
+  for (const Branch* link = &branch; link != nullptr && open > 0; link = link->parent) {
+    born.fill(-1);
+    auto& s = prepared(view_rows_,
+                       "SELECT start, born, count, kind, member, physical FROM extent "
+                       "WHERE branch = ? AND start >= ? AND start < ? AND born <= ? ORDER BY start, born");
+    s.bind(1, link->id.sql());
+    s.bind(2, static_cast<std::int64_t>(base));
+    s.bind(3, static_cast<std::int64_t>(base + kRegionBlocks));
+    s.bind(4, static_cast<std::int64_t>(seen_number));
+    Run run(s);
+    while (run.step()) {
+      const ExtentRow row = row_of(s);
+      const bool own = link == &branch && head_floor && static_cast<std::int64_t>(row.born) > *head_floor;
+      for (std::uint64_t i = 0; i < row.count.value(); ++i) {
+        const std::uint64_t block = row.start.value() - base + i;
+        if (settled[block] || static_cast<std::int64_t>(row.born) < born[block]) continue;
+        if (born[block] < 0) --open;
+        born[block] = static_cast<std::int64_t>(row.born);
+        region.set_entry(block, Entry(row.kind, has_place(row.kind) ? row.place + BlockCount(i) : Place(), own));
+      }
+    }
+    for (std::uint64_t block = 0; block < kRegionBlocks; ++block) settled[block] = settled[block] || born[block] >= 0;
+    seen_number = link->parent_number.value();
+  }
+}
+
+std::vector<ExtentRow> ExtentIndex::rows(BranchId branch, RegionIndex region) {
+  auto& s = prepared(region_rows_, "SELECT start, born, count, kind, member, physical FROM extent "
+                                   "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start, born");
+  s.bind(1, branch.sql());
+  s.bind(2, first_block(region).sql());
+  s.bind(3, first_block(region).sql() + static_cast<std::int64_t>(kRegionBlocks));
+  Run run(s);
+  std::vector<ExtentRow> rows;
+  while (run.step()) rows.push_back(row_of(s));
+  return rows;
+}
+
+std::optional<RegionIndex> ExtentIndex::next_region(BranchId branch, RegionIndex from) {
+  auto& s = prepared(next_row_, "SELECT start FROM extent WHERE branch = ? AND start >= ? ORDER BY start LIMIT 1");
+  s.bind(1, branch.sql());
+  s.bind(2, first_block(from).sql());
+  Run run(s);
+  if (!run.step()) return std::nullopt;
+  return region_of(BlockIndex(unsigned_column(s, 0)));
+}
+
+bool ExtentIndex::has_rows(BranchId branch) { return next_region(branch, RegionIndex(0)).has_value(); }
+
+std::uint64_t ExtentIndex::count_rows() {
+  return static_cast<std::uint64_t>(db_.execAndGet("SELECT count(*) FROM extent").getInt64());
+}
+
+std::uint64_t ExtentIndex::count_rows(BranchId branch) {
+  SQLite::Statement s(db_, "SELECT count(*) FROM extent WHERE branch = ?");
+  s.bind(1, branch.sql());
+  return s.executeStep() ? unsigned_column(s, 0) : 0;
+}
+
+void ExtentIndex::insert(BranchId branch, const ExtentRow& row) {
+  VSNAP_ASSERT(row.count.value() > 0 && row.start.value() % kRegionBlocks + row.count.value() <= kRegionBlocks);
+  auto& s = prepared(insert_, "INSERT INTO extent(branch, start, born, count, kind, member, physical) VALUES(?,?,?,?,?,?,?)");
+  s.bind(1, branch.sql());
+  s.bind(2, row.start.sql());
+  s.bind(3, static_cast<std::int64_t>(row.born));
+  s.bind(4, row.count.sql());
+  s.bind(5, static_cast<int>(row.kind));
+  if (has_place(row.kind)) {
+    s.bind(6, row.place.member());
+    s.bind(7, static_cast<std::int64_t>(row.place.block()));
+  } else {
+    s.bind(6);
+    s.bind(7);
+  }
+  Run(s).step();
+}
+
+void ExtentIndex::remove(BranchId branch, const ExtentRow& row) {
+  auto& s = prepared(delete_, "DELETE FROM extent WHERE branch = ? AND start = ? AND born = ?");
+  s.bind(1, branch.sql());
+  s.bind(2, row.start.sql());
+  s.bind(3, static_cast<std::int64_t>(row.born));
+  Run(s).step();
+}
+
+void ExtentIndex::cut_own_rows(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
+                               std::vector<PlaceRun>& kept) {
+  const BlockIndex end = change.start + change.count;
+  std::vector<ExtentRow> overlapping;
+  {
+    auto& s = prepared(before_, "SELECT start, born, count, kind, member, physical FROM extent "
+                                "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start DESC, born DESC");
+    s.bind(1, change.branch.sql());
+    s.bind(2, first_block(region_of(change.start)).sql());
+    s.bind(3, end.sql());
+    Run run(s);
+    while (run.step()) {
+      const ExtentRow row = row_of(s);
+      if (static_cast<std::int64_t>(row.born) <= change.floor) continue;
+      if (row.end() <= change.start) break; // own rows do not overlap: none further left can reach here
+      overlapping.push_back(row);
+    }
+  }
+  for (const ExtentRow& row : overlapping) {
+    remove(change.branch, row);
+    const BlockIndex from = std::max(row.start, change.start);
+    const BlockIndex to = std::min(row.end(), end);
+    if (row.start < from) insert(change.branch, part_of(row, row.start, from));
+    if (to < row.end()) insert(change.branch, part_of(row, to, row.end()));
+    if (!has_place(row.kind)) continue;
+    const PlaceRun run{row.place + (from - row.start), to - from};
+    if (has_place(change.kind) && run.start == change.place + (from - change.start)) {
+      kept.push_back(run);
+    } else {
+      allocator.set_durable(run, false);
+      freed.push_back(run);
+    }
+  }
+}
+
+// Makes the row that ends where the change starts longer, if it is of the same age and lies just before it.
+bool ExtentIndex::extend_left(const MapChange& change) {
+  if (change.start.value() % kRegionBlocks == 0) return false;
+  ExtentRow left;
+  {
+    auto& s = prepared(before_, "");
+    s.bind(1, change.branch.sql());
+    s.bind(2, first_block(region_of(change.start)).sql());
+    s.bind(3, change.start.sql());
+    Run run(s);
+    if (!run.step()) return false;
+    left = row_of(s);
+  }
+  if (left.end() != change.start || left.born != change.born.value() || left.kind != change.kind) return false;
+  if (has_place(change.kind) && left.place + left.count != change.place) return false;
+  auto& s = prepared(grow_, "UPDATE extent SET count = ? WHERE branch = ? AND start = ? AND born = ?");
+  s.bind(1, (left.count + change.count).sql());
+  s.bind(2, change.branch.sql());
+  s.bind(3, left.start.sql());
+  s.bind(4, static_cast<std::int64_t>(left.born));
+  Run(s).step();
+  return true;
+}
+
+void ExtentIndex::apply(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed) {
+  std::vector<PlaceRun> kept; // places of the change that a row named already
+  if (!before_) {
+    prepared(before_, "SELECT start, born, count, kind, member, physical FROM extent "
+                      "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start DESC, born DESC");
+  }
+  if (!change.fresh) cut_own_rows(change, allocator, freed, kept);
+  if (change.kind == BlockKind::hole && !change.keep_hole) return;
+  if (!extend_left(change)) {
+    insert(change.branch, {change.start, change.born.value(), change.count, change.kind, change.place});
+  }
+  if (!has_place(change.kind)) return;
+  std::sort(kept.begin(), kept.end(), [](const PlaceRun& a, const PlaceRun& b) { return a.start < b.start; });
+  Place at = change.place;
+  const Place end = change.place + change.count;
+  for (const PlaceRun& run : kept) {
+    if (at < run.start) allocator.set_durable({at, BlockCount(run.start.block() - at.block())}, true);
+    at = run.start + run.count;
+  }
+  if (at < end) allocator.set_durable({at, BlockCount(end.block() - at.block())}, true);
+}
+
+void ExtentIndex::store_space(const std::vector<SpaceGroup>& groups) {
+  auto& s = prepared(space_store_, "INSERT INTO space(member, part, bitmap) VALUES(?,?,?) "
+                                   "ON CONFLICT(member, part) DO UPDATE SET bitmap = excluded.bitmap");
+  for (const SpaceGroup& group : groups) {
+    s.bind(1, group.member);
+    s.bind(2, static_cast<std::int64_t>(group.group));
+    s.bindNoCopy(3, group.bitmap.data(), static_cast<int>(group.bitmap.size()));
+    Run(s).step();
+  }
+}
+
+void ExtentIndex::load_space(const std::function<void(const SpaceGroup&)>& each) {
+  SQLite::Statement s(db_, "SELECT member, part, bitmap FROM space");
+  while (s.executeStep()) {
+    const SQLite::Column blob = s.getColumn(2);
+    SpaceGroup group{s.getColumn(0).getUInt(), unsigned_column(s, 1), {}};
+    group.bitmap.resize(static_cast<std::size_t>(blob.getBytes()));
+    if (!group.bitmap.empty()) std::memcpy(group.bitmap.data(), blob.getBlob(), group.bitmap.size());
+    each(group);
+  }
+}
+
+void ExtentIndex::start_sweep(BranchId branch) { set_sweep(branch, BlockIndex(0)); }
+
+void ExtentIndex::set_sweep(BranchId branch, BlockIndex next) {
+  SQLite::Statement s(db_, "INSERT INTO sweep(branch, next) VALUES(?,?) ON CONFLICT(branch) DO UPDATE SET next = excluded.next");
+  s.bind(1, branch.sql());
+  s.bind(2, next.sql());
+  s.exec();
+}
+
+void ExtentIndex::end_sweep(BranchId branch) {
+  SQLite::Statement s(db_, "DELETE FROM sweep WHERE branch = ?");
+  s.bind(1, branch.sql());
+  s.exec();
+}
+
+std::optional<std::pair<BranchId, BlockIndex>> ExtentIndex::first_sweep() {
+  SQLite::Statement s(db_, "SELECT branch, next FROM sweep ORDER BY branch LIMIT 1");
+  if (!s.executeStep()) return std::nullopt;
+  return std::pair(BranchId(unsigned_column(s, 0)), BlockIndex(unsigned_column(s, 1)));
+}
+
+} // namespace vsnap

@@ -1,0 +1,286 @@
+#include "core/member_set.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fmt/format.h>
+#include <thread>
+
+#include "core/assert.h"
+#include "core/log.h"
+#include "core/names.h"
+
+namespace vsnap {
+
+Result<Superblock> newest_superblock(File& file, const std::string& path, std::vector<std::string>* remarks) {
+  std::optional<Superblock> newest;
+  std::optional<Error> refusal;
+  bool magic = false;
+  for (std::size_t copy = 0; copy < format::kSuperblockOffsets.size(); ++copy) {
+    std::vector<std::byte> raw(format::kSuperblockBytes);
+    const std::uint64_t offset = format::kSuperblockOffsets[copy];
+    if (file.size_bytes() < offset + raw.size()) continue;
+    VSNAP_TRY(file.read_at(offset, raw));
+    magic = magic || has_superblock_magic(raw);
+    auto decoded = decode_superblock(raw);
+    if (!decoded) {
+      if (decoded.error().kind == ErrorKind::failed) refusal = decoded.error();
+      if (remarks != nullptr) {
+        remarks->push_back(fmt::format("{}: superblock copy {}: {}", path, copy == 0 ? 'A' : 'B', decoded.error().message));
+      }
+      continue;
+    }
+    if (!newest || decoded->sequence > newest->sequence) newest = std::move(*decoded);
+  }
+  if (newest) return *newest;
+  if (refusal) return failure(refusal->kind, fmt::format("{}: {}", path, refusal->message));
+  if (magic) {
+    return failure(ErrorKind::damaged, fmt::format("{}: both copies of the superblock are damaged (restore the member "
+                                                   "from a copy)", path));
+  }
+  return failure(ErrorKind::not_found, fmt::format("{}: not a member of a pool (vsnap pool create makes one)", path));
+}
+
+Result<> lock_member(Env& env, File& file, const std::string& path, int wait_ms) {
+  const std::int64_t until_ns = env.monotonic_ns() + static_cast<std::int64_t>(wait_ms) * 1'000'000;
+  for (;;) {
+    VSNAP_TRY_ASSIGN(const bool locked, file.try_lock());
+    if (locked) return {};
+    const auto owner = read_owner(file);
+    // A daemon stays for long; only another command is worth waiting for.
+    const bool wait = env.monotonic_ns() < until_ns && !(owner && owner->role == "daemon");
+    if (!wait) {
+      if (!owner) return failure(ErrorKind::busy, fmt::format("{}: in use by another process (try again when it is done)", path));
+      return failure(ErrorKind::busy,
+                     fmt::format("{}: in use by vsnap {} with pid {} on host {} (vsnap umount, or wait for it)", path,
+                                 owner->role, owner->pid, owner->host));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
+void MemberSet::attach(std::uint32_t index, std::string path, std::unique_ptr<File> file) {
+  auto slot = std::make_unique<Slot>();
+  slot->path = std::move(path);
+  slot->file = std::move(file);
+  slots_[index] = std::move(slot);
+}
+
+Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<std::string>& paths, const std::string& role,
+                                                   int lock_wait_ms) {
+  std::unique_ptr<MemberSet> set(new MemberSet);
+  set->role_ = role;
+  std::vector<std::pair<std::string, std::unique_ptr<File>>> files;
+  for (const std::string& path : paths) {
+    VSNAP_TRY_ASSIGN(auto file, env.open_file(path, {}));
+    for (const auto& [other_path, other] : files) {
+      if (other->identity() == file->identity()) {
+        return failure(ErrorKind::usage, fmt::format("{}: the same member as {}", path, other_path));
+      }
+    }
+    VSNAP_TRY(lock_member(env, *file, path, lock_wait_ms));
+    files.emplace_back(path, std::move(file));
+  }
+  VSNAP_TRY(set->read_superblocks(std::move(files)));
+  return set;
+}
+
+Result<> MemberSet::read_superblocks(std::vector<std::pair<std::string, std::unique_ptr<File>>> files) {
+  std::vector<Superblock> found;
+  std::size_t newest = 0;
+  for (auto& [path, file] : files) {
+    VSNAP_TRY_ASSIGN(Superblock superblock, newest_superblock(*file, path, &remarks_));
+    if (!found.empty() && superblock.pool_uuid != found[0].pool_uuid) {
+      return failure(ErrorKind::damaged, fmt::format("{}: member of pool {} ({}), expected one of {} ({})", path,
+                                                     superblock.pool_name, to_string(superblock.pool_uuid),
+                                                     found[0].pool_name, to_string(found[0].pool_uuid)));
+    }
+    found.push_back(std::move(superblock));
+    if (found.back().sequence > found[newest].sequence) newest = found.size() - 1;
+  }
+  if (found.empty()) return failure(ErrorKind::usage, "no member given");
+  const Superblock& layout = found[newest];
+  std::uint32_t present = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const auto& [path, file] = files[i];
+    const std::uint32_t index = found[i].member_index;
+    const Uuid uuid = found[i].roster[index].uuid;
+    if (found[i].sequence == layout.sequence && !found[i].same_layout(layout)) {
+      return failure(ErrorKind::damaged, fmt::format("{}: contradicts {} about the pool's layout", path, files[newest].first));
+    }
+    if (index >= layout.roster.size() || layout.roster[index].uuid != uuid) {
+      return failure(ErrorKind::damaged, fmt::format("{}: no longer a member of pool {}", path, layout.pool_name));
+    }
+    if (slots_[index]) {
+      return failure(ErrorKind::damaged, fmt::format("{}: a copy of member {}; give one of them", path, slots_[index]->path));
+    }
+    if (file->size_bytes() < layout.roster[index].blocks * kBlockBytes) {
+      return failure(ErrorKind::damaged, fmt::format("{}: cut short: expected {} bytes, found {} (restore the member)", path,
+                                                     layout.roster[index].blocks * kBlockBytes, file->size_bytes()));
+    }
+    attach(index, path, std::move(files[i].second));
+    ++present;
+  }
+  for (std::size_t index = 0; index < layout.roster.size(); ++index) {
+    if (!slots_[index]) {
+      return failure(ErrorKind::damaged,
+                     fmt::format("pool {}: member {} of {} is missing: expected uuid {}, found {} of {} members (vsnap pool "
+                                 "attach with all of them)", layout.pool_name, index + 1, layout.roster.size(),
+                                 to_string(layout.roster[index].uuid), present, layout.roster.size()));
+    }
+  }
+  count_.store(static_cast<std::uint32_t>(layout.roster.size()), std::memory_order_release);
+  MutexLock lock(layout_mutex_);
+  layout_ = layout;
+  return {};
+}
+
+Result<std::unique_ptr<MemberSet>> MemberSet::create(Env& env, const std::string& pool_name,
+                                                     std::vector<std::pair<std::string, std::unique_ptr<File>>> files) {
+  std::unique_ptr<MemberSet> set(new MemberSet);
+  Superblock superblock;
+  superblock.pool_uuid = env.random_uuid();
+  superblock.pool_name = pool_name;
+  for (auto& [path, file] : files) {
+    const std::uint64_t blocks = file->size_bytes() / kBlockBytes;
+    const auto index = static_cast<std::uint32_t>(superblock.roster.size());
+    superblock.roster.push_back({env.random_uuid(), blocks});
+    const std::vector<std::byte> zeros(format::kHeaderBytes);
+    VSNAP_TRY(file->write_at(0, zeros));
+    set->attach(index, std::move(path), std::move(file));
+  }
+  set->count_.store(static_cast<std::uint32_t>(superblock.roster.size()), std::memory_order_release);
+  MutexLock lock(set->layout_mutex_);
+  // Both copies, so that each member starts with two good ones.
+  VSNAP_TRY(set->store_layout(superblock));
+  VSNAP_TRY(set->store_layout(std::move(superblock)));
+  return set;
+}
+
+Result<> MemberSet::store_superblock(std::uint32_t member, const Superblock& superblock) {
+  Superblock own = superblock;
+  own.member_index = member;
+  const std::vector<std::byte> raw = encode(own);
+  Slot& slot = *slots_[member];
+  const std::uint64_t offset = format::kSuperblockOffsets[superblock.sequence % 2];
+  VSNAP_TRY(slot.file->write_at(offset, raw));
+  slot.writes.fetch_add(1);
+  return flush_member(slot);
+}
+
+Result<> MemberSet::store_layout(Superblock changed) {
+  changed.sequence = std::max(layout_.sequence, changed.sequence) + 1;
+  for (std::uint32_t member = 0; member < changed.roster.size(); ++member) VSNAP_TRY(store_superblock(member, changed));
+  layout_ = std::move(changed);
+  return {};
+}
+
+Superblock MemberSet::layout() const {
+  MutexLock lock(layout_mutex_);
+  return layout_;
+}
+
+Result<> MemberSet::claim(Env& env, const std::string& path, File& file, int lock_wait_ms) {
+  for (std::uint32_t member = 0; member < count(); ++member) {
+    if (slots_[member]->file->identity() == file.identity()) {
+      return failure(ErrorKind::usage, fmt::format("{}: already a member of this pool", path));
+    }
+  }
+  return lock_member(env, file, path, lock_wait_ms);
+}
+
+Result<std::uint32_t> MemberSet::add(Env& env, const std::string& path, std::unique_ptr<File> file) {
+  MutexLock lock(layout_mutex_);
+  const auto index = static_cast<std::uint32_t>(layout_.roster.size());
+  if (index >= format::kMaxMembers) return failure(ErrorKind::failed, "a pool has at most 255 members");
+  const std::uint64_t blocks = file->size_bytes() / kBlockBytes;
+  const std::vector<std::byte> zeros(format::kHeaderBytes);
+  VSNAP_TRY(file->write_at(0, zeros));
+  attach(index, path, std::move(file));
+  Superblock changed = layout_;
+  changed.roster.push_back({env.random_uuid(), blocks});
+  // The new member first: should it stop here, the others do not name it yet and the pool is what it was.
+  Superblock first = changed;
+  first.sequence = layout_.sequence + 1;
+  if (auto stored = store_superblock(index, first); !stored) {
+    slots_[index].reset();
+    return Failure(stored.error());
+  }
+  VSNAP_TRY(store_layout(changed));
+  VSNAP_TRY(store_layout(changed)); // the new member gets its second copy
+  count_.store(index + 1, std::memory_order_release);
+  return index;
+}
+
+Result<> MemberSet::read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out) {
+  VSNAP_ASSERT(place.member() < count());
+  return slots_[place.member()]->file->read_at(place.block() * kBlockBytes + offset_bytes, out);
+}
+
+Result<> MemberSet::write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data) {
+  VSNAP_ASSERT(place.member() < count() && place.block() >= format::kHeaderBlocks);
+  Slot& slot = *slots_[place.member()];
+  VSNAP_TRY(slot.file->write_at(place.block() * kBlockBytes + offset_bytes, data));
+  slot.writes.fetch_add(1, std::memory_order_release);
+  return {};
+}
+
+void MemberSet::discard(PlaceRun run) {
+  slots_[run.start.member()]->file->discard(run.start.block() * kBlockBytes, bytes(run.count));
+}
+
+Result<> MemberSet::flush_member(Slot& slot) {
+  const std::uint64_t writes = slot.writes.load(std::memory_order_acquire);
+  if (slot.flushed.load(std::memory_order_acquire) >= writes) return {};
+  if (auto flushed = slot.file->flush(); !flushed) {
+    // The kernel may have dropped what it could not write; trying again would report success for lost data.
+    flush_failed_.store(true);
+    log::error("{}: flush failed; the pool takes no more writes (vsnap umount, then vsnap check)", slot.path);
+    return flushed;
+  }
+  std::uint64_t seen = slot.flushed.load();
+  while (seen < writes && !slot.flushed.compare_exchange_weak(seen, writes)) {
+  }
+  return {};
+}
+
+Result<> MemberSet::flush_data() {
+  for (std::uint32_t member = 0; member < count(); ++member) {
+    if (flush_failed_.load()) {
+      return failure(ErrorKind::failed, EIO, "an earlier flush failed: what was written since may be lost (vsnap umount, then vsnap check)");
+    }
+    VSNAP_TRY(flush_member(*slots_[member]));
+  }
+  return {};
+}
+
+Result<std::vector<std::string>> MemberSet::check_superblocks(bool repair) {
+  std::vector<std::string> remarks;
+  for (std::uint32_t member = 0; member < count(); ++member) {
+    VSNAP_TRY(newest_superblock(*slots_[member]->file, slots_[member]->path, &remarks));
+  }
+  if (!repair || remarks.empty()) return remarks;
+  MutexLock lock(layout_mutex_);
+  VSNAP_TRY(store_layout(layout_)); // one copy of each member, and then the other
+  VSNAP_TRY(store_layout(layout_));
+  return remarks;
+}
+
+void MemberSet::write_owner_records(Env& env) {
+  const OwnerRecord owner{::getpid(), env.host_name(), env.boot_id(), role_};
+  for (std::uint32_t member = 0; member < count(); ++member) {
+    if (auto written = write_owner(*slots_[member]->file, owner); !written) {
+      log::warning("{}", written.error().message);
+    }
+  }
+}
+
+void MemberSet::clear_owner_records() {
+  const std::vector<std::byte> zeros(format::kOwnerRecordBytes);
+  for (std::uint32_t member = 0; member < count(); ++member) {
+    static_cast<void>(slots_[member]->file->write_at(format::kOwnerRecordOffset, zeros));
+  }
+}
+
+} // namespace vsnap

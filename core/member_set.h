@@ -1,0 +1,98 @@
+// The members of an open pool: their locks, superblocks and bytes. Everything that reaches a member goes through here.
+//
+// Invariants
+// 1. While it exists, this process holds the lock of every member.
+// 2. All members belong to one pool, none is missing or doubled; each is at least as long as the roster says.
+// 3. The layout (roster, segments, flags) on the members is the one in layout(), or the one before during update_layout().
+// 4. Once a flush has failed every later flush_data() fails, until the pool is opened again after a check.
+// Threads: any, after open(). update_layout() and add() are called under the pool's commit lock or during SQLite's
+// writes, which that lock covers; they exclude each other by layout_mutex_.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/env.h"
+#include "core/error.h"
+#include "core/format.h"
+#include "core/mutex.h"
+#include "core/owner_record.h"
+#include "core/superblock.h"
+#include "core/units.h"
+
+namespace vsnap {
+
+class MemberSet {
+ public:
+  // Locks and verifies. Kinds: busy (names the owner), damaged, not_found, failed.
+  static Result<std::unique_ptr<MemberSet>> open(Env& env, const std::vector<std::string>& paths, const std::string& role,
+                                                 int lock_wait_ms);
+  // Lays out a new pool on the given open and locked files; writes superblocks, not the catalog.
+  static Result<std::unique_ptr<MemberSet>> create(Env& env, const std::string& pool_name,
+                                                   std::vector<std::pair<std::string, std::unique_ptr<File>>> files);
+
+  Result<> read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out);
+  Result<> write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data);
+  void discard(PlaceRun run);
+  // Makes durable whatever was written before the call.
+  Result<> flush_data();
+
+  [[nodiscard]] Superblock layout() const VSNAP_EXCLUDES(layout_mutex_);
+  template <class Change>
+  Result<> update_layout(Change change) VSNAP_EXCLUDES(layout_mutex_) {
+    MutexLock lock(layout_mutex_);
+    Superblock changed = layout_;
+    change(changed);
+    return store_layout(std::move(changed));
+  }
+  // A new member at the end of the roster; durable on all members when it returns.
+  Result<std::uint32_t> add(Env& env, const std::string& path, std::unique_ptr<File> file) VSNAP_EXCLUDES(layout_mutex_);
+  // Locks the file for us and checks that it is none of the members already.
+  Result<> claim(Env& env, const std::string& path, File& file, int lock_wait_ms);
+
+  [[nodiscard]] std::uint32_t count() const { return count_.load(std::memory_order_acquire); }
+  [[nodiscard]] const std::string& path(std::uint32_t member) const { return slots_[member]->path; }
+  [[nodiscard]] bool is_block_device(std::uint32_t member) const { return slots_[member]->file->is_block_device(); }
+  [[nodiscard]] bool flush_failed() const { return flush_failed_.load(); }
+  // Damage seen in single superblock copies at open; empty when all were good.
+  [[nodiscard]] const std::vector<std::string>& remarks() const { return remarks_; }
+  // Reads every superblock copy again and says what is wrong with it; rewrites them all with repair.
+  Result<std::vector<std::string>> check_superblocks(bool repair) VSNAP_EXCLUDES(layout_mutex_);
+
+  void write_owner_records(Env& env);
+  void clear_owner_records();
+
+ private:
+  struct Slot {
+    std::string path;
+    std::unique_ptr<File> file;
+    std::atomic<std::uint64_t> writes{0};  // writes finished so far
+    std::atomic<std::uint64_t> flushed{0}; // of which the last flush covered this many
+  };
+
+  MemberSet() = default;
+  Result<> read_superblocks(std::vector<std::pair<std::string, std::unique_ptr<File>>> files);
+  Result<> store_layout(Superblock changed) VSNAP_REQUIRES(layout_mutex_);
+  Result<> store_superblock(std::uint32_t member, const Superblock& superblock);
+  Result<> flush_member(Slot& slot);
+  void attach(std::uint32_t index, std::string path, std::unique_ptr<File> file);
+
+  std::array<std::unique_ptr<Slot>, format::kMaxMembers> slots_;
+  std::atomic<std::uint32_t> count_{0};
+  std::atomic<bool> flush_failed_{false};
+  std::string role_;
+  std::vector<std::string> remarks_;
+  mutable Mutex layout_mutex_;
+  Superblock layout_ VSNAP_GUARDED_BY(layout_mutex_); // member_index is not used
+};
+
+// Reads the newest good superblock of one file, without locking it. Says in `remarks` which copies were bad.
+[[nodiscard]] Result<Superblock> newest_superblock(File& file, const std::string& path, std::vector<std::string>* remarks);
+// Waits for the lock of a member; kind busy names the owner.
+Result<> lock_member(Env& env, File& file, const std::string& path, int wait_ms);
+
+} // namespace vsnap

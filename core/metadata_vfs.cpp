@@ -1,0 +1,279 @@
+#include "core/metadata_vfs.h"
+
+#include <sqlite3.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <fmt/format.h>
+
+#include "core/assert.h"
+#include "core/format.h"
+#include "core/log.h"
+
+namespace vsnap {
+namespace {
+
+constexpr std::string_view kDatabaseMagic = "SQLite format 3";
+constexpr std::array<unsigned char, 3> kWalMagic = {0x37, 0x7f, 0x06}; // 0x377f0682 or 0x377f0683
+constexpr std::uint64_t kSmallestSegment = 16;                         // blocks
+
+} // namespace
+
+// ---- streams ----
+
+Result<> MetadataVfs::Stream::load(const std::vector<MetadataSegment>& segments) {
+  for (const MetadataSegment& segment : segments) {
+    if (segment.file == file_) append(segment.run);
+  }
+  if (capacity_bytes() == 0) return {};
+  std::array<std::byte, 16> start{};
+  size_bytes_ = capacity_bytes();
+  VSNAP_TRY(read(0, start));
+  const bool there = file_ == MetadataFile::catalog
+                         ? std::memcmp(start.data(), kDatabaseMagic.data(), kDatabaseMagic.size()) == 0
+                         : std::memcmp(start.data(), kWalMagic.data(), kWalMagic.size()) == 0;
+  if (!there) size_bytes_ = 0;
+  return {};
+}
+
+void MetadataVfs::Stream::append(PlaceRun run) {
+  MutexLock lock(mutex_);
+  runs_.push_back(run);
+  capacity_bytes_ += bytes(run.count);
+}
+
+template <class Piece>
+Result<> MetadataVfs::Stream::for_pieces(std::uint64_t offset, std::uint64_t length, Piece piece) {
+  std::vector<PlaceRun> runs;
+  {
+    MutexLock lock(mutex_);
+    runs = runs_;
+  }
+  std::uint64_t done = 0;
+  std::uint64_t run_start = 0;
+  for (const PlaceRun& run : runs) {
+    const std::uint64_t run_end = run_start + bytes(run.count);
+    while (done < length && offset + done < run_end) {
+      const std::uint64_t at = offset + done - run_start;
+      const std::uint64_t size = std::min(length - done, run_end - (offset + done));
+      VSNAP_TRY(piece(run.start + BlockCount(at / kBlockBytes), at % kBlockBytes, done, size));
+      done += size;
+    }
+    run_start = run_end;
+    if (done == length) return {};
+  }
+  return failure(ErrorKind::damaged, "the catalog reaches beyond its segments");
+}
+
+Result<bool> MetadataVfs::Stream::read(std::uint64_t offset, std::span<std::byte> out) {
+  const std::uint64_t size = size_bytes();
+  const std::uint64_t there = offset >= size ? 0 : std::min<std::uint64_t>(out.size(), size - offset);
+  std::fill(out.begin() + static_cast<std::ptrdiff_t>(there), out.end(), std::byte{0});
+  if (there > 0) {
+    VSNAP_TRY(for_pieces(offset, there, [&](Place place, std::uint64_t in_block, std::uint64_t done, std::uint64_t n) {
+      return owner_.members_.read(place, in_block, out.subspan(done, n));
+    }));
+  }
+  return there == out.size();
+}
+
+Result<> MetadataVfs::Stream::write(std::uint64_t offset, std::span<const std::byte> data) {
+  const std::uint64_t end = offset + data.size();
+  while (end > capacity_bytes()) {
+    // A quarter more each time keeps the table of segments short.
+    const std::uint64_t missing = blocks_for(end - capacity_bytes()).value();
+    const std::uint64_t quarter = capacity_bytes() / kBlockBytes / 4;
+    VSNAP_TRY(owner_.grow(file_, BlockCount(std::max<std::uint64_t>({missing, quarter, 256}))));
+  }
+  VSNAP_TRY(for_pieces(offset, data.size(), [&](Place place, std::uint64_t in_block, std::uint64_t done, std::uint64_t n) {
+    return owner_.members_.write(place, in_block, data.subspan(done, n));
+  }));
+  if (end > size_bytes_) size_bytes_ = end;
+  return {};
+}
+
+Result<> MetadataVfs::Stream::truncate(std::uint64_t size) {
+  if (size == 0 && size_bytes() > 0) {
+    // Without its magic number the file counts as empty at the next open.
+    const std::vector<std::byte> zeros(kBlockBytes);
+    VSNAP_TRY(write(0, zeros));
+  }
+  if (size < size_bytes_) size_bytes_ = size;
+  return {};
+}
+
+Result<> MetadataVfs::Stream::sync() { return owner_.members_.flush_data(); }
+
+// ---- SQLite's callbacks ----
+
+namespace {
+
+struct VfsFile {
+  sqlite3_file base;
+  MetadataVfs::Stream* stream;
+};
+
+MetadataVfs::Stream& stream_of(sqlite3_file* file) { return *reinterpret_cast<VfsFile*>(file)->stream; }
+
+int code_of(const Error& error, int otherwise) {
+  if (error.kind == ErrorKind::no_space) return SQLITE_FULL;
+  log::error("catalog: {}", error.message);
+  return otherwise;
+}
+
+int file_close(sqlite3_file*) { return SQLITE_OK; }
+
+int file_read(sqlite3_file* file, void* out, int amount, sqlite3_int64 offset) {
+  const auto read = stream_of(file).read(static_cast<std::uint64_t>(offset),
+                                         {static_cast<std::byte*>(out), static_cast<std::size_t>(amount)});
+  if (!read) return code_of(read.error(), SQLITE_IOERR_READ);
+  return *read ? SQLITE_OK : SQLITE_IOERR_SHORT_READ;
+}
+
+int file_write(sqlite3_file* file, const void* data, int amount, sqlite3_int64 offset) {
+  const auto written = stream_of(file).write(static_cast<std::uint64_t>(offset),
+                                             {static_cast<const std::byte*>(data), static_cast<std::size_t>(amount)});
+  return written ? SQLITE_OK : code_of(written.error(), SQLITE_IOERR_WRITE);
+}
+
+int file_truncate(sqlite3_file* file, sqlite3_int64 size) {
+  const auto done = stream_of(file).truncate(static_cast<std::uint64_t>(size));
+  return done ? SQLITE_OK : code_of(done.error(), SQLITE_IOERR_TRUNCATE);
+}
+
+int file_sync(sqlite3_file* file, int) {
+  const auto done = stream_of(file).sync();
+  return done ? SQLITE_OK : code_of(done.error(), SQLITE_IOERR_FSYNC);
+}
+
+int file_size(sqlite3_file* file, sqlite3_int64* size) {
+  *size = static_cast<sqlite3_int64>(stream_of(file).size_bytes());
+  return SQLITE_OK;
+}
+
+// One process, one connection: the pool's lock stands for all of SQLite's.
+int file_lock(sqlite3_file*, int) { return SQLITE_OK; }
+int file_check_lock(sqlite3_file*, int* held) {
+  *held = 0;
+  return SQLITE_OK;
+}
+int file_control(sqlite3_file*, int, void*) { return SQLITE_NOTFOUND; }
+int file_sector_size(sqlite3_file*) { return static_cast<int>(kBlockBytes); }
+int file_characteristics(sqlite3_file*) { return 0; }
+
+const sqlite3_io_methods* io_methods() {
+  static const sqlite3_io_methods methods = [] {
+    sqlite3_io_methods m{};
+    m.iVersion = 1; // no shared memory
+    m.xClose = file_close;
+    m.xRead = file_read;
+    m.xWrite = file_write;
+    m.xTruncate = file_truncate;
+    m.xSync = file_sync;
+    m.xFileSize = file_size;
+    m.xLock = file_lock;
+    m.xUnlock = file_lock;
+    m.xCheckReservedLock = file_check_lock;
+    m.xFileControl = file_control;
+    m.xSectorSize = file_sector_size;
+    m.xDeviceCharacteristics = file_characteristics;
+    return m;
+  }();
+  return &methods;
+}
+
+MetadataVfs& owner_of(sqlite3_vfs* vfs) { return *static_cast<MetadataVfs*>(vfs->pAppData); }
+
+MetadataFile file_named(const char* name) {
+  return std::string_view(name).ends_with("-wal") ? MetadataFile::wal : MetadataFile::catalog;
+}
+
+int vfs_open(sqlite3_vfs* vfs, const char* name, sqlite3_file* file, int flags, int* out_flags) {
+  file->pMethods = nullptr;
+  if (name == nullptr || (flags & (SQLITE_OPEN_MAIN_DB | SQLITE_OPEN_WAL)) == 0) return SQLITE_CANTOPEN;
+  reinterpret_cast<VfsFile*>(file)->stream = &owner_of(vfs).stream(file_named(name));
+  file->pMethods = io_methods();
+  if (out_flags != nullptr) *out_flags = flags;
+  return SQLITE_OK;
+}
+
+int vfs_delete(sqlite3_vfs* vfs, const char* name, int) {
+  if (!std::string_view(name).ends_with("-wal")) return SQLITE_OK; // a rollback journal never exists here
+  const auto done = owner_of(vfs).stream(MetadataFile::wal).truncate(0);
+  return done ? SQLITE_OK : code_of(done.error(), SQLITE_IOERR_DELETE);
+}
+
+int vfs_access(sqlite3_vfs* vfs, const char* name, int, int* out) {
+  const std::string_view file(name);
+  *out = file.ends_with("-journal") ? 0 : owner_of(vfs).stream(file_named(name)).size_bytes() > 0 ? 1 : 0;
+  return SQLITE_OK;
+}
+
+int vfs_full_path(sqlite3_vfs*, const char* name, int size, char* out) {
+  sqlite3_snprintf(size, out, "%s", name);
+  return SQLITE_OK;
+}
+
+sqlite3_vfs* default_vfs() { return sqlite3_vfs_find(nullptr); }
+int vfs_randomness(sqlite3_vfs*, int size, char* out) { return default_vfs()->xRandomness(default_vfs(), size, out); }
+int vfs_sleep(sqlite3_vfs*, int us) { return default_vfs()->xSleep(default_vfs(), us); }
+int vfs_time(sqlite3_vfs*, double* out) { return default_vfs()->xCurrentTime(default_vfs(), out); }
+int vfs_last_error(sqlite3_vfs*, int, char*) { return 0; }
+
+} // namespace
+
+// ---- the VFS ----
+
+MetadataVfs::MetadataVfs(MemberSet& members, Allocator& allocator)
+    : members_(members), allocator_(allocator), vfs_(std::make_unique<sqlite3_vfs>()) {
+  static std::atomic<std::uint64_t> serial{0};
+  name_ = fmt::format("vsnap-{}", serial++);
+  streams_[0] = std::make_unique<Stream>(*this, MetadataFile::catalog);
+  streams_[1] = std::make_unique<Stream>(*this, MetadataFile::wal);
+  vfs_->iVersion = 1;
+  vfs_->szOsFile = sizeof(VfsFile);
+  vfs_->mxPathname = 64;
+  vfs_->zName = name_.c_str();
+  vfs_->pAppData = this;
+  vfs_->xOpen = vfs_open;
+  vfs_->xDelete = vfs_delete;
+  vfs_->xAccess = vfs_access;
+  vfs_->xFullPathname = vfs_full_path;
+  vfs_->xRandomness = vfs_randomness;
+  vfs_->xSleep = vfs_sleep;
+  vfs_->xCurrentTime = vfs_time;
+  vfs_->xGetLastError = vfs_last_error;
+  VSNAP_ASSERT(sqlite3_vfs_register(vfs_.get(), 0) == SQLITE_OK);
+}
+
+MetadataVfs::~MetadataVfs() { sqlite3_vfs_unregister(vfs_.get()); }
+
+MetadataVfs::Stream& MetadataVfs::stream(MetadataFile file) { return *streams_[static_cast<std::size_t>(file)]; }
+
+Result<> MetadataVfs::load() {
+  const Superblock layout = members_.layout();
+  for (const auto& stream : streams_) VSNAP_TRY(stream->load(layout.segments));
+  return {};
+}
+
+Result<> MetadataVfs::grow(MetadataFile file, BlockCount wanted) {
+  if (members_.layout().segments.size() >= format::kMaxSegments) {
+    return failure(ErrorKind::no_space, "the table of metadata segments is full");
+  }
+  const auto run = allocator_.allocate_segment(BlockCount(kSmallestSegment), wanted);
+  if (!run) return failure(ErrorKind::no_space, "no free space for metadata (vsnap rm or vsnap pool add)");
+  VSNAP_TRY(members_.update_layout([&](Superblock& layout) { layout.segments.push_back({file, *run}); }));
+  stream(file).append(*run);
+  return {};
+}
+
+std::uint64_t MetadataVfs::capacity_bytes(MetadataFile file) const {
+  return streams_[static_cast<std::size_t>(file)]->capacity_bytes();
+}
+
+std::uint64_t MetadataVfs::segment_blocks() const {
+  return (capacity_bytes(MetadataFile::catalog) + capacity_bytes(MetadataFile::wal)) / kBlockBytes;
+}
+
+} // namespace vsnap

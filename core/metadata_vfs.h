@@ -1,0 +1,82 @@
+// The catalog's two files, the SQLite database and its WAL, as runs of blocks on the members ("segments"), offered to
+// SQLite as a VFS. There is no third file: temporary tables stay in memory and exclusive locking needs no shared memory.
+//
+// Invariants
+// 1. The bytes of a file are those of its segments in the order of the superblock's table; capacity = their sum.
+// 2. A segment is in the superblock of every member, durably, before a byte is written into it.
+// 3. Segments never shrink and never move.
+// 4. A file without its magic number in the first bytes counts as empty, any other as long as its capacity: SQLite
+//    knows by itself how much of a database or WAL is valid.
+// Threads: SQLite calls are serialised by the Database's lock; grow() and the figures may be asked from any thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/allocator.h"
+#include "core/error.h"
+#include "core/member_set.h"
+#include "core/superblock.h"
+
+struct sqlite3_vfs;
+
+namespace vsnap {
+
+class MetadataVfs {
+ public:
+  MetadataVfs(MemberSet& members, Allocator& allocator);
+  ~MetadataVfs(); // after the Database is closed
+  MetadataVfs(const MetadataVfs&) = delete;
+  MetadataVfs& operator=(const MetadataVfs&) = delete;
+
+  // Takes over the segments of the layout and finds out which file is empty.
+  Result<> load();
+  [[nodiscard]] const std::string& vfs_name() const { return name_; }
+  static constexpr const char* kDatabaseFile = "catalog.db";
+
+  // One more segment of up to `wanted` blocks; no_space if not even a small one is free.
+  Result<> grow(MetadataFile file, BlockCount wanted);
+  [[nodiscard]] std::uint64_t capacity_bytes(MetadataFile file) const;
+  [[nodiscard]] std::uint64_t segment_blocks() const; // of both files
+
+  // For the VFS callbacks.
+  class Stream;
+  Stream& stream(MetadataFile file);
+
+ private:
+  MemberSet& members_;
+  Allocator& allocator_;
+  std::string name_;
+  std::unique_ptr<sqlite3_vfs> vfs_;
+  std::unique_ptr<Stream> streams_[2];
+};
+
+// One of the two files.
+class MetadataVfs::Stream {
+ public:
+  Stream(MetadataVfs& owner, MetadataFile file) : owner_(owner), file_(file) {}
+  Result<> load(const std::vector<MetadataSegment>& segments);
+  // Bytes beyond the end read as zeros; `read_short` says so.
+  Result<bool> read(std::uint64_t offset, std::span<std::byte> out);
+  Result<> write(std::uint64_t offset, std::span<const std::byte> data);
+  Result<> truncate(std::uint64_t size_bytes);
+  Result<> sync();
+  void append(PlaceRun run);
+  [[nodiscard]] std::uint64_t size_bytes() const { return size_bytes_.load(); }
+  [[nodiscard]] std::uint64_t capacity_bytes() const { return capacity_bytes_.load(); }
+
+ private:
+  template <class Piece>
+  Result<> for_pieces(std::uint64_t offset, std::uint64_t length, Piece piece);
+  MetadataVfs& owner_;
+  MetadataFile file_;
+  mutable Mutex mutex_;
+  std::vector<PlaceRun> runs_ VSNAP_GUARDED_BY(mutex_);
+  std::atomic<std::uint64_t> size_bytes_{0};
+  std::atomic<std::uint64_t> capacity_bytes_{0};
+};
+
+} // namespace vsnap

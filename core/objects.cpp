@@ -1,0 +1,131 @@
+#include "core/objects.h"
+
+#include "core/assert.h"
+
+namespace vsnap {
+
+ObjectPtr Objects::volume(const std::string& name) {
+  const auto found = volumes_.find(name);
+  return found == volumes_.end() ? nullptr : found->second;
+}
+
+ObjectPtr Objects::find(const ViewName& name) {
+  ObjectPtr object = volume(name.volume);
+  if (!object || !name.is_snapshot()) return object;
+  const auto found = snapshots_.find({object->id, name.snapshot});
+  return found == snapshots_.end() ? nullptr : found->second;
+}
+
+ObjectPtr Objects::find(ObjectId id) {
+  const auto found = by_id_.find(id);
+  return found == by_id_.end() ? nullptr : found->second;
+}
+
+std::vector<ObjectPtr> Objects::snapshots(const Object& volume) {
+  std::vector<ObjectPtr> found;
+  for (auto at = in_order_.lower_bound({volume.id, ObjectId(0)}); at != in_order_.end() && at->first.first == volume.id; ++at) {
+    if (!at->second->name.empty()) found.push_back(at->second);
+  }
+  return found;
+}
+
+std::vector<ObjectPtr> Objects::all() {
+  std::vector<ObjectPtr> list;
+  for (const auto& [name, volume] : volumes_) {
+    list.push_back(volume);
+    for (ObjectPtr& snapshot : snapshots(*volume)) list.push_back(std::move(snapshot));
+  }
+  return list;
+}
+
+ViewName Objects::name_of(const Object& object) const {
+  if (object.kind == ViewKind::volume) return {object.name, {}};
+  return {object.volume->name, object.name};
+}
+
+ViewInfo Objects::describe(const Object& object) {
+  const Object& owner = object.kind == ViewKind::snapshot ? *object.volume : object;
+  ViewInfo info;
+  info.id = object.id;
+  info.kind = object.kind;
+  info.name = name_of(object);
+  info.size_bytes = object.size_bytes.load();
+  const std::uint64_t mapped = object.kind == ViewKind::snapshot ? object.mapped_blocks
+                                                                 : static_cast<std::uint64_t>(object.branch->mapped.load());
+  info.used_bytes = mapped * kBlockBytes;
+  info.created_ns = object.created_ns;
+  info.modified_ns = object.modified_ns.load();
+  info.mode = object.kind == ViewKind::snapshot ? owner.mode & 0444 : owner.mode;
+  info.uid = owner.uid;
+  info.gid = owner.gid;
+  info.open_handles = object.open_handles;
+  if (object.kind == ViewKind::volume && object.branch->parent != nullptr) {
+    std::string origin = "(removed snapshot)";
+    bool own = false; // rolled back: its origin is a snapshot of its own
+    for (const auto& [id, other] : by_id_) {
+      if (other->kind == ViewKind::snapshot && other->branch == object.branch->parent &&
+          other->number == object.branch->parent_number && !other->name.empty()) {
+        own = other->volume->id == object.id;
+        origin = name_of(*other).text();
+      }
+    }
+    if (!own) info.origin = origin;
+  }
+  return info;
+}
+
+std::vector<std::string> Objects::names() {
+  std::vector<std::string> names;
+  for (const ObjectPtr& object : all()) names.push_back(name_of(*object).text());
+  return names;
+}
+
+void Objects::add(const ObjectPtr& object) {
+  VSNAP_ASSERT(by_id_.emplace(object->id, object).second);
+  if (object->kind == ViewKind::volume) {
+    if (!object->name.empty()) VSNAP_ASSERT(volumes_.emplace(object->name, object).second);
+  } else {
+    if (!object->name.empty()) VSNAP_ASSERT(snapshots_.emplace(std::pair(object->volume->id, object->name), object).second);
+    in_order_.emplace(std::pair(object->volume->id, object->id), object);
+  }
+}
+
+void Objects::rename(const ObjectPtr& object, const std::string& name) {
+  if (object->kind == ViewKind::volume) {
+    volumes_.erase(object->name);
+    object->name = name;
+    if (!name.empty()) VSNAP_ASSERT(volumes_.emplace(name, object).second);
+  } else {
+    snapshots_.erase({object->volume->id, object->name});
+    object->name = name;
+    if (!name.empty()) VSNAP_ASSERT(snapshots_.emplace(std::pair(object->volume->id, name), object).second);
+  }
+}
+
+void Objects::erase(const ObjectPtr& object) {
+  if (!object->name.empty()) rename(object, "");
+  by_id_.erase(object->id);
+  if (object->kind == ViewKind::snapshot) in_order_.erase({object->volume->id, object->id});
+}
+
+Branch* Objects::branch(BranchId id) {
+  const auto found = branches_.find(id);
+  return found == branches_.end() ? nullptr : found->second.get();
+}
+
+Branch& Objects::add_branch(std::unique_ptr<Branch> branch) {
+  const BranchId id = branch->id;
+  const auto [at, added] = branches_.emplace(id, std::move(branch));
+  VSNAP_ASSERT(added);
+  return *at->second;
+}
+
+void Objects::erase_branch(BranchId id) { branches_.erase(id); }
+
+std::vector<Branch*> Objects::branches() {
+  std::vector<Branch*> list;
+  for (const auto& [id, branch] : branches_) list.push_back(branch.get());
+  return list;
+}
+
+} // namespace vsnap

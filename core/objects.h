@@ -1,0 +1,77 @@
+// Volumes, snapshots and branches in memory: all of them, loaded at open. The catalog has the same rows; a
+// configuration operation changes the catalog first and this table after its commit.
+//
+// Invariants
+// 1. Names are unique among volumes, and among the snapshots of a volume; an unlinked object has an empty name.
+// 2. Every object's branch is in the table. Pins of a branch: one for each snapshot of it, one for each child branch.
+// Threads: the maps under mutex(); objects are shared and stay valid while held. Fields marked const or atomic may be
+// read at any time, the others under mutex(). Changes come only from configuration operations, which take turns.
+#pragma once
+
+#include <SQLiteCpp/SQLiteCpp.h>
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/branch.h"
+#include "core/description.h"
+#include "core/mutex.h"
+
+namespace vsnap {
+
+struct Object { // what volumes and snapshots have in common
+  ObjectId id;
+  ViewKind kind = ViewKind::volume;
+  std::string name; // of a snapshot: the part after '@'; empty: unlinked
+  Branch* branch = nullptr;
+  std::int64_t created_ns = 0;
+  std::atomic<std::uint64_t> size_bytes{0};
+  std::atomic<std::int64_t> modified_ns{0};
+  std::atomic<bool> size_changed{false};  // not in the catalog yet
+  std::atomic<bool> times_changed{false}; // the same; no reason to commit by itself
+  std::uint32_t mode = 0600;              // volumes
+  std::uint32_t uid = 0, gid = 0;
+  std::optional<BlockIndex> trim;
+  std::shared_ptr<Object> volume; // snapshots: whose it is
+  Version number;                 // snapshots: the view is (branch, number)
+  std::uint64_t mapped_blocks = 0;
+  std::uint32_t open_handles = 0;
+};
+using ObjectPtr = std::shared_ptr<Object>;
+
+class Objects {
+ public:
+  Mutex& mutex() VSNAP_THREAD_ANNOTATION(lock_returned(mutex_)) { return mutex_; }
+
+  [[nodiscard]] ObjectPtr volume(const std::string& name) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] ObjectPtr find(const ViewName& name) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] ObjectPtr find(ObjectId id) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] std::vector<ObjectPtr> snapshots(const Object& volume) VSNAP_REQUIRES(mutex_); // oldest first
+  [[nodiscard]] std::vector<ObjectPtr> all() VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] ViewName name_of(const Object& object) const VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] ViewInfo describe(const Object& object) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] std::vector<std::string> names() VSNAP_REQUIRES(mutex_); // "VOL" and "VOL@SNAP"
+
+  void add(const ObjectPtr& object) VSNAP_REQUIRES(mutex_);
+  void rename(const ObjectPtr& object, const std::string& name) VSNAP_REQUIRES(mutex_); // "": unlinked
+  void erase(const ObjectPtr& object) VSNAP_REQUIRES(mutex_);
+
+  [[nodiscard]] Branch* branch(BranchId id) VSNAP_REQUIRES(mutex_);
+  Branch& add_branch(std::unique_ptr<Branch> branch) VSNAP_REQUIRES(mutex_);
+  void erase_branch(BranchId id) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] std::vector<Branch*> branches() VSNAP_REQUIRES(mutex_);
+
+ private:
+  Mutex mutex_;
+  std::map<std::string, ObjectPtr> volumes_ VSNAP_GUARDED_BY(mutex_);
+  std::map<ObjectId, ObjectPtr> by_id_ VSNAP_GUARDED_BY(mutex_);
+  std::map<std::pair<ObjectId, std::string>, ObjectPtr> snapshots_ VSNAP_GUARDED_BY(mutex_); // by volume and name
+  std::map<std::pair<ObjectId, ObjectId>, ObjectPtr> in_order_ VSNAP_GUARDED_BY(mutex_);     // by volume and id
+  std::map<BranchId, std::unique_ptr<Branch>> branches_ VSNAP_GUARDED_BY(mutex_);
+};
+
+} // namespace vsnap

@@ -1,0 +1,75 @@
+#include "core/region_cache.h"
+
+#include <algorithm>
+
+namespace vsnap {
+
+RegionCache::RegionCache(Database& db, ExtentIndex& index, Grace& grace, std::uint64_t limit_bytes)
+    : db_(db), index_(index), grace_(grace), limit_regions_(std::max<std::uint64_t>(limit_bytes / sizeof(Region), 16)) {}
+
+Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
+  if (Region* const region = map.table.find(index)) {
+    if (!region->used_lately.load(std::memory_order_relaxed)) region->used_lately.store(true, std::memory_order_relaxed);
+    return region;
+  }
+  MutexLock lock(load_mutex_);
+  if (Region* const region = map.table.find(index)) return region;
+  // The version before the floor: should a snapshot come between, the own bits are cleared once too often, never too seldom.
+  const Version version = map.branch->version();
+  auto region = std::make_unique<Region>(index, version);
+  VSNAP_TRY(db_.read([&](SQLite::Database&) -> Result<> {
+    if (map.head) index_.load_region(*map.branch, version, map.branch->floor.load(), *region);
+    else index_.load_region(*map.branch, map.number, std::nullopt, *region);
+    return {};
+  }));
+  Region* const loaded = region.release();
+  map.table.insert(loaded);
+  clock_.push_back({&map, index});
+  if (regions_.fetch_add(1) + 1 > limit_regions_) evict();
+  return loaded;
+}
+
+void RegionCache::evict() {
+  // At most two turns: the first takes away the second chances.
+  for (std::size_t tries = 2 * clock_.size(); tries > 0 && regions_.load() > limit_regions_; --tries) {
+    if (hand_ >= clock_.size()) hand_ = 0;
+    const Slot slot = clock_[hand_];
+    Region* const region = slot.map->table.find(slot.index);
+    if (region->used_lately.exchange(false) || !region->retire(committed_.load(std::memory_order_acquire))) {
+      ++hand_;
+      continue;
+    }
+    retired_.push_back(slot.map->table.remove(slot.index));
+    regions_.fetch_sub(1);
+    clock_[hand_] = clock_.back();
+    clock_.pop_back();
+  }
+}
+
+void RegionCache::drop_all(ViewMap& map, const std::function<void()>& change) {
+  MutexLock lock(load_mutex_);
+  change();
+  std::erase_if(clock_, [&](const Slot& slot) VSNAP_NO_THREAD_SAFETY_ANALYSIS {
+    if (slot.map != &map) return false;
+    retired_.push_back(map.table.remove(slot.index));
+    regions_.fetch_sub(1);
+    return true;
+  });
+  hand_ = 0;
+}
+
+void RegionCache::forget(ViewMap& map) {
+  drop_all(map, [] {});
+  collect();
+}
+
+void RegionCache::collect() {
+  std::vector<std::unique_ptr<Region>> retired;
+  {
+    MutexLock lock(load_mutex_);
+    retired.swap(retired_);
+  }
+  if (!retired.empty()) grace_.synchronize();
+}
+
+} // namespace vsnap

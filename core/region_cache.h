@@ -1,0 +1,63 @@
+// Maps in memory: loads regions of open views from the extent index, and lets go of those that were not used lately
+// when there are more than the limit allows (clock, or second chance: Corbató 1968).
+//
+// Invariants
+// 1. A region with changes that are not committed stays (Region::retire()), so the index plus the regions in memory
+//    always say all.
+// 2. Regions that were taken out are freed by collect(), after a grace period.
+// Threads: get() from any thread inside a grace section. collect() outside. drop_all() with the branch's gate closed.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "core/branch.h"
+#include "core/database.h"
+#include "core/extent_index.h"
+#include "core/grace.h"
+#include "core/region_table.h"
+
+namespace vsnap {
+
+struct ViewMap { // the map of one open view
+  Branch* branch = nullptr;
+  Version number; // of a snapshot
+  bool head = false;
+  RegionTable table;
+};
+
+class RegionCache {
+ public:
+  RegionCache(Database& db, ExtentIndex& index, Grace& grace, std::uint64_t limit_bytes);
+
+  Result<Region*> get(ViewMap& map, RegionIndex index) VSNAP_EXCLUDES(load_mutex_);
+  // Records up to this number are in the catalog.
+  void set_committed(std::uint64_t sequence) { committed_.store(sequence, std::memory_order_release); }
+  // Takes out every region of the map, after `change` was called; no region is loaded in between.
+  void drop_all(ViewMap& map, const std::function<void()>& change) VSNAP_EXCLUDES(load_mutex_);
+  // Before a map is destroyed.
+  void forget(ViewMap& map) VSNAP_EXCLUDES(load_mutex_);
+  void collect() VSNAP_EXCLUDES(load_mutex_);
+  [[nodiscard]] std::uint64_t bytes_in_use() const { return regions_.load() * sizeof(Region); }
+
+ private:
+  struct Slot {
+    ViewMap* map = nullptr;
+    RegionIndex index;
+  };
+  void evict() VSNAP_REQUIRES(load_mutex_);
+
+  Database& db_;
+  ExtentIndex& index_;
+  Grace& grace_;
+  const std::uint64_t limit_regions_;
+  std::atomic<std::uint64_t> committed_{0};
+  std::atomic<std::uint64_t> regions_{0};
+  Mutex load_mutex_;
+  std::vector<Slot> clock_ VSNAP_GUARDED_BY(load_mutex_);
+  std::size_t hand_ VSNAP_GUARDED_BY(load_mutex_) = 0;
+  std::vector<std::unique_ptr<Region>> retired_ VSNAP_GUARDED_BY(load_mutex_);
+};
+
+} // namespace vsnap

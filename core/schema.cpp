@@ -1,0 +1,68 @@
+#include "core/schema.h"
+
+namespace vsnap::schema {
+
+const char* const kCreate = R"sql(
+CREATE TABLE pool(              -- single values: generation, next_object, next_branch, recount
+  key   TEXT PRIMARY KEY,
+  value INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE branch(            -- a line of versions; every volume writes to one
+  id            INTEGER PRIMARY KEY,
+  parent        INTEGER REFERENCES branch(id), -- NULL, or: where there is no row of this branch, look there ...
+  parent_number INTEGER,                       -- ... as of this number
+  number        INTEGER NOT NULL,              -- the running number: new rows are born with it
+  mapped        INTEGER NOT NULL               -- blocks that are mapped in the newest view
+);
+
+CREATE TABLE volume(
+  id       INTEGER PRIMARY KEY, -- shared with snapshot, never used twice; the inode number of its file
+  name     TEXT UNIQUE,         -- NULL: unlinked while open; goes at the next start
+  branch   INTEGER NOT NULL UNIQUE REFERENCES branch(id),
+  size     INTEGER NOT NULL,    -- bytes
+  created  INTEGER NOT NULL,    -- nanoseconds since 1970
+  modified INTEGER NOT NULL,
+  mode     INTEGER NOT NULL,
+  uid      INTEGER NOT NULL,
+  gid      INTEGER NOT NULL,
+  trim     INTEGER              -- NULL, or: shrunk; blocks from here on are still to be unmapped
+);
+
+CREATE TABLE snapshot(          -- the view (branch, number)
+  id      INTEGER PRIMARY KEY,
+  volume  INTEGER NOT NULL REFERENCES volume(id),
+  name    TEXT,                 -- NULL: unlinked while open
+  branch  INTEGER NOT NULL REFERENCES branch(id),
+  number  INTEGER NOT NULL,
+  size    INTEGER NOT NULL,
+  mapped  INTEGER NOT NULL,
+  created INTEGER NOT NULL,
+  UNIQUE(volume, name)
+);
+
+CREATE TABLE extent(            -- blocks [start, start + count) of the branch, as of number `born`, lie there
+  branch   INTEGER NOT NULL,
+  start    INTEGER NOT NULL,
+  born     INTEGER NOT NULL,
+  count    INTEGER NOT NULL,
+  kind     INTEGER NOT NULL,    -- 1 data, 2 reserved (has a place, reads as zeros), 3 hole (no place)
+  member   INTEGER,
+  physical INTEGER,             -- block of the member
+  PRIMARY KEY(branch, start, born)
+) WITHOUT ROWID;
+
+CREATE TABLE space(             -- which blocks of a member belong to rows of extent; 32768 blocks a row
+  member INTEGER NOT NULL,
+  part   INTEGER NOT NULL,      -- blocks from part * 32768 on
+  bitmap BLOB NOT NULL,         -- 4096 bytes, low bit first
+  UNIQUE(member, part)
+);
+
+CREATE TABLE sweep(             -- branches in which versions nobody can see any more are to be freed
+  branch INTEGER PRIMARY KEY,
+  next   INTEGER NOT NULL       -- done below this block
+);
+)sql";
+
+} // namespace vsnap::schema

@@ -1,0 +1,454 @@
+#include "core/volume_io.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <fmt/format.h>
+
+#include "core/assert.h"
+
+namespace vsnap {
+
+struct VolumeIo::Span {
+  RegionIndex region;
+  std::uint64_t from = 0; // bytes within the region
+  std::uint64_t to = 0;
+  [[nodiscard]] std::uint64_t first_block() const { return from / kBlockBytes; }
+  [[nodiscard]] std::uint64_t end_block() const { return (to + kBlockBytes - 1) / kBlockBytes; }
+  // The part of a block that the span covers.
+  [[nodiscard]] std::uint64_t begin_in(std::uint64_t block) const { return std::max(from, block * kBlockBytes); }
+  [[nodiscard]] std::uint64_t end_in(std::uint64_t block) const { return std::min(to, (block + 1) * kBlockBytes); }
+  [[nodiscard]] bool whole(std::uint64_t block) const { return end_in(block) - begin_in(block) == kBlockBytes; }
+};
+
+namespace {
+
+constexpr std::uint64_t kRegionBytes = kRegionBlocks * kBlockBytes;
+
+bool continues(Entry previous, Entry e, std::uint64_t distance) {
+  return e.kind() == BlockKind::data && e.place() == previous.place() + BlockCount(distance);
+}
+
+} // namespace
+
+VolumeIo::VolumeIo(Engine& engine, ObjectPtr object) : engine_(engine), object_(std::move(object)) {
+  map_.branch = object_->branch;
+  map_.head = object_->kind == ViewKind::volume;
+  map_.number = object_->number;
+}
+
+VolumeIo::~VolumeIo() { engine_.cache().forget(map_); }
+
+template <class Body>
+Result<> VolumeIo::in_regions(std::uint64_t offset, std::uint64_t length, Body body) {
+  std::uint64_t done = 0;
+  while (done < length) {
+    const std::uint64_t at = offset + done;
+    const std::uint64_t in_region = at % kRegionBytes;
+    const std::uint64_t size = std::min(length - done, kRegionBytes - in_region);
+    VSNAP_TRY(body(Span{RegionIndex(at / kRegionBytes), in_region, in_region + size}, done));
+    done += size;
+  }
+  return {};
+}
+
+Result<> VolumeIo::check_range(std::uint64_t offset, std::uint64_t length) const {
+  if (!map_.head) return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
+  if (offset > kMaxVolumeBytes || length > kMaxVolumeBytes - offset) {
+    return failure(ErrorKind::usage, EFBIG, "beyond the largest size of a volume");
+  }
+  return engine_.check_writable();
+}
+
+// ---- reading ----
+
+Result<std::size_t> VolumeIo::read(std::uint64_t offset, std::span<std::byte> out) {
+  const std::uint64_t size = size_bytes();
+  if (offset >= size) return std::size_t{0};
+  out = out.first(static_cast<std::size_t>(std::min<std::uint64_t>(out.size(), size - offset)));
+  const Grace::Section section(engine_.grace());
+  VSNAP_TRY(in_regions(offset, out.size(), [&](const Span& span, std::uint64_t done) {
+    return read_piece(span, out.subspan(done, span.to - span.from));
+  }));
+  return out.size();
+}
+
+Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out) {
+  VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
+  for (std::uint64_t block = span.first_block(); block < span.end_block();) {
+    const Entry entry = region->entry(block);
+    std::uint64_t end = block + 1;
+    const bool data = entry.kind() == BlockKind::data;
+    while (end < span.end_block()) {
+      const Entry e = region->entry(end);
+      if (data ? !continues(entry, e, end - block) : e.kind() == BlockKind::data) break;
+      ++end;
+    }
+    const std::uint64_t begin_byte = span.begin_in(block);
+    const std::span<std::byte> part = out.subspan(begin_byte - span.from, span.end_in(end - 1) - begin_byte);
+    if (data) VSNAP_TRY(engine_.members().read(entry.place(), begin_byte % kBlockBytes, part));
+    else std::memset(part.data(), 0, part.size());
+    block = end;
+  }
+  return {};
+}
+
+Result<> VolumeIo::read_block(Entry entry, std::span<std::byte> out) {
+  if (entry.kind() == BlockKind::data) return engine_.members().read(entry.place(), 0, out);
+  std::memset(out.data(), 0, out.size());
+  return {};
+}
+
+// ---- changing ----
+
+template <class Body>
+Result<> VolumeIo::change(std::uint64_t offset, std::uint64_t length, Body body) {
+  bool committed = false; // for want of space
+  std::uint64_t done = 0;
+  while (done < length) {
+    // Outside of the gate and the grace section: a commit waits for both.
+    if (engine_.log().full()) VSNAP_TRY(engine_.commit());
+    const std::uint64_t at = offset + done;
+    const std::uint64_t size = std::min(length - done, kRegionBytes - at % kRegionBytes);
+    Result<> changed;
+    {
+      const IoGate::Passage passage(map_.branch->gate);
+      const Grace::Section section(engine_.grace());
+      changed = body(Span{RegionIndex(at / kRegionBytes), at % kRegionBytes, at % kRegionBytes + size}, done);
+    }
+    if (!changed) {
+      if (changed.error().kind != ErrorKind::no_space || committed) return changed;
+      committed = true; // what was freed since the last commit becomes available
+      VSNAP_TRY(engine_.commit());
+      continue;
+    }
+    done += size;
+  }
+  return {};
+}
+
+Result<> VolumeIo::write(std::uint64_t offset, std::span<const std::byte> data) {
+  VSNAP_TRY(check_range(offset, data.size()));
+  // Past the end: the rest of the last block must read as zeros, whatever a crash left there.
+  if (const std::uint64_t size = size_bytes(); offset > size) VSNAP_TRY(zero_tail(size));
+  VSNAP_TRY(change(offset, data.size(), [&](const Span& span, std::uint64_t done) -> Result<> {
+    VSNAP_TRY(write_piece(span, data.subspan(done, span.to - span.from)));
+    grow_to(offset + done + (span.to - span.from));
+    return {};
+  }));
+  object_->modified_ns.store(engine_.env().wall_clock_ns(), std::memory_order_relaxed);
+  if (!object_->times_changed.load(std::memory_order_relaxed)) object_->times_changed.store(true);
+  return {};
+}
+
+Result<> VolumeIo::zero_tail(std::uint64_t size) {
+  if (size % kBlockBytes == 0) return {};
+  return change(size, kBlockBytes - size % kBlockBytes, [&](const Span& span, std::uint64_t) { return discard_piece(span); });
+}
+
+void VolumeIo::grow_to(std::uint64_t size) {
+  std::uint64_t old = object_->size_bytes.load(std::memory_order_acquire);
+  while (old < size && !object_->size_bytes.compare_exchange_weak(old, size)) {
+  }
+  if (old < size) object_->size_changed.store(true);
+}
+
+// Appends the record of a change and makes it in the map, as one step towards other writers of the region.
+void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, BlockKind kind, Place place) {
+  Branch& branch = *map_.branch;
+  MapChange c;
+  c.branch = branch.id;
+  c.start = first_block(region.index()) + BlockCount(from);
+  c.count = BlockCount(count);
+  c.kind = kind;
+  c.place = place;
+  c.born = branch.version();
+  c.floor = branch.floor.load(std::memory_order_relaxed);
+  c.keep_hole = c.floor != kNoFloor || branch.parent != nullptr;
+  c.fresh = true;
+  MutexLock lock(region.mutex());
+  for (std::uint64_t block = from; block < from + count; ++block) {
+    const Entry old = region.entry(block);
+    if (old.own()) c.fresh = false;
+    c.mapped_change += (kind != BlockKind::hole ? 1 : 0) - (old.mapped() ? 1 : 0);
+  }
+  region.note_record(engine_.log().append(c));
+  for (std::uint64_t i = 0; i < count; ++i) {
+    if (kind == BlockKind::hole) region.set_entry(from + i, c.keep_hole ? Entry(kind, Place(), true) : Entry());
+    else region.set_entry(from + i, Entry(kind, place + BlockCount(i), true));
+  }
+  branch.mapped.fetch_add(c.mapped_change, std::memory_order_relaxed);
+}
+
+Result<> VolumeIo::write_piece(const Span& span, std::span<const std::byte> data) {
+  for (;;) {
+    VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
+    const RangeLock range(*region, span.first_block(), span.end_block());
+    if (!range.held()) continue; // taken out of the cache meanwhile
+    {
+      MutexLock lock(region->mutex());
+      region->refresh_own(map_.branch->version());
+    }
+    for (std::uint64_t block = span.first_block(); block < span.end_block();) {
+      const Entry entry = region->entry(block);
+      VSNAP_TRY_ASSIGN(block, entry.own() && entry.kind() == BlockKind::data ? write_in_place(*region, span, block, data)
+                                                                             : write_elsewhere(*region, span, block, data));
+    }
+    return {};
+  }
+}
+
+// From `block` on as far as the head's own places lie next to each other; returns where it stopped.
+Result<std::uint64_t> VolumeIo::write_in_place(Region& region, const Span& span, std::uint64_t block,
+                                               std::span<const std::byte> data) {
+  const Entry first = region.entry(block);
+  std::uint64_t end = block + 1;
+  for (; end < span.end_block(); ++end) {
+    const Entry e = region.entry(end);
+    if (!e.own() || !continues(first, e, end - block)) break;
+  }
+  const std::uint64_t begin_byte = span.begin_in(block);
+  VSNAP_TRY(engine_.members().write(first.place(), begin_byte % kBlockBytes,
+                                    data.subspan(begin_byte - span.from, span.end_in(end - 1) - begin_byte)));
+  return end;
+}
+
+// Blocks that others may see, or that have no place yet: to a new place, then the map.
+Result<std::uint64_t> VolumeIo::write_elsewhere(Region& region, const Span& span, std::uint64_t block,
+                                                std::span<const std::byte> data) {
+  const Entry first = region.entry(block);
+  const bool reserved = first.own() && first.kind() == BlockKind::reserved;
+  std::uint64_t end = block + 1;
+  for (; end < span.end_block(); ++end) {
+    const Entry e = region.entry(end);
+    if (e.own() && e.kind() == BlockKind::data) break;
+    const bool reserved_too = e.own() && e.kind() == BlockKind::reserved;
+    if (reserved_too != reserved || (reserved && e.place() != first.place() + BlockCount(end - block))) break;
+  }
+  if (reserved) {
+    VSNAP_TRY(write_run(span, data, first.place(), block, end - block, region));
+    record(region, block, end - block, BlockKind::data, first.place());
+    return end;
+  }
+  // Next to the neighbour that was written before, if there is one: so that what is read together lies together.
+  std::optional<Place> near;
+  const std::uint64_t phase = block % kNeighbourhoodBlocks;
+  for (std::uint64_t other = block - phase; other < block - phase + kNeighbourhoodBlocks && !near; ++other) {
+    const Entry e = region.entry(other);
+    if (other == block || !e.own() || !e.mapped()) continue;
+    const std::uint64_t base = e.place().block() + block;
+    if (base >= other) near = Place(e.place().member(), base - other);
+  }
+  const auto run = engine_.allocate(BlockCount(end - block), near, phase);
+  if (!run) return failure(ErrorKind::no_space, "the pool is full (vsnap rm, or vsnap pool add)");
+  if (auto written = write_run(span, data, run->start, block, run->count.value(), region); !written) {
+    engine_.allocator().release(*run);
+    return Failure(written.error());
+  }
+  record(region, block, run->count.value(), BlockKind::data, run->start);
+  return block + run->count.value();
+}
+
+// Writes the span's part of `count` blocks from `block` on to consecutive places; blocks that it covers in part are
+// merged with what the view has there now.
+Result<> VolumeIo::write_run(const Span& span, std::span<const std::byte> data, Place place, std::uint64_t block,
+                             std::uint64_t count, const Region& region) {
+  std::uint64_t at = block;
+  const std::uint64_t end = block + count;
+  while (at < end) {
+    const Place target = place + BlockCount(at - block);
+    if (span.whole(at)) {
+      std::uint64_t whole_end = at + 1;
+      while (whole_end < end && span.whole(whole_end)) ++whole_end;
+      VSNAP_TRY(engine_.members().write(target, 0, data.subspan(at * kBlockBytes - span.from, (whole_end - at) * kBlockBytes)));
+      at = whole_end;
+      continue;
+    }
+    std::array<std::byte, kBlockBytes> merged;
+    VSNAP_TRY(read_block(region.entry(at), merged));
+    const std::uint64_t begin_byte = span.begin_in(at);
+    const auto part = data.subspan(begin_byte - span.from, span.end_in(at) - begin_byte);
+    std::memcpy(merged.data() + begin_byte % kBlockBytes, part.data(), part.size());
+    VSNAP_TRY(engine_.members().write(target, 0, merged));
+    ++at;
+  }
+  return {};
+}
+
+// ---- discarding and reserving ----
+
+Result<> VolumeIo::discard(std::uint64_t offset, std::uint64_t length) {
+  VSNAP_TRY(check_range(offset, std::min(length, kMaxVolumeBytes - std::min(offset, kMaxVolumeBytes))));
+  const std::uint64_t size = size_bytes();
+  if (offset >= size) return {};
+  std::uint64_t end = length > size - offset ? size : offset + length;
+  // The rest of the last block is zeros already; with it the block can go as a whole.
+  if (end == size) end = bytes(blocks_for(size));
+  std::uint64_t at = offset;
+  while (at < end) {
+    // Where nothing is mapped there is nothing to do: the ends are looked at, the regions between are jumped over.
+    VSNAP_TRY_ASSIGN(const auto mapped, next_mapped_region(RegionIndex(at / kRegionBytes)));
+    if (!mapped || mapped->value() * kRegionBytes >= end) return {};
+    at = std::max(at, mapped->value() * kRegionBytes);
+    const std::uint64_t piece_end = std::min(end, (at / kRegionBytes + 1) * kRegionBytes);
+    VSNAP_TRY(change(at, piece_end - at, [&](const Span& span, std::uint64_t) { return discard_piece(span); }));
+    at = piece_end;
+  }
+  object_->modified_ns.store(engine_.env().wall_clock_ns(), std::memory_order_relaxed);
+  object_->times_changed.store(true);
+  return {};
+}
+
+Result<> VolumeIo::discard_piece(const Span& span) {
+  static constexpr std::array<std::byte, kBlockBytes> kZeros{};
+  std::uint64_t from = span.first_block();
+  std::uint64_t to = span.end_block();
+  const auto zero_part = [&](std::uint64_t block) -> Result<> {
+    VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
+    if (region->entry(block).kind() != BlockKind::data) return {};
+    const Span part{span.region, span.begin_in(block), span.end_in(block)};
+    return write_piece(part, std::span(kZeros).first(part.to - part.from));
+  };
+  if (!span.whole(from)) VSNAP_TRY(zero_part(from++));
+  if (from < to && !span.whole(to - 1)) VSNAP_TRY(zero_part(--to));
+  if (from >= to) return {};
+  for (;;) {
+    VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
+    const RangeLock range(*region, from, to);
+    if (!range.held()) continue;
+    return unmap_in_region(*region, from, to);
+  }
+}
+
+Result<> VolumeIo::unmap_in_region(Region& region, std::uint64_t from, std::uint64_t to) {
+  {
+    MutexLock lock(region.mutex());
+    region.refresh_own(map_.branch->version());
+  }
+  for (std::uint64_t block = from; block < to;) {
+    if (!region.entry(block).mapped()) {
+      ++block;
+      continue;
+    }
+    // Only with room for the row: a hole over older versions takes metadata and gives nothing back.
+    if (engine_.metadata_low() && !region.entry(block).own()) {
+      return failure(ErrorKind::no_space, "no space for metadata (vsnap rm, or vsnap pool add)");
+    }
+    std::uint64_t end = block + 1;
+    while (end < to && region.entry(end).mapped()) ++end;
+    record(region, block, end - block, BlockKind::hole, Place());
+    block = end;
+  }
+  return {};
+}
+
+Result<> VolumeIo::unmap_blocks(BlockIndex from, BlockIndex to) {
+  for (RegionIndex region = region_of(from);;) {
+    VSNAP_TRY_ASSIGN(const auto mapped, next_mapped_region(region));
+    if (!mapped || first_block(*mapped) >= to) return {};
+    const std::uint64_t base = first_block(*mapped).value();
+    const std::uint64_t lo = std::max(from.value(), base) - base;
+    const std::uint64_t hi = std::min(to.value(), base + kRegionBlocks) - base;
+    VSNAP_TRY(change(0, 1, [&](const Span&, std::uint64_t) {
+      return discard_piece(Span{*mapped, lo * kBlockBytes, hi * kBlockBytes});
+    }));
+    region = RegionIndex(mapped->value() + 1);
+  }
+}
+
+Result<> VolumeIo::reserve(std::uint64_t offset, std::uint64_t length, bool extend) {
+  VSNAP_TRY(check_range(offset, length));
+  if (blocks_for(length).value() > engine_.allocator().free_blocks() + blocks_for(size_bytes()).value()) {
+    return failure(ErrorKind::no_space, "the pool has less free space than that (vsnap pool add)");
+  }
+  if (offset > size_bytes()) VSNAP_TRY(zero_tail(size_bytes()));
+  VSNAP_TRY(change(offset, length, [&](const Span& span, std::uint64_t) { return reserve_piece(span); }));
+  if (extend) grow_to(offset + length);
+  return {};
+}
+
+Result<> VolumeIo::reserve_piece(const Span& span) {
+  for (;;) {
+    VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
+    const RangeLock range(*region, span.first_block(), span.end_block());
+    if (!range.held()) continue;
+    {
+      MutexLock lock(region->mutex());
+      region->refresh_own(map_.branch->version());
+    }
+    for (std::uint64_t block = span.first_block(); block < span.end_block();) {
+      if (region->entry(block).mapped()) {
+        ++block;
+        continue;
+      }
+      std::uint64_t end = block + 1;
+      while (end < span.end_block() && !region->entry(end).mapped()) ++end;
+      const auto run = engine_.allocate(BlockCount(end - block), std::nullopt, block % kNeighbourhoodBlocks);
+      if (!run) return failure(ErrorKind::no_space, "the pool is full (vsnap rm, or vsnap pool add)");
+      record(*region, block, run->count.value(), BlockKind::reserved, run->start);
+      block += run->count.value();
+    }
+    return {};
+  }
+}
+
+// ---- seeking ----
+
+Result<std::optional<RegionIndex>> VolumeIo::next_mapped_region(RegionIndex from) {
+  std::optional<RegionIndex> best;
+  // Changes that the catalog does not have yet are in the map; everything else is in the catalog.
+  {
+    const Grace::Section section(engine_.grace());
+    map_.table.visit(from, [&](Region& region) {
+      if (region.last_record() <= engine_.committed()) return true;
+      best = region.index();
+      return false;
+    });
+  }
+  VSNAP_TRY(engine_.db().read([&](SQLite::Database&) -> Result<> {
+    for (const Branch* link = map_.branch; link != nullptr; link = link->parent) {
+      const auto found = engine_.index().next_region(link->id, from);
+      if (found && (!best || *found < *best)) best = found;
+    }
+    return {};
+  }));
+  return best;
+}
+
+Result<std::optional<std::uint64_t>> VolumeIo::seek(std::uint64_t offset, bool data) {
+  const std::uint64_t size = size_bytes();
+  if (offset >= size) return std::optional<std::uint64_t>();
+  RegionIndex region_index(offset / kRegionBytes);
+  std::uint64_t block = offset % kRegionBytes / kBlockBytes;
+  for (;;) {
+    VSNAP_TRY_ASSIGN(const auto mapped, next_mapped_region(region_index));
+    if (!mapped || *mapped != region_index) { // a hole up to there
+      if (!data) return std::max(offset, first_block(region_index).value() * kBlockBytes);
+      if (!mapped || mapped->value() * kRegionBytes >= size) return std::optional<std::uint64_t>();
+      region_index = *mapped;
+      block = 0;
+    }
+    const Grace::Section section(engine_.grace());
+    VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, region_index));
+    for (; block < kRegionBlocks; ++block) {
+      const std::uint64_t at = (first_block(region_index).value() + block) * kBlockBytes;
+      if (at >= size) return data ? std::optional<std::uint64_t>() : std::optional(size);
+      if ((region->entry(block).kind() == BlockKind::data) == data) return std::max(offset, at);
+    }
+    region_index = RegionIndex(region_index.value() + 1);
+    block = 0;
+    if (region_index.value() * kRegionBytes >= size) return data ? std::optional<std::uint64_t>() : std::optional(size);
+  }
+}
+
+Result<std::optional<std::uint64_t>> VolumeIo::seek_data(std::uint64_t offset) { return seek(offset, true); }
+Result<std::optional<std::uint64_t>> VolumeIo::seek_hole(std::uint64_t offset) { return seek(offset, false); }
+
+Result<> VolumeIo::fsync() {
+  if (!map_.head) return {};
+  VSNAP_TRY(engine_.check_writable());
+  if (object_->size_changed.load()) return engine_.commit();
+  return engine_.sync();
+}
+
+} // namespace vsnap

@@ -1,0 +1,66 @@
+// The View of a volume or snapshot: reads and writes against the map, head / body / tail, and nothing of names.
+// (The division of an unaligned range follows nbdkit's cow filter.)
+#pragma once
+
+#include <memory>
+
+#include "core/engine.h"
+#include "core/objects.h"
+#include "core/view.h"
+
+namespace vsnap {
+
+class VolumeIo final : public View {
+ public:
+  VolumeIo(Engine& engine, ObjectPtr object);
+  ~VolumeIo() override;
+
+  [[nodiscard]] ObjectId id() const override { return object_->id; }
+  [[nodiscard]] bool writable() const override { return map_.head; }
+  [[nodiscard]] std::uint64_t size_bytes() const override { return object_->size_bytes.load(std::memory_order_acquire); }
+  Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> out) override;
+  Result<> write(std::uint64_t offset, std::span<const std::byte> data) override;
+  Result<> discard(std::uint64_t offset, std::uint64_t length) override;
+  Result<> reserve(std::uint64_t offset, std::uint64_t length, bool extend) override;
+  Result<std::optional<std::uint64_t>> seek_data(std::uint64_t offset) override;
+  Result<std::optional<std::uint64_t>> seek_hole(std::uint64_t offset) override;
+  Result<> fsync() override;
+
+  // Unmaps whole blocks [from, to), also beyond the end: what a shrink leaves behind.
+  Result<> unmap_blocks(BlockIndex from, BlockIndex to);
+  // Makes the block that the end of a volume of `size` bytes falls into read as zeros behind it.
+  Result<> zero_tail(std::uint64_t size);
+  // For configuration operations: the map, and the object it belongs to.
+  ViewMap& map() { return map_; }
+  const ObjectPtr& object() const { return object_; }
+  // Regions at or after `from` that may have something mapped; nullopt: none.
+  Result<std::optional<RegionIndex>> next_mapped_region(RegionIndex from);
+
+ private:
+  struct Span; // a piece of a request that lies in one region
+  template <class Body>
+  Result<> in_regions(std::uint64_t offset, std::uint64_t length, Body body);
+  Result<> read_piece(const Span& span, std::span<std::byte> out);
+  Result<> write_piece(const Span& span, std::span<const std::byte> data);
+  Result<std::uint64_t> write_in_place(Region& region, const Span& span, std::uint64_t block, std::span<const std::byte> data);
+  Result<std::uint64_t> write_elsewhere(Region& region, const Span& span, std::uint64_t block, std::span<const std::byte> data);
+  Result<> write_run(const Span& span, std::span<const std::byte> data, Place place, std::uint64_t block, std::uint64_t count,
+                     const Region& region);
+  Result<> read_block(Entry entry, std::span<std::byte> out);
+  Result<> discard_piece(const Span& span);
+  Result<> unmap_in_region(Region& region, std::uint64_t from, std::uint64_t to);
+  Result<> reserve_piece(const Span& span);
+  Result<std::optional<std::uint64_t>> seek(std::uint64_t offset, bool data);
+  Result<> check_range(std::uint64_t offset, std::uint64_t length) const;
+  // Runs a change of the map: throttled before, repeated once after a commit if there was no space.
+  template <class Body>
+  Result<> change(std::uint64_t offset, std::uint64_t length, Body body);
+  void record(Region& region, std::uint64_t from, std::uint64_t count, BlockKind kind, Place place);
+  void grow_to(std::uint64_t size_bytes);
+
+  Engine& engine_;
+  ObjectPtr object_;
+  ViewMap map_;
+};
+
+} // namespace vsnap
