@@ -39,7 +39,8 @@ std::string read_all(int fd) {
 // From now on nobody looks at the terminal.
 void leave_terminal(const std::string& pool) {
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  const int log = ::open(daemon_log_path(pool).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+  const int log =
+      ::open(daemon_log_path(pool).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (null < 0) return;
   ::dup2(null, STDIN_FILENO);
   ::dup2(null, STDOUT_FILENO);
@@ -93,9 +94,10 @@ Result<> start_background_daemon(const DaemonOptions& options) {
   int status = 0;
   ::waitpid(child, &status, 0);
   if (said.empty()) {
-    return failure(ErrorKind::failed, fmt::format("{}: the daemon ended before the mount worked{} (vsnap mount -f shows why)",
-                                                  options.pool,
-                                                  WIFSIGNALED(status) ? fmt::format(", by signal {}", WTERMSIG(status)) : ""));
+    return failure(
+        ErrorKind::failed,
+        fmt::format("{}: the daemon ended before the mount worked{} (vsnap mount -f shows why)", options.pool,
+                    WIFSIGNALED(status) ? fmt::format(", by signal {}", WTERMSIG(status)) : ""));
   }
   return failure(static_cast<ErrorKind>(said.front() - kErrorDigit), said.substr(1));
 }

@@ -19,7 +19,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_target(options.pool));
   VSNAP_TRY_ASSIGN(const std::string path, absolute_path(options.file));
   if (::access(path.c_str(), F_OK) == 0) {
-    return failure(ErrorKind::failed, EEXIST, fmt::format("{}: exists already (remove it, or give another name)", path));
+    return failure(ErrorKind::failed, EEXIST,
+                   fmt::format("{}: exists already (remove it, or give another name)", path));
   }
   wire::ControlRequest request;
   request.mutable_dump_catalog()->set_path(path);
@@ -35,7 +36,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_catalog(Program& program) {
-  auto& command = program.add("dump", "POOL FILE.db", "Write the catalog as a plain SQLite file.", Takes::nothing, "catalog");
+  auto& command = program.add("dump", "POOL FILE.db", "Write the catalog as a plain SQLite file.",
+                              Takes::nothing, "catalog");
   auto options = std::make_shared<Options>();
   command.add_option("POOL", options->pool)->required();
   command.add_option("FILE", options->file)->required();

@@ -15,7 +15,8 @@ struct Options {
 Json report_json(const std::string& pool, const CheckReport& report) {
   Json findings = Json::array();
   for (const Finding& finding : report.findings) {
-    findings.push_back({{"what", finding.what}, {"repairable", finding.repairable}, {"repaired", finding.repaired}});
+    findings.push_back(
+        {{"what", finding.what}, {"repairable", finding.repairable}, {"repaired", finding.repaired}});
   }
   return {{"pool", pool}, {"extents", report.extents_checked}, {"findings", std::move(findings)}};
 }
@@ -23,15 +24,19 @@ Json report_json(const std::string& pool, const CheckReport& report) {
 void print_report(const CommonOptions& common, const std::string& pool, const CheckReport& report) {
   for (const Finding& finding : report.findings) {
     fmt::print("{}: {}{}\n", pool, finding.what,
-               finding.repaired ? " (repaired)" : finding.repairable ? " (vsnap check --repair can mend this)" : "");
+               finding.repaired     ? " (repaired)"
+               : finding.repairable ? " (vsnap check --repair can mend this)"
+                                    : "");
   }
-  if (report.findings.empty() && !common.quiet) fmt::print("{}: ok, {} extents checked\n", pool, report.extents_checked);
+  if (report.findings.empty() && !common.quiet)
+    fmt::print("{}: ok, {} extents checked\n", pool, report.extents_checked);
 }
 
 Result<int> run(const CommonOptions& common, const Options& options) {
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_target(options.pool));
-  if (spec.view) return failure(ErrorKind::usage, fmt::format("{}: a pool is checked as a whole (vsnap check {})",
-                                                              options.pool, spec.pool));
+  if (spec.view)
+    return failure(ErrorKind::usage,
+                   fmt::format("{}: a pool is checked as a whole (vsnap check {})", options.pool, spec.pool));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool, true));
   CheckReport report;
   {
@@ -57,7 +62,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_check(Program& program) {
-  auto& command = program.add("check", "POOL [--repair]", "Check a pool for damage (exit code 6 where some is left).");
+  auto& command =
+      program.add("check", "POOL [--repair]", "Check a pool for damage (exit code 6 where some is left).");
   auto options = std::make_shared<Options>();
   command.add_option("POOL", options->pool)->required();
   command.add_flag("--repair", options->repair, "mend what can be mended");

@@ -18,7 +18,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   if (name.find('/') != std::string::npos) {
     VSNAP_TRY_ASSIGN(const Spec to, resolve_volume(name));
     if (to.pool != from.pool) {
-      return failure(ErrorKind::usage, fmt::format("{}: a clone stays in the pool of its snapshot, {}", name, from.pool));
+      return failure(ErrorKind::usage,
+                     fmt::format("{}: a clone stays in the pool of its snapshot, {}", name, from.pool));
     }
     name = to.view->volume;
   }
@@ -35,7 +36,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_clone(Program& program) {
-  auto& command = program.add("clone", "POOL/VOL@SNAP NEWVOL", "Make a writable volume that starts from a snapshot.");
+  auto& command =
+      program.add("clone", "POOL/VOL@SNAP NEWVOL", "Make a writable volume that starts from a snapshot.");
   auto options = std::make_shared<Options>();
   command.add_option("SNAPSHOT", options->from)->required();
   command.add_option("NEWVOL", options->to)->required();

@@ -12,7 +12,9 @@ namespace {
 // "usage: vsnap create POOL/VOL --size SIZE", what it does, and its options.
 class ShortHelp final : public CLI::Formatter {
  public:
-  explicit ShortHelp(const std::map<const CLI::App*, std::string>& synopses) : synopses_(synopses) { column_width(24); }
+  explicit ShortHelp(const std::map<const CLI::App*, std::string>& synopses) : synopses_(synopses) {
+    column_width(24);
+  }
 
   std::string make_usage(const CLI::App* app, std::string) const override {
     const auto synopsis = synopses_.find(app);
@@ -45,7 +47,8 @@ std::string joined(const std::vector<std::string>& words) {
 
 std::vector<std::string> names_of(const CLI::App& app) {
   std::vector<std::string> names;
-  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) names.push_back(sub->get_name());
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(sub->get_name());
   return names;
 }
 
@@ -63,17 +66,20 @@ Program::Program() : app_("File-backed volumes and instant snapshots in user spa
   app_.fallthrough();
 }
 
-CLI::App& Program::add(const std::string& name, const std::string& synopsis, const std::string& description, Takes takes,
-                       const std::string& group) {
+CLI::App& Program::add(const std::string& name, const std::string& synopsis, const std::string& description,
+                       Takes takes, const std::string& group) {
   CLI::App& parent = group.empty() ? app_ : *app_.get_subcommand(group);
   CLI::App& command = *parent.add_subcommand(name, description);
-  synopses_[&command] = fmt::format("vsnap {}{}{}{}", group.empty() ? "" : group + " ", name, synopsis.empty() ? "" : " ",
-                                    synopsis);
-  command.add_flag("--json", common_.json, "results as JSON")->group("Common");
-  command.add_flag("-q,--quiet", common_.quiet, "no progress, no remarks")->group("Common");
-  command.add_flag("-v,--verbose", common_.verbose, "say what is done")->group("Common");
-  command.add_flag("-y,--yes", common_.yes, "do not ask")->group("Common");
-  if (has(takes, Takes::dry_run)) command.add_flag("-n,--dry-run", common_.dry_run, "only say what would be done");
+  synopses_[&command] = fmt::format("vsnap {}{}{}{}", group.empty() ? "" : group + " ", name,
+                                    synopsis.empty() ? "" : " ", synopsis);
+  // Every command takes these; the footer of its help names them, and vsnap(1) describes them.
+  command.add_flag("--json", common_.json)->group("");
+  command.add_flag("-q,--quiet", common_.quiet)->group("");
+  command.add_flag("-v,--verbose", common_.verbose)->group("");
+  command.add_flag("-y,--yes", common_.yes, "do not ask")->group(has(takes, Takes::yes) ? "Options" : "");
+  command.footer("Every command takes --json -q -v -y as well: see vsnap(1).");
+  if (has(takes, Takes::dry_run))
+    command.add_flag("-n,--dry-run", common_.dry_run, "only say what would be done");
   if (has(takes, Takes::list)) {
     command.add_flag("-H", common_.no_header, "no header, tabs between columns");
     command.add_flag("-p", common_.exact, "exact numbers");
@@ -112,7 +118,7 @@ Result<> Program::check_verb(const std::vector<std::string>& words) const {
     if (!contains(names, word)) {
       const auto near = nearest(word, names);
       return failure(ErrorKind::usage, fmt::format("{}: no such command ({})", vsnap::quoted(before + word),
-                                                   near            ? fmt::format("did you mean '{}{}'?", before, *near)
+                                                   near ? fmt::format("did you mean '{}{}'?", before, *near)
                                                    : before.empty() ? "vsnap --help lists them"
                                                                     : "one of: " + joined(names)));
     }
@@ -127,7 +133,8 @@ Result<> Program::print_help(const std::vector<std::string>& words) const {
   const CLI::App* app = &app_;
   for (const std::string& word : words) {
     if (names_of(*app).empty()) {
-      return failure(ErrorKind::usage, fmt::format("{}: one command at a time (vsnap help COMMAND)", vsnap::quoted(word)));
+      return failure(ErrorKind::usage,
+                     fmt::format("{}: one command at a time (vsnap help COMMAND)", vsnap::quoted(word)));
     }
     app = app->get_subcommand(word);
   }

@@ -1,10 +1,10 @@
-// How a command becomes part of the vsnap program: one file a command, which registers its options with CLI11 and runs
-// one function with them. The options that several commands share are declared once, here.
+// How a command becomes part of the vsnap program: one file a command, which registers its options with CLI11
+// and runs one function with them. The options that several commands share are declared once, here.
 //
 // Invariants
 // 1. A command changes nothing before all of its arguments were parsed and found good (exit 2).
-// 2. Results go to standard output, everything else to standard error; an Error becomes exactly one line there.
-// Threads: the main thread only.
+// 2. Results go to standard output, everything else to standard error; an Error becomes exactly one line
+// there. Threads: the main thread only.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -32,9 +32,13 @@ struct CommonOptions {
   std::string sort;
 };
 
-enum class Takes : unsigned { nothing = 0, list = 1, dry_run = 2 };
-constexpr Takes operator|(Takes a, Takes b) { return Takes(static_cast<unsigned>(a) | static_cast<unsigned>(b)); }
-constexpr bool has(Takes set, Takes one) { return (static_cast<unsigned>(set) & static_cast<unsigned>(one)) != 0; }
+enum class Takes : unsigned { nothing = 0, list = 1, dry_run = 2, yes = 4 }; // yes: it asks
+constexpr Takes operator|(Takes a, Takes b) {
+  return Takes(static_cast<unsigned>(a) | static_cast<unsigned>(b));
+}
+constexpr bool has(Takes set, Takes one) {
+  return (static_cast<unsigned>(set) & static_cast<unsigned>(one)) != 0;
+}
 
 using Run = std::function<Result<int>(const CommonOptions&)>; // exit code
 

@@ -18,7 +18,8 @@ namespace {
 // Memory that this process needs to write out dirty pages must not wait for dirty pages to be written out.
 void become_io_flusher() {
 #ifdef PR_SET_IO_FLUSHER
-  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0) log::debug("PR_SET_IO_FLUSHER was refused: errno {}", errno);
+  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
+    log::debug("PR_SET_IO_FLUSHER was refused: errno {}", errno);
 #endif
 }
 
@@ -45,10 +46,12 @@ Result<> serve_mount(MountSession& session, const DaemonRecord& record, StopWatc
 }
 
 // The record goes while the pool is still locked: the next daemon cannot have written its own yet.
-Result<> serve_pool(Pool& pool, const DaemonOptions& options, StopWatch& watch, const std::function<void()>& ready) {
+Result<> serve_pool(Pool& pool, const DaemonOptions& options, StopWatch& watch,
+                    const std::function<void()>& ready) {
   VSNAP_TRY(prepare_runtime_dir());
   VSNAP_TRY_ASSIGN(const std::string socket, control_socket_path(options.pool));
-  const DaemonRecord record = own_record(Env::real(), options.pool, pool.status().uuid, options.mount_point, socket);
+  const DaemonRecord record =
+      own_record(Env::real(), options.pool, pool.status().uuid, options.mount_point, socket);
   VSNAP_TRY_ASSIGN(auto server, ControlServer::start(pool, {record, [&watch] { watch.request(); }}));
   Result<> result;
   if (auto session = MountSession::mount(pool, mount_options(options))) {
@@ -78,9 +81,10 @@ Result<> run_daemon(const DaemonOptions& options, const std::function<void()>& r
   if (options.cache_bytes != 0) open.cache_bytes = options.cache_bytes;
   VSNAP_TRY_ASSIGN(auto pool, Pool::open(Env::real(), std::move(open)));
   if (pool->name() != options.pool) {
-    return failure(ErrorKind::failed, fmt::format("{0}: expected members of this pool, found those of {1} (vsnap pool detach "
-                                                  "{0} and vsnap pool attach MEMBER... put it right)",
-                                                  options.pool, pool->name()));
+    return failure(ErrorKind::failed,
+                   fmt::format("{0}: expected members of this pool, found those of {1} (vsnap pool detach "
+                               "{0} and vsnap pool attach MEMBER... put it right)",
+                               options.pool, pool->name()));
   }
   const auto served = serve_pool(*pool, options, watch, ready);
   const auto closed = pool->close();

@@ -1,7 +1,8 @@
 // What `vsnap mount` becomes: the one process that has the pool open, serves its files, and answers commands.
 //
 // Invariants
-// 1. Set up in the order pool, control socket, mount, record; torn down the other way round. Whatever step fails, the
+// 1. Set up in the order pool, control socket, mount, record; torn down the other way round. Whatever step
+// fails, the
 //    earlier ones are undone.
 // 2. SIGTERM, SIGINT, a shutdown request and an unmount from outside all end in the same orderly stop.
 // Threads: run_daemon() is called by the main thread before any other thread exists.
@@ -28,8 +29,8 @@ struct DaemonOptions {
 // Returns after the mount has ended. `ready` is called once the mount works.
 Result<> run_daemon(const DaemonOptions& options, const std::function<void()>& ready);
 
-// Runs run_daemon() in a child of its own session, with its messages in the daemon's log; returns once the mount works,
-// or with the error that kept it from working.
+// Runs run_daemon() in a child of its own session, with its messages in the daemon's log; returns once the
+// mount works, or with the error that kept it from working.
 Result<> start_background_daemon(const DaemonOptions& options);
 
 } // namespace vsnap::cli

@@ -11,11 +11,13 @@ namespace {
 void add_rows(Table& table, const std::string& pool, const DiskUsage& usage) {
   const SpaceInfo& space = usage.space;
   table.add({Cell::text(pool), Cell::text("pool"), Cell::size(space.size_bytes),
-             Cell::size(space.data_bytes + space.metadata_bytes), Cell::size(space.available_bytes), Cell::none()});
+             Cell::size(space.data_bytes + space.metadata_bytes), Cell::size(space.available_bytes),
+             Cell::none()});
   for (const UsageRow& row : usage.rows) {
     table.add({Cell::text(pool + "/" + row.view.name.text()),
-               Cell::text(row.view.kind == ViewKind::snapshot ? "snapshot" : "volume"), Cell::size(row.view.size_bytes),
-               Cell::size(row.view.used_bytes), Cell::none(), Cell::size(row.frees_bytes)});
+               Cell::text(row.view.kind == ViewKind::snapshot ? "snapshot" : "volume"),
+               Cell::size(row.view.size_bytes), Cell::size(row.view.used_bytes), Cell::none(),
+               Cell::size(row.frees_bytes)});
   }
 }
 
@@ -46,10 +48,12 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
     VSNAP_TRY_ASSIGN(pools, registry_list());
   } else {
     VSNAP_TRY_ASSIGN(const Spec spec, resolve_target(target));
-    if (spec.view) return failure(ErrorKind::usage, fmt::format("{}: a pool is needed (vsnap df {})", target, spec.pool));
+    if (spec.view)
+      return failure(ErrorKind::usage, fmt::format("{}: a pool is needed (vsnap df {})", target, spec.pool));
     pools.push_back(spec.pool);
   }
-  Table table({{"name"}, {"type", false, false}, {"size", true}, {"used", true}, {"avail", true}, {"frees", true}});
+  Table table(
+      {{"name"}, {"type", false, false}, {"size", true}, {"used", true}, {"avail", true}, {"frees", true}});
   VSNAP_TRY(table.check(common));
   Json json = Json::array();
   int code = 0;
@@ -74,10 +78,11 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
 } // namespace
 
 void register_df(Program& program) {
-  auto& command = program.add("df", "[POOL]",
-                              "Show size, used and available space, and for each volume and snapshot what removing it "
-                              "alone would free.",
-                              Takes::list);
+  auto& command =
+      program.add("df", "[POOL]",
+                  "Show size, used and available space, and for each volume and snapshot what removing it "
+                  "alone would free.",
+                  Takes::list);
   auto target = std::make_shared<std::string>();
   command.add_option("POOL", *target);
   program.on(command, [target](const CommonOptions& common) { return run(common, *target); });

@@ -21,7 +21,8 @@ class Printer {
 
   void begin(const std::string& from, const std::string& to) {
     if (common_.json) {
-      fmt::print("{{\n  \"schema\": 1,\n  \"from\": {},\n  \"to\": {},\n  \"ranges\": [", Json(from).dump(), Json(to).dump());
+      fmt::print("{{\n  \"schema\": 1,\n  \"from\": {},\n  \"to\": {},\n  \"ranges\": [", Json(from).dump(),
+                 Json(to).dump());
     } else if (!common_.no_header) {
       fmt::print("{:>15}  {:>15}  STATE\n", "OFFSET", "LENGTH");
     }
@@ -29,7 +30,8 @@ class Printer {
   void range(const DiffRange& r) {
     const char* state = r.state == DiffState::hole ? "hole" : "data";
     if (common_.json) {
-      fmt::print("{}\n    {{\"offset\": {}, \"length\": {}, \"state\": \"{}\"}}", first_ ? "" : ",", r.offset, r.length, state);
+      fmt::print("{}\n    {{\"offset\": {}, \"length\": {}, \"state\": \"{}\"}}", first_ ? "" : ",", r.offset,
+                 r.length, state);
     } else if (common_.no_header) {
       fmt::print("{}\t{}\t{}\n", r.offset, r.length, state);
     } else {
@@ -53,8 +55,9 @@ Result<int> run(const CommonOptions& common, const Options& options) {
     VSNAP_TRY_ASSIGN(to, resolve_view(options.to));
   }
   if (to.pool != from.pool) {
-    return failure(ErrorKind::usage, fmt::format("{}: not in pool {}: only views of one pool have extents in common",
-                                                 options.to, from.pool));
+    return failure(ErrorKind::usage,
+                   fmt::format("{}: not in pool {}: only views of one pool have extents in common",
+                               options.to, from.pool));
   }
   wire::ControlRequest request;
   *request.mutable_diff()->mutable_from() = wire::to_wire(*from.view);
@@ -79,9 +82,10 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_diff(Program& program) {
-  auto& command = program.add("diff", "SPEC [SPEC]",
-                              "List the ranges, in bytes, in which the second view (default: the live volume) differs from "
-                              "the first, and what the second has there.");
+  auto& command = program.add(
+      "diff", "SPEC [SPEC]",
+      "List the ranges, in bytes, in which the second view (default: the live volume) differs from "
+      "the first, and what the second has there.");
   auto options = std::make_shared<Options>();
   command.add_option("FROM", options->from)->required();
   command.add_option("TO", options->to);

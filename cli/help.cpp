@@ -11,8 +11,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A program that runs from where it was built finds the pages of its own sources: BUILD/bin/vsnap, with man/ in BUILD or
-// in one of the directories above it. An installed one finds PREFIX/share/man.
+// A program that runs from where it was built finds the pages of its own sources: BUILD/bin/vsnap, with man/
+// in BUILD or in one of the directories above it. An installed one finds PREFIX/share/man.
 std::string page_beside_program(const std::string& page) {
   std::error_code code;
   fs::path dir = fs::read_symlink("/proc/self/exe", code).parent_path();
@@ -42,7 +42,9 @@ int run_man(const std::string& argument) {
 bool installed(const std::string& page) {
   const pid_t child = ::fork();
   if (child == 0) {
-    if (std::freopen("/dev/null", "w", stdout) == nullptr || std::freopen("/dev/null", "w", stderr) == nullptr) ::_exit(1);
+    if (std::freopen("/dev/null", "w", stdout) == nullptr ||
+        std::freopen("/dev/null", "w", stderr) == nullptr)
+      ::_exit(1);
     ::execlp("man", "man", "-w", page.c_str(), nullptr);
     ::_exit(127);
   }
@@ -54,7 +56,8 @@ Result<int> run(const Program& program, const std::vector<std::string>& words) {
   std::string page = "vsnap";
   for (const std::string& word : words) page += "-" + word;
   std::string found = page_beside_program(page);
-  if (found.empty() && words.size() == 2) found = page_beside_program("vsnap-" + words[0]); // vsnap-pool has pool create
+  if (found.empty() && words.size() == 2)
+    found = page_beside_program("vsnap-" + words[0]); // vsnap-pool has pool create
   if (found.empty() && installed(page)) found = page;
   if (!found.empty() && run_man(found) == 0) return 0;
   VSNAP_TRY(program.print_help(words));
@@ -69,6 +72,7 @@ void register_help(Program& program) {
   command.add_option("COMMAND", *words);
   program.on(command, [&program, words](const CommonOptions&) { return run(program, *words); });
   auto& version = program.add("version", "", "Print the version.");
+  version.group(""); // the usual way is --version
   program.on(version, [](const CommonOptions& common) -> Result<int> {
     if (common.json) {
       fmt::print("{{\"schema\": 1, \"version\": \"{}\"}}\n", VSNAP_VERSION);

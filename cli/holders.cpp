@@ -31,7 +31,8 @@ bool any_link(const fs::path& proc, const std::function<bool(const std::string&)
     const fs::path target = fs::read_symlink(proc / name, code);
     if (!code && wanted(target.string())) return true;
   }
-  for (auto it = fs::directory_iterator(proc / "fd", code); !code && it != fs::directory_iterator(); it.increment(code)) {
+  for (auto it = fs::directory_iterator(proc / "fd", code); !code && it != fs::directory_iterator();
+       it.increment(code)) {
     std::error_code unreadable;
     const fs::path target = fs::read_symlink(it->path(), unreadable);
     if (!unreadable && wanted(target.string())) return true;
@@ -42,7 +43,8 @@ bool any_link(const fs::path& proc, const std::function<bool(const std::string&)
 std::vector<std::string> processes(const std::function<bool(const std::string&)>& wanted) {
   std::vector<std::string> out;
   std::error_code code;
-  for (auto it = fs::directory_iterator("/proc", code); !code && it != fs::directory_iterator(); it.increment(code)) {
+  for (auto it = fs::directory_iterator("/proc", code); !code && it != fs::directory_iterator();
+       it.increment(code)) {
     const std::string pid = it->path().filename().string();
     if (!all_digits(pid) || pid == std::to_string(::getpid())) continue;
     if (any_link(it->path(), wanted)) out.push_back(describe_process(it->path()));
@@ -53,7 +55,9 @@ std::vector<std::string> processes(const std::function<bool(const std::string&)>
 } // namespace
 
 std::vector<std::string> holders_of_mount(const std::string& directory) {
-  const auto inside = [&](const std::string& path) { return path == directory || path.starts_with(directory + "/"); };
+  const auto inside = [&](const std::string& path) {
+    return path == directory || path.starts_with(directory + "/");
+  };
   std::vector<std::string> out;
   for (const LoopDevice& loop : loop_devices()) {
     if (inside(loop.backing_file)) out.push_back(loop.device);

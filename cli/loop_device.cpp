@@ -50,9 +50,10 @@ std::string first_line(const fs::path& path) {
 
 // Without udev nobody makes the node of a new device.
 Result<> make_node(const std::string& device, int number) {
-  struct stat info{};
+  struct stat info {};
   if (::stat(device.c_str(), &info) == 0) return {};
-  if (::mknod(device.c_str(), S_IFBLK | 0660, ::makedev(kLoopMajor, static_cast<unsigned>(number))) == 0) return {};
+  if (::mknod(device.c_str(), S_IFBLK | 0660, ::makedev(kLoopMajor, static_cast<unsigned>(number))) == 0)
+    return {};
   if (errno == EEXIST) return {};
   return system_failure(errno, device);
 }
@@ -91,7 +92,8 @@ int configure(const std::string& device, int file, const LoopOptions& options) {
 std::vector<LoopDevice> loop_devices() {
   std::vector<LoopDevice> out;
   std::error_code code;
-  for (auto it = fs::directory_iterator("/sys/block", code); !code && it != fs::directory_iterator(); it.increment(code)) {
+  for (auto it = fs::directory_iterator("/sys/block", code); !code && it != fs::directory_iterator();
+       it.increment(code)) {
     const std::string name = it->path().filename().string();
     if (!name.starts_with("loop")) continue;
     const std::string file = first_line(it->path() / "loop/backing_file");
@@ -106,7 +108,8 @@ std::vector<LoopDevice> loop_devices() {
 Result<std::string> loop_attach(const LoopOptions& options) {
   const Descriptor control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
   if (control.get() < 0) {
-    return system_failure(errno, "/dev/loop-control (loop devices need root; other programs can open the file itself)");
+    return system_failure(
+        errno, "/dev/loop-control (loop devices need root; other programs can open the file itself)");
   }
   const Descriptor file(::open(options.file.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
   if (file.get() < 0) return system_failure(errno, options.file);
@@ -118,18 +121,21 @@ Result<std::string> loop_attach(const LoopOptions& options) {
     const int code = configure(device, file.get(), options);
     if (code == 0) return device;
     if (code == EINVAL) {
-      return failure(ErrorKind::usage, fmt::format("{}: the kernel refuses sectors of {} bytes (512, 1024, 2048 or 4096)",
-                                                   options.file, options.sector_size_bytes));
+      return failure(ErrorKind::usage,
+                     fmt::format("{}: the kernel refuses sectors of {} bytes (512, 1024, 2048 or 4096)",
+                                 options.file, options.sector_size_bytes));
     }
     if (code != EBUSY && code != ENXIO) return system_failure(code, device);
     std::this_thread::sleep_for(milliseconds(attempt));
   }
-  return failure(ErrorKind::busy, fmt::format("{}: other programs take every free loop device first (try again)", options.file));
+  return failure(
+      ErrorKind::busy,
+      fmt::format("{}: other programs take every free loop device first (try again)", options.file));
 }
 
 Result<> loop_detach(const LoopDevice& device) {
-  // O_EXCL finds a mounted file system; holders_of_device those who only have it open. The kernel itself would not
-  // refuse: it detaches when the last of them closes.
+  // O_EXCL finds a mounted file system; holders_of_device those who only have it open. The kernel itself
+  // would not refuse: it detaches when the last of them closes.
   Descriptor loop(::open(device.device.c_str(), (device.read_only ? O_RDONLY : O_RDWR) | O_EXCL | O_CLOEXEC));
   if (loop.get() < 0 && errno == EBUSY) return in_use(device.device);
   if (loop.get() < 0) return system_failure(errno, device.device);

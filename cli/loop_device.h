@@ -2,7 +2,8 @@
 //
 // Invariants
 // 1. Only devices over files under a mount of ours are listed as ours and detached.
-// 2. detach() returns when the device is free, or with busy when somebody has it open; it never leaves a device that
+// 2. detach() returns when the device is free, or with busy when somebody has it open; it never leaves a
+// device that
 //    will detach itself later.
 // Threads: plain functions; any thread.
 #pragma once

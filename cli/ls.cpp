@@ -30,8 +30,9 @@ void add_row(Table& table, const std::string& pool, const ViewInfo& view) {
   table.add({Cell::text(pool + "/" + view.name.text()),
              Cell::text(view.kind == ViewKind::snapshot ? "snapshot" : "volume"), Cell::size(view.size_bytes),
              Cell::size(view.used_bytes), view.origin ? Cell::text(pool + "/" + *view.origin) : Cell::none(),
-             Cell::time(view.created_ns), Cell::time(view.modified_ns), Cell::text(fmt::format("{:04o}", view.mode)),
-             Cell::number(view.open_handles), Cell::number(view.id.value())});
+             Cell::time(view.created_ns), Cell::time(view.modified_ns),
+             Cell::text(fmt::format("{:04o}", view.mode)), Cell::number(view.open_handles),
+             Cell::number(view.id.value())});
 }
 
 Result<> add_pool(Table& table, const Spec& spec, const std::string& type) {
@@ -78,8 +79,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_ls(Program& program) {
-  auto& command = program.add("ls", "[POOL | POOL/VOL] [-t volume|snapshot|all]", "List volumes and snapshots.",
-                              Takes::list);
+  auto& command = program.add("ls", "[POOL | POOL/VOL] [-t volume|snapshot|all]",
+                              "List volumes and snapshots.", Takes::list);
   auto options = std::make_shared<Options>();
   command.add_option("TARGET", options->target);
   command.add_option("-t", options->type, "volume, snapshot or all")

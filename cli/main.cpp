@@ -8,7 +8,8 @@
 
 namespace {
 
-// A descriptor 0, 1 or 2 that is closed would be given to the next file opened: a member that gets messages written to.
+// A descriptor 0, 1 or 2 that is closed would be given to the next file opened: a member that gets messages
+// written to.
 void occupy_standard_descriptors() {
   int fd = ::open("/dev/null", O_RDWR);
   while (fd >= 0 && fd <= STDERR_FILENO) fd = ::open("/dev/null", O_RDWR);
@@ -25,6 +26,7 @@ int main(int argc, char** argv) {
     vsnap::cli::register_all(program);
     return program.main(argc, argv);
   } catch (const std::exception& e) {
-    return vsnap::cli::print_error({vsnap::ErrorKind::failed, EIO, std::string("internal error: ") + e.what()});
+    return vsnap::cli::print_error(
+        {vsnap::ErrorKind::failed, EIO, std::string("internal error: ") + e.what()});
   }
 }

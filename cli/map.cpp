@@ -17,8 +17,10 @@ struct Options {
 Result<> check_not_mapped(const std::string& file, bool read_only) {
   for (const LoopDevice& loop : loop_devices()) {
     if (loop.backing_file != file || (loop.read_only && read_only)) continue;
-    return failure(ErrorKind::busy, fmt::format("{}: mapped to {} already (a disk with two writers comes apart; vsnap unmap {})",
-                                                file, loop.device, loop.device));
+    return failure(
+        ErrorKind::busy,
+        fmt::format("{}: mapped to {} already (a disk with two writers comes apart; vsnap unmap {})", file,
+                    loop.device, loop.device));
   }
   return {};
 }
@@ -30,8 +32,10 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   *request.mutable_info()->mutable_name() = wire::to_wire(*spec.view);
   VSNAP_TRY(access.call(std::move(request)));
   if (!access.daemon()) {
-    return failure(ErrorKind::failed, fmt::format("{0}: not mounted, and a loop device needs the file (vsnap mount {0} DIR "
-                                                  "first)", spec.pool));
+    return failure(ErrorKind::failed,
+                   fmt::format("{0}: not mounted, and a loop device needs the file (vsnap mount {0} DIR "
+                               "first)",
+                               spec.pool));
   }
   LoopOptions loop{access.daemon()->mount_point + "/" + spec.view->text(), options.sector_size,
                    options.read_only || spec.view->is_snapshot()};
@@ -53,8 +57,9 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_map(Program& program) {
-  auto& command = program.add("map", "SPEC [--sector-size N] [--read-only]",
-                              "Attach a volume or snapshot of a mounted pool to a loop device and print its path.");
+  auto& command =
+      program.add("map", "SPEC [--sector-size N] [--read-only]",
+                  "Attach a volume or snapshot of a mounted pool to a loop device and print its path.");
   auto options = std::make_shared<Options>();
   command.add_option("SPEC", options->target)->required();
   command.add_option("--sector-size", options->sector_size, "512 (default), 1024, 2048 or 4096")

@@ -14,11 +14,12 @@ Result<MemberSpec> member_argument(const std::string& path, const std::string& s
     VSNAP_TRY_ASSIGN(size_bytes, parse_size(size));
   }
   VSNAP_TRY_ASSIGN(member.path, absolute_path(path));
-  struct stat info{};
+  struct stat info {};
   if (::stat(member.path.c_str(), &info) != 0) {
     if (errno != ENOENT) return system_failure(errno, member.path);
     if (size_bytes == 0) {
-      return failure(ErrorKind::usage, ENOENT, fmt::format("{}: does not exist (--size SIZE makes a file)", member.path));
+      return failure(ErrorKind::usage, ENOENT,
+                     fmt::format("{}: does not exist (--size SIZE makes a file)", member.path));
     }
     member.size_bytes = size_bytes;
     return member;
@@ -26,7 +27,8 @@ Result<MemberSpec> member_argument(const std::string& path, const std::string& s
   if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
     return failure(ErrorKind::usage, fmt::format("{}: neither a file nor a block device", member.path));
   }
-  if (S_ISREG(info.st_mode) && info.st_size == 0 && size_bytes != 0) member.size_bytes = size_bytes; // as good as missing
+  if (S_ISREG(info.st_mode) && info.st_size == 0 && size_bytes != 0)
+    member.size_bytes = size_bytes; // as good as missing
   return member;
 }
 

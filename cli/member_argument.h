@@ -7,7 +7,8 @@
 
 namespace vsnap::cli {
 
-// `size`: as written, empty for none. Refuses a missing file without a size, and what is neither file nor block device.
+// `size`: as written, empty for none. Refuses a missing file without a size, and what is neither file nor
+// block device.
 [[nodiscard]] Result<MemberSpec> member_argument(const std::string& path, const std::string& size);
 
 } // namespace vsnap::cli

@@ -25,8 +25,8 @@ struct Options {
 
 constexpr unsigned kMaxThreads = 256;
 // What mount(8) and fstab hand on that needs nothing done here.
-constexpr std::string_view kIgnored[] = {"rw", "auto", "noauto", "user", "nouser", "nofail", "_netdev", "defaults",
-                                         "dev", "nodev", "suid", "nosuid", "exec", "noexec"};
+constexpr std::string_view kIgnored[] = {"rw",       "auto", "noauto", "user", "nouser", "nofail", "_netdev",
+                                         "defaults", "dev",  "nodev",  "suid", "nosuid", "exec",   "noexec"};
 
 Result<> parse_one(const std::string& option, DaemonOptions& out) {
   const auto equals = option.find('=');
@@ -38,14 +38,18 @@ Result<> parse_one(const std::string& option, DaemonOptions& out) {
     out.debug = true;
   } else if (key == "threads") {
     const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), out.threads);
-    if (code != std::errc() || end != value.data() + value.size() || out.threads == 0 || out.threads > kMaxThreads) {
-      return failure(ErrorKind::usage, fmt::format("mount: threads={}: a number from 1 to {} is needed", value, kMaxThreads));
+    if (code != std::errc() || end != value.data() + value.size() || out.threads == 0 ||
+        out.threads > kMaxThreads) {
+      return failure(ErrorKind::usage,
+                     fmt::format("mount: threads={}: a number from 1 to {} is needed", value, kMaxThreads));
     }
   } else if (key == "cache") {
     VSNAP_TRY_ASSIGN(out.cache_bytes, parse_size(value));
-  } else if (std::find(std::begin(kIgnored), std::end(kIgnored), option) == std::end(kIgnored) && !option.starts_with("x-")) {
-    return failure(ErrorKind::usage, fmt::format("mount: {}: no such option (allow_other, threads=N, cache=SIZE, debug)",
-                                                 vsnap::quoted(option)));
+  } else if (std::find(std::begin(kIgnored), std::end(kIgnored), option) == std::end(kIgnored) &&
+             !option.starts_with("x-")) {
+    return failure(ErrorKind::usage,
+                   fmt::format("mount: {}: no such option (allow_other, threads=N, cache=SIZE, debug)",
+                               vsnap::quoted(option)));
   }
   return {};
 }
@@ -66,22 +70,26 @@ Result<std::string> check_mount_point(const std::string& text) {
   VSNAP_TRY_ASSIGN(std::string path, absolute_path(text));
   for (const PoolMount& mount : pool_mounts()) {
     if (mount.mount_point == path) {
-      return failure(ErrorKind::busy, fmt::format("{0}: pool {1} is mounted there already (vsnap umount {0} unmounts it)", path,
-                                                  mount.pool));
+      return failure(ErrorKind::busy,
+                     fmt::format("{0}: pool {1} is mounted there already (vsnap umount {0} unmounts it)",
+                                 path, mount.pool));
     }
   }
-  struct stat info{};
+  struct stat info {};
   if (::stat(path.c_str(), &info) != 0) {
     if (errno != ENOENT) return system_failure(errno, path);
     return failure(ErrorKind::failed, ENOENT, fmt::format("{0}: no such directory (mkdir {0} first)", path));
   }
-  if (!S_ISDIR(info.st_mode)) return failure(ErrorKind::failed, ENOTDIR, fmt::format("{}: not a directory", path));
+  if (!S_ISDIR(info.st_mode))
+    return failure(ErrorKind::failed, ENOTDIR, fmt::format("{}: not a directory", path));
   std::error_code code;
   const bool empty = std::filesystem::is_empty(path, code);
   if (code) return system_failure(code.value(), path);
   if (!empty) {
-    return failure(ErrorKind::failed, ENOTEMPTY, fmt::format("{}: not empty, and a mount would hide what is there (use an "
-                                                             "empty directory)", path));
+    return failure(ErrorKind::failed, ENOTEMPTY,
+                   fmt::format("{}: not empty, and a mount would hide what is there (use an "
+                               "empty directory)",
+                               path));
   }
   return path;
 }
@@ -91,8 +99,9 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   VSNAP_TRY(check_name("pool", options.pool));
   VSNAP_TRY(parse_mount_options(options.mount_options, daemon));
   if (const auto running = live_daemon(Env::real(), options.pool)) {
-    return failure(ErrorKind::busy, fmt::format("{0}: mounted already, at {1} by pid {2} (vsnap umount {0} unmounts it)",
-                                                options.pool, running->mount_point, running->pid));
+    return failure(ErrorKind::busy,
+                   fmt::format("{0}: mounted already, at {1} by pid {2} (vsnap umount {0} unmounts it)",
+                               options.pool, running->mount_point, running->pid));
   }
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(options.pool));
   VSNAP_TRY_ASSIGN(daemon.mount_point, check_mount_point(options.directory));
@@ -115,7 +124,8 @@ void register_mount(Program& program) {
   auto options = std::make_shared<Options>();
   command.add_option("POOL", options->pool)->required();
   command.add_option("DIR", options->directory)->required();
-  command.add_option("-o", options->mount_options, "allow_other, threads=N, cache=SIZE, debug")->type_name("OPT,OPT")
+  command.add_option("-o", options->mount_options, "allow_other, threads=N, cache=SIZE, debug")
+      ->type_name("OPT,OPT")
       ->allow_extra_args(false);
   command.add_flag("-f,--foreground", options->foreground, "stay in the foreground, log to standard error");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });

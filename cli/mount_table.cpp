@@ -17,7 +17,8 @@ std::string unescaped(std::string_view text) {
   const auto octal = [](char c) { return c >= '0' && c <= '7'; };
   std::string out;
   for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size() && octal(text[i + 1]) && octal(text[i + 2]) && octal(text[i + 3])) {
+    if (text[i] == '\\' && i + 3 < text.size() && octal(text[i + 1]) && octal(text[i + 2]) &&
+        octal(text[i + 3])) {
       out += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
       i += 3;
     } else {
@@ -72,11 +73,13 @@ std::optional<Result<Spec>> spec_of_path(const std::string& path, const std::vec
 }
 
 Result<Spec> resolve_target(const std::string& text) {
-  if (!text.starts_with('/') && !text.starts_with("./") && !text.starts_with("../") && text != "." && text != "..") {
+  if (!text.starts_with('/') && !text.starts_with("./") && !text.starts_with("../") && text != "." &&
+      text != "..") {
     return parse_spec(text);
   }
   const auto mounts = pool_mounts();
-  // As it is written first: asking the system about a path under a mount whose daemon has died gives only errors.
+  // As it is written first: asking the system about a path under a mount whose daemon has died gives only
+  // errors.
   std::error_code code;
   const fs::path written = fs::absolute(text, code).lexically_normal();
   if (auto spec = spec_of_path(without_trailing_slash(written.string()), mounts)) return *spec;
@@ -88,16 +91,18 @@ Result<Spec> resolve_target(const std::string& text) {
   if (!code) {
     if (auto spec = spec_of_path(real.string(), mounts)) return *spec;
   }
-  return failure(ErrorKind::not_found,
-                 fmt::format("{}: not under a mounted pool (write POOL/VOLUME@SNAPSHOT; vsnap pool list shows mounts)",
-                             vsnap::quoted(text)));
+  return failure(
+      ErrorKind::not_found,
+      fmt::format("{}: not under a mounted pool (write POOL/VOLUME@SNAPSHOT; vsnap pool list shows mounts)",
+                  vsnap::quoted(text)));
 }
 
 Result<Spec> resolve_view(const std::string& text) {
   VSNAP_TRY_ASSIGN(Spec spec, resolve_target(text));
   if (spec.view) return spec;
   return failure(ErrorKind::usage, fmt::format("{}: a volume or snapshot is needed (write POOL/VOLUME or "
-                                               "POOL/VOLUME@SNAPSHOT)", vsnap::quoted(text)));
+                                               "POOL/VOLUME@SNAPSHOT)",
+                                               vsnap::quoted(text)));
 }
 
 Result<Spec> resolve_volume(const std::string& text) {

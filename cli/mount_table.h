@@ -21,9 +21,10 @@ struct PoolMount {
 [[nodiscard]] std::vector<PoolMount> parse_mount_table(std::string_view mountinfo);
 [[nodiscard]] std::vector<PoolMount> pool_mounts(); // of this machine, newest last
 
-// The view (or, for the mount point itself, the pool) that `path` stands for under one of `mounts`. Only text is
-// looked at: `path` is absolute and normal. nullopt: under none of them.
-[[nodiscard]] std::optional<Result<Spec>> spec_of_path(const std::string& path, const std::vector<PoolMount>& mounts);
+// The view (or, for the mount point itself, the pool) that `path` stands for under one of `mounts`. Only text
+// is looked at: `path` is absolute and normal. nullopt: under none of them.
+[[nodiscard]] std::optional<Result<Spec>> spec_of_path(const std::string& path,
+                                                       const std::vector<PoolMount>& mounts);
 
 // What a user writes for a pool, volume or snapshot: a spec, or a path (starting with / or .) under a mount.
 [[nodiscard]] Result<Spec> resolve_target(const std::string& text);

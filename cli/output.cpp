@@ -27,7 +27,8 @@ std::string padded(const std::string& text, std::size_t width, bool right) {
 
 bool less(const Json& a, const Json& b) {
   if (a.is_number() && b.is_number()) return a.get<std::uint64_t>() < b.get<std::uint64_t>();
-  if (a.is_string() && b.is_string()) return a.get_ref<const std::string&>() < b.get_ref<const std::string&>();
+  if (a.is_string() && b.is_string())
+    return a.get_ref<const std::string&>() < b.get_ref<const std::string&>();
   return a.is_null() && !b.is_null();
 }
 
@@ -36,11 +37,11 @@ bool less(const Json& a, const Json& b) {
 Cell Cell::none() { return {"-", "-", nullptr}; }
 Cell Cell::text(std::string text) { return {text, text, text}; }
 Cell Cell::optional_text(const std::optional<std::string>& text) { return text ? Cell::text(*text) : none(); }
-Cell Cell::size(std::uint64_t size_bytes) { return {format_size(size_bytes), std::to_string(size_bytes), size_bytes}; }
-Cell Cell::number(std::uint64_t number) { return {std::to_string(number), std::to_string(number), number}; }
-Cell Cell::time(std::int64_t ns) {
-  return {local_time(ns), std::to_string(ns / kNsPerSecond), utc_time(ns)};
+Cell Cell::size(std::uint64_t size_bytes) {
+  return {format_size(size_bytes), std::to_string(size_bytes), size_bytes};
 }
+Cell Cell::number(std::uint64_t number) { return {std::to_string(number), std::to_string(number), number}; }
+Cell Cell::time(std::int64_t ns) { return {local_time(ns), std::to_string(ns / kNsPerSecond), utc_time(ns)}; }
 
 void Table::add(std::vector<Cell> row) {
   row.resize(columns_.size(), Cell::none());
@@ -93,7 +94,9 @@ Result<> Table::check(const CommonOptions& options) const {
 Result<std::string> Table::text(const CommonOptions& options) const {
   VSNAP_TRY_ASSIGN(const auto columns, chosen(options.columns));
   VSNAP_TRY_ASSIGN(const auto order_of_rows, order(options.sort));
-  const auto shown = [&](const Cell& cell) -> const std::string& { return options.exact ? cell.exact : cell.shown; };
+  const auto shown = [&](const Cell& cell) -> const std::string& {
+    return options.exact ? cell.exact : cell.shown;
+  };
   std::vector<std::vector<std::string>> lines;
   if (!options.no_header) {
     auto& header = lines.emplace_back();

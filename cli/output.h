@@ -1,4 +1,5 @@
-// What commands print: lists as aligned columns, as tab-separated fields (-H) or as JSON; and single results as JSON.
+// What commands print: lists as aligned columns, as tab-separated fields (-H) or as JSON; and single results
+// as JSON.
 //
 // Invariants
 // 1. JSON objects carry "schema": 1, have all keys whatever -o says, and sizes in bytes.
@@ -40,7 +41,7 @@ struct Column {
 class Table {
  public:
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
-  void add(std::vector<Cell> row); // one cell for each column
+  void add(std::vector<Cell> row);                                  // one cell for each column
   [[nodiscard]] Result<> check(const CommonOptions& options) const; // -o and -s name columns
   [[nodiscard]] Result<std::string> text(const CommonOptions& options) const;
   [[nodiscard]] Json json() const; // an array of objects

@@ -21,7 +21,7 @@ void on_interrupt(int) { interrupted = true; }
 
 CommandSink::CommandSink(const CommonOptions& options, std::string what, ProgressUnit unit)
     : meter_(std::move(what), unit, !options.quiet && !options.json) {
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = on_interrupt;
   action.sa_flags = static_cast<int>(SA_RESETHAND); // the second one ends the program
   ::sigaction(SIGINT, &action, nullptr);
@@ -46,8 +46,9 @@ Result<PoolAccess> PoolAccess::open(const std::string& pool, bool for_check) {
   PoolAccess access;
   Env& env = Env::real();
   if (auto daemon = live_daemon(env, pool)) {
-    auto client = ControlClient::connect(
-        {daemon->socket_path, pool, [&env, record = *daemon] { return is_running(env, record); }, std::chrono::seconds(10)});
+    auto client = ControlClient::connect({daemon->socket_path, pool,
+                                          [&env, record = *daemon] { return is_running(env, record); },
+                                          std::chrono::seconds(10)});
     if (client) {
       access.client_ = std::move(*client);
       access.daemon_ = std::move(daemon);
@@ -90,7 +91,8 @@ Result<> PoolAccess::close() {
   return pool ? pool->close() : Result<>();
 }
 
-Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlRequest request, ControlSink& sink) {
+Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlRequest request,
+                                    ControlSink& sink) {
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(pool));
   auto reply = access.call(std::move(request), sink);
   const auto closed = access.close();

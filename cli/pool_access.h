@@ -1,5 +1,5 @@
-// A command's way to a pool: through the daemon where one has it mounted, else by opening it here. Either way requests
-// are executed by sync/control_handler, so a command cannot tell the difference.
+// A command's way to a pool: through the daemon where one has it mounted, else by opening it here. Either way
+// requests are executed by sync/control_handler, so a command cannot tell the difference.
 //
 // Invariants
 // 1. The pool is opened, and so locked, from open() to close(); close() tells what could not be made durable.

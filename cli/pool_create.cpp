@@ -21,9 +21,12 @@ struct Options {
 Result<> check_name_is_free(const std::string& name) {
   const auto known = registry_find(name);
   if (known) {
-    return failure(ErrorKind::busy, EEXIST,
-                   fmt::format("{0}: a pool of this name is known here already (vsnap pool status {0} shows it, vsnap pool "
-                               "detach {0} forgets it)", name));
+    return failure(
+        ErrorKind::busy, EEXIST,
+        fmt::format(
+            "{0}: a pool of this name is known here already (vsnap pool status {0} shows it, vsnap pool "
+            "detach {0} forgets it)",
+            name));
   }
   return known.error().kind == ErrorKind::not_found ? Result<>() : Failure(known.error());
 }
@@ -39,9 +42,10 @@ void print_result(const CommonOptions& common, const CreatePoolOptions& pool, co
   } else if (common.dry_run || common.verbose) {
     fmt::print("{} pool {}\n", common.dry_run ? "would make" : "made", pool.name);
     for (const MemberSpec& member : pool.members) {
-      fmt::print("{} {}\n", member.size_bytes != 0 ? (common.dry_run ? "would make file" : "made file")
-                            : common.dry_run       ? "would overwrite"
-                                                   : "took",
+      fmt::print("{} {}\n",
+                 member.size_bytes != 0 ? (common.dry_run ? "would make file" : "made file")
+                 : common.dry_run       ? "would overwrite"
+                                        : "took",
                  member.path);
     }
   }
@@ -74,9 +78,10 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_pool_create(Program& program) {
-  auto& command = program.add("create", "NAME MEMBER... [--size SIZE] [--force]",
-                              "Make a pool of image files and partitions. A missing file is made, sparse, with --size.",
-                              Takes::dry_run, "pool");
+  auto& command =
+      program.add("create", "NAME MEMBER... [--size SIZE] [--force]",
+                  "Make a pool of image files and partitions. A missing file is made, sparse, with --size.",
+                  Takes::dry_run, "pool");
   auto options = std::make_shared<Options>();
   command.add_option("NAME", options->name)->required();
   command.add_option("MEMBER", options->members)->required();

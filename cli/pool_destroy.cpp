@@ -12,7 +12,9 @@ Result<std::string> contents(const std::string& name) {
   wire::ControlRequest request;
   request.mutable_status();
   const auto reply = ask_pool(name, std::move(request));
-  if (reply) return fmt::format("with {} volumes and {} snapshots", reply->status().volumes(), reply->status().snapshots());
+  if (reply)
+    return fmt::format("with {} volumes and {} snapshots", reply->status().volumes(),
+                       reply->status().snapshots());
   if (reply.error().kind == ErrorKind::damaged) return std::string("which cannot be read");
   return Failure(reply.error());
 }
@@ -20,8 +22,8 @@ Result<std::string> contents(const std::string& name) {
 Result<int> run(const CommonOptions& common, const std::string& name) {
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(name));
   if (const auto daemon = live_daemon(Env::real(), name)) {
-    return failure(ErrorKind::busy, fmt::format("{0}: mounted at {1} by pid {2} (vsnap umount {0} first)", name,
-                                                daemon->mount_point, daemon->pid));
+    return failure(ErrorKind::busy, fmt::format("{0}: mounted at {1} by pid {2} (vsnap umount {0} first)",
+                                                name, daemon->mount_point, daemon->pid));
   }
   VSNAP_TRY_ASSIGN(const std::string what, contents(name));
   if (common.dry_run && !common.json) {
@@ -30,7 +32,9 @@ Result<int> run(const CommonOptions& common, const std::string& name) {
   }
   if (!common.dry_run) {
     if (!confirmed(common, fmt::format("Destroy pool {} {}?", name, what), false)) {
-      return failure(ErrorKind::usage, fmt::format("{0}: nothing was destroyed (vsnap pool destroy -y {0} does not ask)", name));
+      return failure(
+          ErrorKind::usage,
+          fmt::format("{0}: nothing was destroyed (vsnap pool destroy -y {0} does not ask)", name));
     }
     VSNAP_TRY(Pool::destroy(Env::real(), entry.members));
     VSNAP_TRY(registry_remove(name));
@@ -42,8 +46,9 @@ Result<int> run(const CommonOptions& common, const std::string& name) {
 } // namespace
 
 void register_pool_destroy(Program& program) {
-  auto& command = program.add("destroy", "NAME", "Destroy a pool with everything in it. Image files stay, without content.",
-                              Takes::dry_run, "pool");
+  auto& command = program.add("destroy", "NAME",
+                              "Destroy a pool with everything in it. Image files stay, without content.",
+                              Takes::dry_run | Takes::yes, "pool");
   auto name = std::make_shared<std::string>();
   command.add_option("NAME", *name)->required();
   program.on(command, [name](const CommonOptions& common) { return run(common, *name); });

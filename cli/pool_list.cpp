@@ -27,7 +27,8 @@ std::vector<Cell> row_of(const std::string& name) {
     state = "mounted";
     where = Cell::text(daemon->mount_point);
   }
-  return {Cell::text(name), Cell::text(state), where, Cell::number(entry->members.size()), Cell::text(entry->uuid)};
+  return {Cell::text(name), Cell::text(state), where, Cell::number(entry->members.size()),
+          Cell::text(entry->uuid)};
 }
 
 Result<int> run_list(const CommonOptions& common) {
@@ -42,11 +43,13 @@ Result<int> run_list(const CommonOptions& common) {
 } // namespace
 
 void register_pool_list(Program& program) {
-  auto& list = program.add("list", "",
-                           "List the pools known here: mounted (where), idle, or missing (which member).", Takes::list, "pool");
+  auto& list =
+      program.add("list", "", "List the pools known here: mounted (where), idle, or missing (which member).",
+                  Takes::list, "pool");
   program.on(list, run_list);
 
-  auto& status = program.add("status", "NAME", "Show health, space and members of a pool.", Takes::nothing, "pool");
+  auto& status =
+      program.add("status", "NAME", "Show health, space and members of a pool.", Takes::nothing, "pool");
   auto name = std::make_shared<std::string>();
   status.add_option("NAME", *name)->required();
   program.on(status, [name](const CommonOptions& common) { return report_pool(common, *name); });

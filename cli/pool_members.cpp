@@ -54,22 +54,24 @@ Result<RegistryEntry> identify_all(const std::vector<std::string>& members) {
     VSNAP_TRY_ASSIGN(const MemberIdentity found, Pool::identify(Env::real(), path));
     if (!pool) pool = found;
     if (found.pool_uuid != pool->pool_uuid) {
-      return failure(ErrorKind::usage, fmt::format("{}: expected a member of pool {} ({}), found one of {} ({})", path,
-                                                   pool->pool_name, to_string(pool->pool_uuid), found.pool_name,
-                                                   to_string(found.pool_uuid)));
+      return failure(
+          ErrorKind::usage,
+          fmt::format("{}: expected a member of pool {} ({}), found one of {} ({})", path, pool->pool_name,
+                      to_string(pool->pool_uuid), found.pool_name, to_string(found.pool_uuid)));
     }
     pool->member_count = std::max(pool->member_count, found.member_count);
     if (!by_index.emplace(found.index, path).second) {
-      return failure(ErrorKind::usage, fmt::format("{}: is member {} of {}, as is {} (a copy? give only one of them)", path,
-                                                   found.index, found.pool_name, by_index[found.index]));
+      return failure(ErrorKind::usage,
+                     fmt::format("{}: is member {} of {}, as is {} (a copy? give only one of them)", path,
+                                 found.index, found.pool_name, by_index[found.index]));
     }
   }
   RegistryEntry entry{pool->pool_name, to_string(pool->pool_uuid), {}};
   for (std::uint32_t i = 0; i < pool->member_count; ++i) {
     if (!by_index.contains(i)) {
       return failure(ErrorKind::failed, ENOENT,
-                     fmt::format("{}: expected {} members, found {}: member {} is missing (name all of them)", entry.pool,
-                                 pool->member_count, by_index.size(), i));
+                     fmt::format("{}: expected {} members, found {}: member {} is missing (name all of them)",
+                                 entry.pool, pool->member_count, by_index.size(), i));
     }
   }
   for (auto& [index, path] : by_index) entry.members.push_back(path);
@@ -80,8 +82,10 @@ Result<int> run_attach(const CommonOptions& common, const std::vector<std::strin
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, identify_all(members));
   const auto known = registry_find(entry.pool);
   if (known && known->uuid != entry.uuid) {
-    return failure(ErrorKind::busy, EEXIST,
-                   fmt::format("{0}: another pool of this name is known here (vsnap pool detach {0} forgets it)", entry.pool));
+    return failure(
+        ErrorKind::busy, EEXIST,
+        fmt::format("{0}: another pool of this name is known here (vsnap pool detach {0} forgets it)",
+                    entry.pool));
   }
   VSNAP_TRY(registry_save(entry, false));
   if (common.json) {
@@ -95,8 +99,8 @@ Result<int> run_attach(const CommonOptions& common, const std::vector<std::strin
 Result<int> run_detach(const CommonOptions& common, const std::string& name) {
   VSNAP_TRY(registry_find(name));
   if (const auto daemon = live_daemon(Env::real(), name)) {
-    return failure(ErrorKind::busy, fmt::format("{0}: mounted at {1} by pid {2} (vsnap umount {0} first)", name,
-                                                daemon->mount_point, daemon->pid));
+    return failure(ErrorKind::busy, fmt::format("{0}: mounted at {1} by pid {2} (vsnap umount {0} first)",
+                                                name, daemon->mount_point, daemon->pid));
   }
   VSNAP_TRY(registry_remove(name));
   if (common.json) print_json({{"name", name}});
@@ -106,8 +110,8 @@ Result<int> run_detach(const CommonOptions& common, const std::string& name) {
 } // namespace
 
 void register_pool_members(Program& program) {
-  auto& add = program.add("add", "NAME MEMBER [--size SIZE] [--force]", "Add a member to a pool, also while it is mounted.",
-                          Takes::nothing, "pool");
+  auto& add = program.add("add", "NAME MEMBER [--size SIZE] [--force]",
+                          "Add a member to a pool, also while it is mounted.", Takes::nothing, "pool");
   auto add_options = std::make_shared<AddOptions>();
   add.add_option("NAME", add_options->name)->required();
   add.add_option("MEMBER", add_options->member)->required();
@@ -115,12 +119,14 @@ void register_pool_members(Program& program) {
   add.add_flag("--force", add_options->force, "also over a file system, partition table or another pool");
   program.on(add, [add_options](const CommonOptions& common) { return run_add(common, *add_options); });
 
-  auto& attach = program.add("attach", "MEMBER...", "Make an existing pool known here.", Takes::nothing, "pool");
+  auto& attach =
+      program.add("attach", "MEMBER...", "Make an existing pool known here.", Takes::nothing, "pool");
   auto members = std::make_shared<std::vector<std::string>>();
   attach.add_option("MEMBER", *members)->required();
   program.on(attach, [members](const CommonOptions& common) { return run_attach(common, *members); });
 
-  auto& detach = program.add("detach", "NAME", "Forget a pool here; its members stay as they are.", Takes::nothing, "pool");
+  auto& detach = program.add("detach", "NAME", "Forget a pool here; its members stay as they are.",
+                             Takes::nothing, "pool");
   auto name = std::make_shared<std::string>();
   detach.add_option("NAME", *name)->required();
   program.on(detach, [name](const CommonOptions& common) { return run_detach(common, *name); });

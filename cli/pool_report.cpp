@@ -9,8 +9,9 @@ namespace {
 Table member_table(const PoolStatus& status) {
   Table table({{"index", true}, {"path"}, {"type"}, {"size", true}, {"free", true}, {"uuid"}});
   for (const MemberInfo& member : status.members) {
-    table.add({Cell::number(member.index), Cell::text(member.path), Cell::text(member.is_block_device ? "device" : "file"),
-               Cell::size(member.size_bytes), Cell::size(member.free_bytes), Cell::text(to_string(member.uuid))});
+    table.add({Cell::number(member.index), Cell::text(member.path),
+               Cell::text(member.is_block_device ? "device" : "file"), Cell::size(member.size_bytes),
+               Cell::size(member.free_bytes), Cell::text(to_string(member.uuid))});
   }
   return table;
 }
@@ -50,9 +51,9 @@ Result<int> report_pool(const CommonOptions& common, const std::string& pool) {
       {"name", status.name},
       {"uuid", to_string(status.uuid)},
       {"health", status.health},
-      {"state", access.daemon()
-                    ? fmt::format("mounted at {} (pid {})", access.daemon()->mount_point, access.daemon()->pid)
-                    : "not mounted"},
+      {"state", access.daemon() ? fmt::format("mounted at {} (pid {})", access.daemon()->mount_point,
+                                              access.daemon()->pid)
+                                : "not mounted"},
       {"size", format_size(space.size_bytes)},
       {"used", fmt::format("{} (data {}, metadata {})", format_size(space.data_bytes + space.metadata_bytes),
                            format_size(space.data_bytes), format_size(space.metadata_bytes))},

@@ -1,6 +1,5 @@
-// How far a long command is, on a terminal: percentage, rate and time left on one line of standard error. Silent when
-// standard error is no terminal, or with -q or --json.
-// Threads: one thread at a time.
+// How far a long command is, on a terminal: percentage, rate and time left on one line of standard error.
+// Silent when standard error is no terminal, or with -q or --json. Threads: one thread at a time.
 #pragma once
 
 #include <chrono>

@@ -54,10 +54,11 @@ Result<> sync_directory(const std::string& path) {
 Failure no_such_pool(const std::string& pool) {
   std::optional<std::string> near;
   if (const auto names = registry_list()) near = nearest(pool, *names);
-  return failure(ErrorKind::not_found,
-                 fmt::format("{}: no such pool ({})", pool,
-                             near ? fmt::format("did you mean {}?", *near)
-                                  : "vsnap pool list shows those known here, vsnap pool attach MEMBER... adds one"));
+  return failure(
+      ErrorKind::not_found,
+      fmt::format("{}: no such pool ({})", pool,
+                  near ? fmt::format("did you mean {}?", *near)
+                       : "vsnap pool list shows those known here, vsnap pool attach MEMBER... adds one"));
 }
 
 } // namespace
@@ -71,7 +72,8 @@ Result<std::string> state_dir() {
   if (::geteuid() == 0) return std::string("/var/lib/vsnap");
   if (const auto dir = variable("XDG_STATE_HOME"); dir.starts_with('/')) return dir + "/vsnap";
   if (const auto home = variable("HOME"); home.starts_with('/')) return home + "/.local/state/vsnap";
-  return failure(ErrorKind::failed, ENOENT, "no place to keep the list of pools (set VSNAP_STATE_DIR or HOME)");
+  return failure(ErrorKind::failed, ENOENT,
+                 "no place to keep the list of pools (set VSNAP_STATE_DIR or HOME)");
 }
 
 Result<RegistryEntry> registry_find(const std::string& pool) {
@@ -83,21 +85,26 @@ Result<RegistryEntry> registry_find(const std::string& pool) {
   }
   const auto json = nlohmann::json::parse(in, nullptr, false);
   try {
-    RegistryEntry entry{pool, json.at("uuid").get<std::string>(), json.at("members").get<std::vector<std::string>>()};
+    RegistryEntry entry{pool, json.at("uuid").get<std::string>(),
+                        json.at("members").get<std::vector<std::string>>()};
     if (!entry.members.empty()) return entry;
   } catch (const nlohmann::json::exception&) { // the error below says what to do
   }
-  return failure(ErrorKind::damaged, fmt::format("{}: {} cannot be read as a list of members (vsnap pool attach MEMBER... "
-                                                 "writes it anew)", pool, path));
+  return failure(ErrorKind::damaged,
+                 fmt::format("{}: {} cannot be read as a list of members (vsnap pool attach MEMBER... "
+                             "writes it anew)",
+                             pool, path));
 }
 
 Result<std::vector<std::string>> registry_list() {
   VSNAP_TRY_ASSIGN(const std::string dir, pools_dir());
   std::vector<std::string> names;
   std::error_code code;
-  for (auto it = fs::directory_iterator(dir, code); !code && it != fs::directory_iterator(); it.increment(code)) {
+  for (auto it = fs::directory_iterator(dir, code); !code && it != fs::directory_iterator();
+       it.increment(code)) {
     const fs::path& path = it->path();
-    if (path.extension() == ".json" && valid_name(path.stem().string())) names.push_back(path.stem().string());
+    if (path.extension() == ".json" && valid_name(path.stem().string()))
+      names.push_back(path.stem().string());
   }
   if (code && code.value() != ENOENT) return system_failure(code.value(), dir);
   std::sort(names.begin(), names.end());
@@ -108,8 +115,11 @@ Result<> registry_save(const RegistryEntry& entry, bool must_be_new) {
   VSNAP_TRY_ASSIGN(const std::string path, entry_path(entry.pool));
   std::string text;
   try {
-    text = nlohmann::ordered_json{
-               {"schema", 1}, {"name", entry.pool}, {"uuid", entry.uuid}, {"members", entry.members}}.dump(2) + "\n";
+    text =
+        nlohmann::ordered_json{
+            {"schema", 1}, {"name", entry.pool}, {"uuid", entry.uuid}, {"members", entry.members}}
+            .dump(2) +
+        "\n";
   } catch (const nlohmann::json::exception&) {
     return failure(ErrorKind::usage, fmt::format("{}: the path of a member is not UTF-8", entry.pool));
   }
@@ -128,8 +138,10 @@ Result<> registry_save(const RegistryEntry& entry, bool must_be_new) {
   ::unlink(fresh.c_str());
   VSNAP_TRY(written);
   if (code == EEXIST) {
-    return failure(ErrorKind::busy, EEXIST, fmt::format("{0}: a pool of this name is known here already (vsnap pool status "
-                                                        "{0})", entry.pool));
+    return failure(ErrorKind::busy, EEXIST,
+                   fmt::format("{0}: a pool of this name is known here already (vsnap pool status "
+                               "{0})",
+                               entry.pool));
   }
   if (code != 0) return system_failure(code, path);
   return sync_directory(dir);

@@ -1,5 +1,5 @@
-// Where the members of a pool are found by its name: one small file a pool in the state directory. Nothing else is kept
-// there; everything about a pool is on its members, and `vsnap pool attach` makes the file anew.
+// Where the members of a pool are found by its name: one small file a pool in the state directory. Nothing
+// else is kept there; everything about a pool is on its members, and `vsnap pool attach` makes the file anew.
 //
 // Invariants
 // 1. A file holds all of an entry or does not exist (written aside, synced, renamed).

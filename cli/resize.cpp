@@ -26,17 +26,22 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   const wire::ResizeResult& result = reply.resize();
   const std::string name = spec.pool + "/" + spec.view->text();
   if (common.json) {
-    Json out{{"dry_run", common.dry_run}, {"name", name}, {"old_size", result.old_size_bytes()}, {"size", size_bytes}};
+    Json out{{"dry_run", common.dry_run},
+             {"name", name},
+             {"old_size", result.old_size_bytes()},
+             {"size", size_bytes}};
     if (common.dry_run) out["data_lost"] = result.cut_bytes();
     print_json(std::move(out));
   } else if (common.dry_run) {
-    fmt::print("would resize {} from {} to {}\n", name, format_size(result.old_size_bytes()), format_size(size_bytes));
+    fmt::print("would resize {} from {} to {}\n", name, format_size(result.old_size_bytes()),
+               format_size(size_bytes));
     if (size_bytes < result.old_size_bytes()) {
       fmt::print("would give up {} of data behind the new end (what snapshots share stays with them)\n",
                  format_size(result.cut_bytes()));
     }
   } else if (common.verbose) {
-    fmt::print("resized {} from {} to {}\n", name, format_size(result.old_size_bytes()), format_size(size_bytes));
+    fmt::print("resized {} from {} to {}\n", name, format_size(result.old_size_bytes()),
+               format_size(size_bytes));
   }
   return 0;
 }
@@ -44,7 +49,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_resize(Program& program) {
-  auto& command = program.add("resize", "POOL/VOL SIZE [--shrink]", "Change the size of a volume.", Takes::dry_run);
+  auto& command =
+      program.add("resize", "POOL/VOL SIZE [--shrink]", "Change the size of a volume.", Takes::dry_run);
   auto options = std::make_shared<Options>();
   command.add_option("VOLUME", options->target)->required();
   command.add_option("SIZE", options->size)->required();

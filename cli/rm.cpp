@@ -18,8 +18,10 @@ Result<wire::ControlRequest> make_request(const Options& options, bool dry_run, 
   for (const std::string& target : options.targets) {
     VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target));
     if (!pool.empty() && spec.pool != pool) {
-      return failure(ErrorKind::usage, fmt::format("{}: not in pool {}: all or none needs one pool (run vsnap rm once for "
-                                                   "each)", target, pool));
+      return failure(ErrorKind::usage,
+                     fmt::format("{}: not in pool {}: all or none needs one pool (run vsnap rm once for "
+                                 "each)",
+                                 target, pool));
     }
     pool = spec.pool;
     *request.mutable_remove()->add_names() = wire::to_wire(*spec.view);
@@ -51,8 +53,10 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   if (options.recursive && !common.dry_run && !common.yes) {
     VSNAP_TRY_ASSIGN(const auto preview_request, make_request(options, true, pool));
     VSNAP_TRY_ASSIGN(const auto preview, access.call(preview_request));
-    const auto question = fmt::format("Remove {} volumes and snapshots of pool {}?", preview.removal().removed_size(), pool);
-    if (!confirmed(common, question, true)) return failure(ErrorKind::failed, ECANCELED, "rm: nothing was removed");
+    const auto question =
+        fmt::format("Remove {} volumes and snapshots of pool {}?", preview.removal().removed_size(), pool);
+    if (!confirmed(common, question, true))
+      return failure(ErrorKind::failed, ECANCELED, "rm: nothing was removed");
   }
   VSNAP_TRY_ASSIGN(const auto reply, access.call(request));
   const RemovalPlan plan = wire::from_wire(reply.removal());
@@ -76,7 +80,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 void register_rm(Program& program) {
   auto& command = program.add("rm", "SPEC... [-r] [--wait]",
                               "Remove snapshots and volumes; all or none. Space is freed in the background.",
-                              Takes::dry_run);
+                              Takes::dry_run | Takes::yes);
   auto options = std::make_shared<Options>();
   command.add_option("SPEC", options->targets)->required();
   command.add_flag("-r", options->recursive, "volumes with their snapshots");

@@ -31,7 +31,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   const std::string volume = spec.pool + "/" + result.to.volume;
   if (common.dry_run) fmt::print("would roll {} back to {}\n", volume, to);
   if (result.kept) {
-    fmt::print("{}the state before as {}/{}\n", common.dry_run ? "would keep " : "kept ", spec.pool, result.kept->text());
+    fmt::print("{}the state before as {}/{}\n", common.dry_run ? "would keep " : "kept ", spec.pool,
+               result.kept->text());
   } else if (common.dry_run) {
     fmt::print("would give up the state before\n");
   }
@@ -41,10 +42,11 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_rollback(Program& program) {
-  auto& command = program.add("rollback", "POOL/VOL@SNAP [--discard]",
-                              "Give a volume the content of one of its snapshots. Newer snapshots stay, and the state "
-                              "before is kept as VOL@before-rollback-N.",
-                              Takes::dry_run);
+  auto& command =
+      program.add("rollback", "POOL/VOL@SNAP [--discard]",
+                  "Give a volume the content of one of its snapshots. Newer snapshots stay, and the state "
+                  "before is kept as VOL@before-rollback-N.",
+                  Takes::dry_run);
   auto options = std::make_shared<Options>();
   command.add_option("SNAPSHOT", options->target)->required();
   command.add_flag("--discard", options->discard, "do not keep the state before");

@@ -14,8 +14,10 @@ Result<int> run(const CommonOptions& common, const std::vector<std::string>& tar
   for (const std::string& target : targets) {
     VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target));
     if (!pool.empty() && spec.pool != pool) {
-      return failure(ErrorKind::usage, fmt::format("{}: not in pool {}: one moment needs one pool (run vsnap snapshot once "
-                                                   "for each)", target, pool));
+      return failure(ErrorKind::usage,
+                     fmt::format("{}: not in pool {}: one moment needs one pool (run vsnap snapshot once "
+                                 "for each)",
+                                 target, pool));
     }
     pool = spec.pool;
     *request.mutable_snapshot()->add_names() = wire::to_wire(*spec.view);

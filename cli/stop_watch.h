@@ -23,7 +23,8 @@ class StopWatch {
   StopWatch& operator=(const StopWatch&) = delete;
   [[nodiscard]] Result<> ok() const;
   void request() const noexcept;
-  void start(std::function<void()> stop); // called once, in a thread of its own; also for what came before start()
+  void start(
+      std::function<void()> stop); // called once, in a thread of its own; also for what came before start()
   void finish();
 
  private:

@@ -33,7 +33,8 @@ struct Target {
 Result<Target> find_mount(const std::string& text) {
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_target(text));
   if (spec.view) {
-    return failure(ErrorKind::usage, fmt::format("{}: a whole pool is unmounted (vsnap umount {})", text, spec.pool));
+    return failure(ErrorKind::usage,
+                   fmt::format("{}: a whole pool is unmounted (vsnap umount {})", text, spec.pool));
   }
   Target target{spec.pool, std::nullopt, live_daemon(Env::real(), spec.pool)};
   for (const PoolMount& mount : pool_mounts()) {
@@ -49,15 +50,17 @@ Result<Target> find_mount(const std::string& text) {
 Failure in_use(const std::string& pool, const std::string& directory) {
   std::string who;
   for (const std::string& holder : holders_of_mount(directory)) who += (who.empty() ? "" : ", ") + holder;
-  return failure(ErrorKind::busy, fmt::format("{}: {} is in use{} (close {} first; vsnap unmap detaches loop devices)", pool,
-                                              directory, who.empty() ? "" : " by " + who, who.empty() ? "its files" : "them"));
+  return failure(ErrorKind::busy,
+                 fmt::format("{}: {} is in use{} (close {} first; vsnap unmap detaches loop devices)", pool,
+                             directory, who.empty() ? "" : " by " + who, who.empty() ? "its files" : "them"));
 }
 
 // As an ordinary user only the set-uid helper may unmount. 0, or the errno it stands for.
 int unmount_by_helper(const std::string& directory) {
   const char* arguments[] = {"fusermount3", "-u", "-q", "--", directory.c_str(), nullptr};
   pid_t child = 0;
-  if (::posix_spawnp(&child, arguments[0], nullptr, nullptr, const_cast<char**>(arguments), environ) != 0) return ENOENT;
+  if (::posix_spawnp(&child, arguments[0], nullptr, nullptr, const_cast<char**>(arguments), environ) != 0)
+    return ENOENT;
   int status = 0;
   if (::waitpid(child, &status, 0) != child) return ECHILD;
   return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EBUSY;
@@ -88,9 +91,10 @@ Result<> wait_for_end(const DaemonRecord& daemon) {
   const auto start = std::chrono::steady_clock::now();
   while (is_running(Env::real(), daemon)) {
     if (std::chrono::steady_clock::now() - start > kLongestEnd) {
-      return failure(ErrorKind::no_answer, fmt::format("{}: unmounted, but its daemon, pid {}, has not ended: whether all is "
-                                                       "on disk is not known (see {})",
-                                                       daemon.pool, daemon.pid, daemon_log_path(daemon.pool)));
+      return failure(ErrorKind::no_answer,
+                     fmt::format("{}: unmounted, but its daemon, pid {}, has not ended: whether all is "
+                                 "on disk is not known (see {})",
+                                 daemon.pool, daemon.pid, daemon_log_path(daemon.pool)));
     }
     std::this_thread::sleep_for(kLookEvery);
   }
@@ -106,7 +110,8 @@ Result<int> run(const CommonOptions& common, const std::string& text) {
   }
   if (target.daemon) VSNAP_TRY(wait_for_end(*target.daemon));
   if (common.json) {
-    print_json({{"pool", target.pool}, {"mount_point", target.mount_point ? Json(*target.mount_point) : Json(nullptr)}});
+    print_json({{"pool", target.pool},
+                {"mount_point", target.mount_point ? Json(*target.mount_point) : Json(nullptr)}});
   }
   return 0;
 }
@@ -114,7 +119,8 @@ Result<int> run(const CommonOptions& common, const std::string& text) {
 } // namespace
 
 void register_umount(Program& program) {
-  auto& command = program.add("umount", "DIR | POOL", "End a mount; returns when all is on disk and its daemon has ended.");
+  auto& command = program.add("umount", "DIR | POOL",
+                              "End a mount; returns when all is on disk and its daemon has ended.");
   auto target = std::make_shared<std::string>();
   command.add_option("TARGET", *target)->required();
   program.on(command, [target](const CommonOptions& common) { return run(common, *target); });

@@ -17,10 +17,12 @@ Result<std::vector<LoopDevice>> devices_of(const std::string& target) {
     for (const LoopDevice& loop : all) {
       if (loop.device == device) out.push_back(loop);
     }
-    if (out.empty()) return failure(ErrorKind::failed, ENXIO, fmt::format("{}: not an attached loop device", target));
+    if (out.empty())
+      return failure(ErrorKind::failed, ENXIO, fmt::format("{}: not an attached loop device", target));
     if (!spec_of_path(out.front().backing_file, mounts)) {
-      return failure(ErrorKind::failed, fmt::format("{}: over {}, which is not of a mounted pool (losetup -d {} detaches it)",
-                                                    target, out.front().backing_file, device));
+      return failure(ErrorKind::failed,
+                     fmt::format("{}: over {}, which is not of a mounted pool (losetup -d {} detaches it)",
+                                 target, out.front().backing_file, device));
     }
     return out;
   }
@@ -30,7 +32,8 @@ Result<std::vector<LoopDevice>> devices_of(const std::string& target) {
     if (found && *found && (*found)->pool == spec.pool && (*found)->view == spec.view) out.push_back(loop);
   }
   if (out.empty()) {
-    return failure(ErrorKind::failed, ENXIO, fmt::format("{}/{}: not mapped to a loop device", spec.pool, spec.view->text()));
+    return failure(ErrorKind::failed, ENXIO,
+                   fmt::format("{}/{}: not mapped to a loop device", spec.pool, spec.view->text()));
   }
   return out;
 }

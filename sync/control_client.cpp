@@ -17,19 +17,23 @@ using std::chrono::milliseconds;
 constexpr milliseconds kLookEvery(500);
 constexpr milliseconds kAskAfter(1500); // heartbeats come every second
 
-// ZeroMQ connects in the background and tries for ever, so whether anybody listens is asked of the socket itself.
+// ZeroMQ connects in the background and tries for ever, so whether anybody listens is asked of the socket
+// itself.
 Result<> somebody_listens(const std::string& path, const std::string& pool) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return failure(ErrorKind::usage, ENAMETOOLONG, path + ": path too long");
+  if (path.size() >= sizeof address.sun_path)
+    return failure(ErrorKind::usage, ENAMETOOLONG, path + ": path too long");
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return system_failure(errno, "socket");
-  const int failed = ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ? errno : 0;
+  const int failed =
+      ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ? errno : 0;
   ::close(fd);
   if (failed == 0 || failed == EAGAIN) return {}; // EAGAIN: its queue of connections is full
   if (failed == ENOENT || failed == ECONNREFUSED) {
-    return failure(ErrorKind::not_found, ECONNREFUSED, fmt::format("{}: no daemon listens at {}", pool, path));
+    return failure(ErrorKind::not_found, ECONNREFUSED,
+                   fmt::format("{}: no daemon listens at {}", pool, path));
   }
   return system_failure(failed, path);
 }
@@ -40,7 +44,8 @@ class Client final : public ControlClient {
 
   void open() {
     dealer_.set(zmq::sockopt::linger, 0);
-    dealer_.set(zmq::sockopt::rcvhwm, 0); // a slow terminal must not hold up the daemon: what waits, waits here
+    dealer_.set(zmq::sockopt::rcvhwm,
+                0); // a slow terminal must not hold up the daemon: what waits, waits here
     dealer_.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(wire::kMaxMessageBytes));
     dealer_.connect("ipc://" + options_.socket_path);
   }
@@ -56,10 +61,14 @@ class Client final : public ControlClient {
  private:
   Result<wire::ControlReply> converse(wire::ControlRequest request, ControlSink& sink);
   Result<wire::ControlMessage> next_message(Clock::time_point last_heard);
-  void send(const wire::ControlRequest& request) { dealer_.send(zmq::buffer(request.SerializeAsString()), {}); }
+  void send(const wire::ControlRequest& request) {
+    dealer_.send(zmq::buffer(request.SerializeAsString()), {});
+  }
   [[nodiscard]] Failure no_answer(std::string_view why) const {
-    return failure(ErrorKind::no_answer, fmt::format("{}: {}: whether it was done is not known (vsnap info and vsnap ls "
-                                                     "tell, once it answers)", options_.pool, why));
+    return failure(ErrorKind::no_answer,
+                   fmt::format("{}: {}: whether it was done is not known (vsnap info and vsnap ls "
+                               "tell, once it answers)",
+                               options_.pool, why));
   }
 
   const Options options_;
@@ -105,10 +114,12 @@ Result<wire::ControlReply> Client::converse(wire::ControlRequest request, Contro
   for (;;) {
     VSNAP_TRY_ASSIGN(const wire::ControlMessage message, next_message(Clock::now()));
     if (message.version() != wire::kProtocolVersion) {
-      return failure(ErrorKind::failed, EPROTO,
-                     fmt::format("{}: the daemon speaks control protocol version {}, this command {} (use the command of "
-                                 "the daemon's release, or mount anew)",
-                                 options_.pool, message.version(), wire::kProtocolVersion));
+      return failure(
+          ErrorKind::failed, EPROTO,
+          fmt::format(
+              "{}: the daemon speaks control protocol version {}, this command {} (use the command of "
+              "the daemon's release, or mount anew)",
+              options_.pool, message.version(), wire::kProtocolVersion));
     }
     switch (message.content_case()) {
       case wire::ControlMessage::kReply: unusable_ = false; return message.reply();

@@ -1,9 +1,10 @@
 // A command's end of the control socket: one connection, one request at a time.
 //
 // Invariants
-// 1. call() returns within the silence limit after the daemon's last sign of life, or at once when its process is gone.
-// 2. After an error of kind no_answer the connection is of no more use: a late reply could be taken for the next one's.
-// Threads: used by one thread.
+// 1. call() returns within the silence limit after the daemon's last sign of life, or at once when its
+// process is gone.
+// 2. After an error of kind no_answer the connection is of no more use: a late reply could be taken for the
+// next one's. Threads: used by one thread.
 #pragma once
 
 #include <chrono>
@@ -26,8 +27,9 @@ class ControlClient {
   // Nobody listens there: not_found with ECONNREFUSED, at once.
   static Result<std::unique_ptr<ControlClient>> connect(Options options);
   virtual ~ControlClient() = default;
-  // Sets the request's version. What the daemon answers, also an error of its own, is the reply; an Error is one of the
-  // connection. When sink.progress() says false the daemon is asked to give up, and its answer is waited for.
+  // Sets the request's version. What the daemon answers, also an error of its own, is the reply; an Error is
+  // one of the connection. When sink.progress() says false the daemon is asked to give up, and its answer is
+  // waited for.
   virtual Result<wire::ControlReply> call(wire::ControlRequest request, ControlSink& sink) = 0;
 };
 

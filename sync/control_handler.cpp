@@ -45,7 +45,8 @@ Result<std::string> existing_volume(Pool& pool, const std::string& volume) {
   return volume;
 }
 
-Result<std::vector<ViewName>> existing_all(Pool& pool, const google::protobuf::RepeatedPtrField<wire::ViewName>& names) {
+Result<std::vector<ViewName>> existing_all(Pool& pool,
+                                           const google::protobuf::RepeatedPtrField<wire::ViewName>& names) {
   std::vector<ViewName> out;
   for (const wire::ViewName& wire_name : names) {
     VSNAP_TRY_ASSIGN(const ViewInfo view, existing(pool, wire_name));
@@ -99,10 +100,12 @@ Result<ControlReply> resize(Pool& pool, const wire::ResizeRequest& request) {
   result.set_new_size_bytes(request.size_bytes());
   const bool shrinks = request.size_bytes() < volume.size_bytes;
   if (shrinks && !request.allow_shrink()) {
-    return failure(ErrorKind::usage,
-                   fmt::format("{}/{}: {} is smaller than it is now, {} (--shrink gives up what lies behind the new end)",
-                               pool.name(), volume.name.text(), format_size(request.size_bytes()),
-                               format_size(volume.size_bytes)));
+    return failure(
+        ErrorKind::usage,
+        fmt::format(
+            "{}/{}: {} is smaller than it is now, {} (--shrink gives up what lies behind the new end)",
+            pool.name(), volume.name.text(), format_size(request.size_bytes()),
+            format_size(volume.size_bytes)));
   }
   if (request.dry_run()) {
     if (shrinks) {
@@ -120,8 +123,9 @@ Result<ControlReply> snapshot(Pool& pool, const wire::SnapshotRequest& request) 
   for (const wire::ViewName& wire_name : request.names()) {
     VSNAP_TRY_ASSIGN(ViewName name, checked(wire_name));
     if (!name.is_snapshot()) {
-      return failure(ErrorKind::usage, fmt::format("{0}/{1}: a snapshot needs a name of its own (write {0}/{1}@NAME)",
-                                                   pool.name(), name.volume));
+      return failure(ErrorKind::usage,
+                     fmt::format("{0}/{1}: a snapshot needs a name of its own (write {0}/{1}@NAME)",
+                                 pool.name(), name.volume));
     }
     VSNAP_TRY(existing_volume(pool, name.volume));
     names.push_back(std::move(name));
@@ -134,8 +138,9 @@ Result<ControlReply> snapshot(Pool& pool, const wire::SnapshotRequest& request) 
 Result<ControlReply> rollback(Pool& pool, const wire::RollbackRequest& request) {
   VSNAP_TRY_ASSIGN(const ViewInfo to, existing(pool, request.to()));
   if (to.kind != ViewKind::snapshot) {
-    return failure(ErrorKind::usage, fmt::format("{0}/{1}: not a snapshot (vsnap ls {0}/{1} lists its snapshots)",
-                                                 pool.name(), to.name.text()));
+    return failure(ErrorKind::usage,
+                   fmt::format("{0}/{1}: not a snapshot (vsnap ls {0}/{1} lists its snapshots)", pool.name(),
+                               to.name.text()));
   }
   VSNAP_TRY_ASSIGN(const RollbackResult result, pool.rollback(to.name, request.discard(), request.dry_run()));
   ControlReply reply;
@@ -154,9 +159,10 @@ Result<ControlReply> clone(Pool& pool, const wire::CloneRequest& request) {
   VSNAP_TRY_ASSIGN(const ViewInfo from, existing(pool, request.from()));
   VSNAP_TRY(check_name("volume", request.new_volume()));
   if (from.kind != ViewKind::snapshot) {
-    return failure(ErrorKind::usage,
-                   fmt::format("{0}/{1}: a clone starts from a snapshot (vsnap snapshot {0}/{1}@NAME makes one)",
-                               pool.name(), from.name.text()));
+    return failure(
+        ErrorKind::usage,
+        fmt::format("{0}/{1}: a clone starts from a snapshot (vsnap snapshot {0}/{1}@NAME makes one)",
+                    pool.name(), from.name.text()));
   }
   return view_reply(pool.clone(from.name, request.new_volume()));
 }
@@ -231,13 +237,16 @@ Result<ControlReply> flatten(Pool& pool, const wire::FlattenRequest& request, co
   return done_if(pool.flatten(volume, progress));
 }
 
-Result<ControlReply> dump_catalog(Pool& pool, const wire::DumpCatalogRequest& request, const Progress& progress) {
+Result<ControlReply> dump_catalog(Pool& pool, const wire::DumpCatalogRequest& request,
+                                  const Progress& progress) {
   VSNAP_TRY(check_absolute(request.path()));
   return done_if(pool.dump_catalog(request.path(), progress));
 }
 
 Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, ControlSink& sink) {
-  const Progress progress = [&sink](std::uint64_t at, std::uint64_t total) { return sink.progress(at, total); };
+  const Progress progress = [&sink](std::uint64_t at, std::uint64_t total) {
+    return sink.progress(at, total);
+  };
   switch (request.operation_case()) {
     case ControlRequest::kStatus: {
       ControlReply reply;
@@ -265,17 +274,19 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
     case ControlRequest::kCancel: return failure(ErrorKind::usage, "no daemon here: the pool is not mounted");
     case ControlRequest::OPERATION_NOT_SET: break;
   }
-  return failure(ErrorKind::usage, "unknown operation (the daemon and the command are of different versions)");
+  return failure(ErrorKind::usage,
+                 "unknown operation (the daemon and the command are of different versions)");
 }
 
 } // namespace
 
 ControlReply execute(Pool& pool, const ControlRequest& request, ControlSink& sink) {
   if (request.version() != wire::kProtocolVersion) {
-    return wire::error_reply(ErrorKind::failed,
-                             fmt::format("control protocol version {} is asked for, {} is spoken here (use the command "
-                                         "and the daemon of one release)",
-                                         request.version(), wire::kProtocolVersion));
+    return wire::error_reply(
+        ErrorKind::failed,
+        fmt::format("control protocol version {} is asked for, {} is spoken here (use the command "
+                    "and the daemon of one release)",
+                    request.version(), wire::kProtocolVersion));
   }
   auto reply = dispatch(pool, request, sink);
   return reply ? std::move(*reply) : wire::error_reply(reply.error());

@@ -1,10 +1,13 @@
-// Turns a control request into calls of a pool: the only place that does. A command uses it in its own process on a pool
-// that is not mounted, and through ControlServer on one that is, so both give the same answers and the same messages.
+// Turns a control request into calls of a pool: the only place that does. A command uses it in its own
+// process on a pool that is not mounted, and through ControlServer on one that is, so both give the same
+// answers and the same messages.
 //
 // Invariants
-// 1. Every request gets a reply; what is missing or out of range in it is an error of kind usage, never a crash.
-// 2. Names are checked here before the pool sees them; a name that does not exist is answered with the nearest that does.
-// Threads: execute() may run in several threads on one pool; each call has a sink of its own.
+// 1. Every request gets a reply; what is missing or out of range in it is an error of kind usage, never a
+// crash.
+// 2. Names are checked here before the pool sees them; a name that does not exist is answered with the
+// nearest that does. Threads: execute() may run in several threads on one pool; each call has a sink of its
+// own.
 #pragma once
 
 #include <span>

@@ -15,9 +15,11 @@ void ControlJob::run(Pool& pool) {
   message.set_version(wire::kProtocolVersion);
   try {
     *message.mutable_reply() = execute(pool, request_, *this);
-  } catch (const std::exception& e) { // nothing below should throw; a stray must not end the daemon and its I/O
+  } catch (
+      const std::exception& e) { // nothing below should throw; a stray must not end the daemon and its I/O
     log::error("control request failed: {}", e.what());
-    *message.mutable_reply() = wire::error_reply(ErrorKind::failed, std::string("internal error: ") + e.what());
+    *message.mutable_reply() =
+        wire::error_reply(ErrorKind::failed, std::string("internal error: ") + e.what());
   }
   {
     MutexLock lock(mutex_);
@@ -84,7 +86,8 @@ bool ControlJob::diff(std::span<const DiffRange> ranges) {
   for (const DiffRange& range : ranges) *message.mutable_diff()->add_ranges() = wire::to_wire(range);
   {
     MutexLock lock(mutex_);
-    while (!cancelled_ && !abandoned_ && queue_.size() >= ControlServer::kMaxQueuedBatches) taken_.wait(mutex_);
+    while (!cancelled_ && !abandoned_ && queue_.size() >= ControlServer::kMaxQueuedBatches)
+      taken_.wait(mutex_);
     if (cancelled_ || abandoned_) return false;
     queue_.push_back(message.SerializeAsString());
   }

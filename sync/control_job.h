@@ -1,9 +1,11 @@
 // One request on its way through the daemon: executed by a worker, answered by the actor.
 //
 // Invariants
-// 1. At most ControlServer::kMaxQueuedBatches batches wait; the worker waits for the actor to send some, or gives up.
+// 1. At most ControlServer::kMaxQueuedBatches batches wait; the worker waits for the actor to send some, or
+// gives up.
 // 2. The reply is the last message queued.
-// Threads: peer and request never change. cancel() and abandon() from any thread; run() by one worker; the rest by the actor.
+// Threads: peer and request never change. cancel() and abandon() from any thread; run() by one worker; the
+// rest by the actor.
 #pragma once
 
 #include <deque>
@@ -23,7 +25,7 @@ class ControlJob final : private ControlSink {
   ControlJob(std::string peer, wire::ControlRequest request, std::function<void()> wake);
 
   [[nodiscard]] const std::string& peer() const { return peer_; }
-  void run(Pool& pool);     // queues the reply
+  void run(Pool& pool);                  // queues the reply
   void cancel() VSNAP_EXCLUDES(mutex_);  // asks a long operation to stop
   void abandon() VSNAP_EXCLUDES(mutex_); // nobody listens any more: nothing is queued from now on
 

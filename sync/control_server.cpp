@@ -29,7 +29,8 @@ constexpr int kQueuedMessages = 64;          // a client
 
 class Server final : public ControlServer {
  public:
-  Server(Pool& pool, Options options) : pool_(pool), options_(std::move(options)), router_(context_, ZMQ_ROUTER) {}
+  Server(Pool& pool, Options options)
+      : pool_(pool), options_(std::move(options)), router_(context_, ZMQ_ROUTER) {}
   ~Server() override { stop(); }
 
   Result<> listen();
@@ -116,9 +117,13 @@ void Server::actor() {
   for (;;) {
     try {
       zmq::pollitem_t items[] = {{nullptr, wake_fd_, ZMQ_POLLIN, 0}, {router_.handle(), 0, ZMQ_POLLIN, 0}};
-      zmq::poll(items, told_to_stop ? 1 : 2, active_.empty() ? milliseconds(-1) : retry_soon_ ? kRetry : kProgressEvery);
+      zmq::poll(items, told_to_stop ? 1 : 2,
+                active_.empty() ? milliseconds(-1)
+                : retry_soon_   ? kRetry
+                                : kProgressEvery);
       std::uint64_t count = 0;
-      if (::read(wake_fd_, &count, sizeof count) < 0 && errno != EAGAIN) log::error("control socket: eventfd: {}", errno);
+      if (::read(wake_fd_, &count, sizeof count) < 0 && errno != EAGAIN)
+        log::error("control socket: eventfd: {}", errno);
       if (!told_to_stop) receive();
     } catch (const zmq::error_t& e) {
       if (e.num() != EINTR) log::error("control socket: {}", e.what());
@@ -162,11 +167,13 @@ void Server::receive() {
 
 void Server::handle(const std::string& peer, const zmq::message_t& body) {
   wire::ControlRequest request;
-  if (body.size() > wire::kMaxRequestBytes || !request.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
+  if (body.size() > wire::kMaxRequestBytes ||
+      !request.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
     answer(peer, wire::error_reply(ErrorKind::usage, "malformed control request"));
     return;
   }
-  const auto running = std::find_if(active_.begin(), active_.end(), [&](const Active& a) { return a.job->peer() == peer; });
+  const auto running =
+      std::find_if(active_.begin(), active_.end(), [&](const Active& a) { return a.job->peer() == peer; });
   if (request.has_cancel()) {
     if (running != active_.end()) running->job->cancel();
     return;
@@ -183,8 +190,9 @@ void Server::handle(const std::string& peer, const zmq::message_t& body) {
     answer(peer, std::move(done));
     if (options_.on_shutdown) options_.on_shutdown();
   } else if (active_.size() >= kMaxJobs) {
-    answer(peer, wire::error_reply(ErrorKind::busy, fmt::format("{}: {} commands are running already (try again later)",
-                                                                options_.identity.pool, active_.size())));
+    answer(peer, wire::error_reply(ErrorKind::busy,
+                                   fmt::format("{}: {} commands are running already (try again later)",
+                                               options_.identity.pool, active_.size())));
   } else {
     accept(peer, std::move(request));
   }
@@ -197,12 +205,14 @@ void Server::accept(const std::string& peer, wire::ControlRequest request) {
       auto job = std::make_shared<ControlJob>(peer, std::move(request), [this] { wake(); });
       active_.push_back({job, Clock::now(), std::nullopt});
       waiting_.push_back(std::move(job));
-      if (idle_ < waiting_.size() && workers_.size() < kMaxWorkers) workers_.emplace_back([this] { worker(); });
+      if (idle_ < waiting_.size() && workers_.size() < kMaxWorkers)
+        workers_.emplace_back([this] { worker(); });
       work_.notify_one();
       return;
     }
   }
-  answer(peer, wire::error_reply(ErrorKind::busy, fmt::format("{}: being unmounted (try again)", options_.identity.pool)));
+  answer(peer, wire::error_reply(ErrorKind::busy,
+                                 fmt::format("{}: being unmounted (try again)", options_.identity.pool)));
 }
 
 void Server::answer(const std::string& peer, wire::ControlReply reply) {

@@ -29,7 +29,8 @@ struct ProcessState {
 std::optional<ProcessState> process_state(std::int64_t pid) {
   std::ifstream in(fmt::format("/proc/{}/stat", pid));
   const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  // The second field, the program's name in parentheses, may hold anything; the fields behind it are numbered from 3.
+  // The second field, the program's name in parentheses, may hold anything; the fields behind it are numbered
+  // from 3.
   const auto end_of_name = text.rfind(')');
   if (end_of_name == std::string::npos || end_of_name + 2 >= text.size()) return std::nullopt;
   ProcessState out;
@@ -73,7 +74,8 @@ std::string runtime_dir() {
     return code ? std::string(dir) : absolute.lexically_normal().string();
   }
   if (::geteuid() == 0) return "/run/vsnap";
-  if (const char* dir = std::getenv("XDG_RUNTIME_DIR"); dir != nullptr && *dir == '/') return std::string(dir) + "/vsnap";
+  if (const char* dir = std::getenv("XDG_RUNTIME_DIR"); dir != nullptr && *dir == '/')
+    return std::string(dir) + "/vsnap";
   return fmt::format("/tmp/vsnap-{}", ::geteuid());
 }
 
@@ -82,13 +84,15 @@ Result<> prepare_runtime_dir() {
   std::error_code code;
   fs::create_directories(fs::path(dir).parent_path(), code);
   if (::mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) {
-    return system_failure(errno, fmt::format("{}: cannot make the runtime directory (set VSNAP_RUNTIME_DIR)", dir));
+    return system_failure(errno,
+                          fmt::format("{}: cannot make the runtime directory (set VSNAP_RUNTIME_DIR)", dir));
   }
-  struct stat info{};
+  struct stat info {};
   if (::lstat(dir.c_str(), &info) != 0) return system_failure(errno, dir);
   if (!S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 0022) != 0) {
-    return failure(ErrorKind::failed, EPERM,
-                   fmt::format("{}: not a directory that only you can write to (set VSNAP_RUNTIME_DIR to one)", dir));
+    return failure(
+        ErrorKind::failed, EPERM,
+        fmt::format("{}: not a directory that only you can write to (set VSNAP_RUNTIME_DIR to one)", dir));
   }
   return {};
 }
@@ -97,9 +101,11 @@ Result<std::string> control_socket_path(const std::string& pool) {
   std::string path = runtime_dir() + "/" + pool + ".sock";
   constexpr std::size_t kLongest = sizeof(sockaddr_un::sun_path) - 1;
   if (path.size() > kLongest) {
-    return failure(ErrorKind::usage, ENAMETOOLONG,
-                   fmt::format("{}: too long for a socket: {} bytes, at most {} (set VSNAP_RUNTIME_DIR to a shorter path)",
-                               path, path.size(), kLongest));
+    return failure(
+        ErrorKind::usage, ENAMETOOLONG,
+        fmt::format(
+            "{}: too long for a socket: {} bytes, at most {} (set VSNAP_RUNTIME_DIR to a shorter path)", path,
+            path.size(), kLongest));
   }
   return path;
 }
@@ -109,7 +115,8 @@ std::string daemon_log_path(const std::string& pool) { return runtime_dir() + "/
 DaemonRecord own_record(Env& env, const std::string& pool, const Uuid& uuid, const std::string& mount_point,
                         const std::string& socket_path) {
   const auto state = process_state(::getpid());
-  return {pool, to_string(uuid), mount_point, socket_path, ::getpid(), state ? state->start_ticks : 0, env.boot_id()};
+  return {pool,         to_string(uuid), mount_point, socket_path, ::getpid(), state ? state->start_ticks : 0,
+          env.boot_id()};
 }
 
 Result<> write_record(const DaemonRecord& record) {

@@ -1,8 +1,11 @@
-// Which daemon has a pool mounted on this machine: a small file in the runtime directory next to its control socket.
+// Which daemon has a pool mounted on this machine: a small file in the runtime directory next to its control
+// socket.
 //
 // Invariants
-// 1. The record is only a hint where to ask; the lock on the members is what keeps a pool from being opened twice.
-// 2. A record that a killed daemon left behind is never taken for a live one: boot, process id and the start time of
+// 1. The record is only a hint where to ask; the lock on the members is what keeps a pool from being opened
+// twice.
+// 2. A record that a killed daemon left behind is never taken for a live one: boot, process id and the start
+// time of
 //    that process must all agree.
 // 3. The runtime directory belongs to the user who runs this and nobody else can write there.
 // Threads: plain functions; any thread.
@@ -36,8 +39,8 @@ Result<std::string> control_socket_path(const std::string& pool);
 [[nodiscard]] std::string daemon_log_path(const std::string& pool);
 
 // The record of this process.
-[[nodiscard]] DaemonRecord own_record(Env& env, const std::string& pool, const Uuid& uuid, const std::string& mount_point,
-                                      const std::string& socket_path);
+[[nodiscard]] DaemonRecord own_record(Env& env, const std::string& pool, const Uuid& uuid,
+                                      const std::string& mount_point, const std::string& socket_path);
 Result<> write_record(const DaemonRecord& record);
 void remove_record(const DaemonRecord& record) noexcept; // and the socket
 [[nodiscard]] bool is_running(Env& env, const DaemonRecord& record);

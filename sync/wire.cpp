@@ -131,8 +131,8 @@ vsnap::PoolStatus from_wire(const PoolStatus& status) {
   out.health = status.health();
   out.space = from_wire(status.space());
   for (const MemberInfo& m : status.members()) {
-    out.members.push_back({m.index(), m.path(), uuid_from(m.uuid()), m.size_bytes(), m.free_bytes(),
-                           m.is_block_device()});
+    out.members.push_back(
+        {m.index(), m.path(), uuid_from(m.uuid()), m.size_bytes(), m.free_bytes(), m.is_block_device()});
   }
   out.volumes = status.volumes();
   out.snapshots = status.snapshots();

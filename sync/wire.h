@@ -2,8 +2,8 @@
 //
 // Invariants
 // 1. from_wire(to_wire(x)) == x for every value of core.
-// 2. What comes from the other side is taken as it is: nothing here trusts a length, and no name is checked here.
-// Pure functions; any thread.
+// 2. What comes from the other side is taken as it is: nothing here trusts a length, and no name is checked
+// here. Pure functions; any thread.
 #pragma once
 
 #include "core/description.h"
@@ -14,7 +14,8 @@ namespace vsnap::wire {
 
 // One higher with each change that an older program could misread.
 inline constexpr std::uint32_t kProtocolVersion = 1;
-// A request is names and numbers: the largest sensible one snapshots or removes 10,000 views of 130 bytes each.
+// A request is names and numbers: the largest sensible one snapshots or removes 10,000 views of 130 bytes
+// each.
 inline constexpr int kMaxRequestBytes = 2 << 20;
 // A reply lists at most some million views.
 inline constexpr int kMaxMessageBytes = 512 << 20;
