@@ -1,0 +1,53 @@
+// What the kernel asks for, answered from a pool. The state of one mount that all handlers share, and the table of the
+// handlers. Inode numbers are object ids; the root directory is 1.
+//
+// Invariants
+// 1. Nothing is cached by name or attribute (time-outs are 0), so a stat is always exact. Pages are cached for handles
+//    that were not opened with O_DIRECT, and dropped when the content changes by other means than its file.
+// 2. A handler answers its request exactly once; see reply.h.
+// 3. Reading and writing allocate nothing.
+// Threads: handlers run on any worker of the session, several at a time.
+#pragma once
+
+#include <atomic>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "core/pool.h"
+#include "fuse/kernel_api.h"
+#include "fuse/notifier.h"
+#include "fuse/open_files.h"
+#include "fuse/shared_copies.h"
+
+namespace vsnap {
+
+struct Operations {
+  Operations(Pool& pool_of_mount, uid_t owner, gid_t group)
+      : pool(pool_of_mount), shared_copies(pool_of_mount), uid(owner), gid(group) {}
+
+  // stat of a view, and of the root directory.
+  [[nodiscard]] struct stat describe(const ViewInfo& info);
+  [[nodiscard]] struct stat describe_root() const;
+  // A file to write through; EROFS for a snapshot.
+  Result<> set_size(ObjectId id, std::uint64_t size_bytes);
+
+  Pool& pool;
+  Notifier notifier;
+  OpenFiles files;
+  SharedCopies shared_copies;
+  const uid_t uid; // of whoever mounted
+  const gid_t gid;
+  std::atomic<pid_t> first_worker{0}; // the thread that answered INIT; it works as long as the session
+};
+
+[[nodiscard]] fuse_lowlevel_ops operation_table();
+// The parts of the table, by subject.
+void add_name_operations(fuse_lowlevel_ops& table);
+void add_directory_operations(fuse_lowlevel_ops& table);
+void add_data_operations(fuse_lowlevel_ops& table);
+
+// Opens a view with open(2)'s flags; the kernel's answer is open_out(). EROFS for a snapshot to be written.
+Result<OpenFile*> open_file(Operations& operations, const ViewInfo& info, int flags);
+[[nodiscard]] fuse_open_out open_out(OpenFile& file);
+
+} // namespace vsnap

@@ -1,0 +1,180 @@
+// Open files and the data in them.
+#include <algorithm>
+#include <cstdlib>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <memory>
+#include <new>
+#include <unistd.h>
+
+#include "fuse/operations.h"
+#include "fuse/reply.h"
+
+namespace vsnap {
+namespace {
+
+OpenFile& file_of(const fuse_file_info* fi) { return *reinterpret_cast<OpenFile*>(fi->fh); }
+
+// Each worker's own buffer to read into. It starts at a block's border, so that a member can be read into it directly,
+// and has the size of the longest request; a longer one, should a kernel ever send it, makes it grow.
+std::span<std::byte> read_buffer(std::size_t length) {
+  struct Free {
+    void operator()(std::byte* bytes) const { std::free(bytes); }
+  };
+  thread_local std::unique_ptr<std::byte, Free> buffer;
+  thread_local std::size_t capacity = 0;
+  if (capacity < length) {
+    const std::size_t wanted = bytes(blocks_for(std::max<std::size_t>(length, 1U << 20)));
+    buffer.reset(static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, wanted)));
+    capacity = buffer ? wanted : 0;
+    if (!buffer) throw std::bad_alloc();
+  }
+  return {buffer.get(), length};
+}
+
+void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
+  answer(req, [&](Operations& operations) -> Result<> {
+    VSNAP_TRY_ASSIGN(const ViewInfo info, operations.pool.info(ObjectId(ino)));
+    VSNAP_TRY_ASSIGN(OpenFile* const file, open_file(operations, info, fi->flags));
+    const fuse_open_out out = open_out(*file);
+    if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) operations.files.remove(*file);
+    return {};
+  });
+}
+
+void release(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
+  answer(req, [&](Operations& operations) -> Result<> {
+    operations.shared_copies.settle(ObjectId(ino));
+    operations.files.remove(file_of(fi));
+    fuse_reply_err(req, 0);
+    return {};
+  });
+}
+
+// close(2) promises nothing about durability, as with a disk.
+void flush(fuse_req_t req, fuse_ino_t, fuse_file_info*) { fuse_reply_err(req, 0); }
+
+void fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info* fi) {
+  answer(req, [&](Operations&) -> Result<> {
+    VSNAP_TRY(file_of(fi).view->fsync());
+    fuse_reply_err(req, 0);
+    return {};
+  });
+}
+
+void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info* fi) {
+  answer(req, [&](Operations&) -> Result<> {
+    const std::span<std::byte> buffer = read_buffer(size);
+    VSNAP_TRY_ASSIGN(const std::size_t length, file_of(fi).view->read(static_cast<std::uint64_t>(offset), buffer));
+    fuse_reply_buf(req, reinterpret_cast<const char*>(buffer.data()), length);
+    return {};
+  });
+}
+
+void write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size, off_t offset, fuse_file_info* fi) {
+  answer(req, [&](Operations& operations) -> Result<> {
+    OpenFile& file = file_of(fi);
+    const ObjectId id(ino);
+    const auto at = static_cast<std::uint64_t>(offset);
+    const std::uint64_t cached_opens = file.inode->cached_opens();
+    operations.shared_copies.settle(id);
+    VSNAP_TRY(file.view->write(at, std::as_bytes(std::span(data, size))));
+    operations.shared_copies.settle(id);
+    // The kernel drops its pages before it sends a direct write, not after. A cached read beside the write may have
+    // brought old ones back; the write must not return before they are gone.
+    if (file.direct && file.inode->cached_since(cached_opens)) {
+      operations.notifier.reply_after_invalidation(req, id, at, size);
+    } else {
+      fuse_reply_write(req, size);
+    }
+    return {};
+  });
+}
+
+Result<> allocate(Operations& operations, View& view, int mode, std::uint64_t offset, std::uint64_t length) {
+  switch (mode) {
+    case 0:
+    case FALLOC_FL_KEEP_SIZE: return view.reserve(offset, length, mode == 0);
+    case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
+    case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE: return view.discard(offset, length);
+    case FALLOC_FL_ZERO_RANGE:
+      VSNAP_TRY(view.discard(offset, length));
+      if (view.size_bytes() >= offset + length) return {};
+      return operations.set_size(view.id(), offset + length); // the kernel lets nobody else change the size meanwhile
+    default: return refuse(EOPNOTSUPP);
+  }
+}
+
+void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length, fuse_file_info* fi) {
+  answer(req, [&](Operations& operations) -> Result<> {
+    View& view = *file_of(fi).view;
+    if (offset < 0 || length <= 0) return refuse(EINVAL);
+    if (!view.writable()) return refuse(EROFS);
+    if (static_cast<std::uint64_t>(length) > kMaxVolumeBytes - static_cast<std::uint64_t>(offset)) return refuse(EFBIG);
+    operations.shared_copies.settle(ObjectId(ino));
+    VSNAP_TRY(allocate(operations, view, mode, static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(length)));
+    operations.shared_copies.settle(ObjectId(ino));
+    fuse_reply_err(req, 0);
+    return {};
+  });
+}
+
+void lseek(fuse_req_t req, fuse_ino_t, off_t offset, int whence, fuse_file_info* fi) {
+  answer(req, [&](Operations&) -> Result<> {
+    if (whence != SEEK_DATA && whence != SEEK_HOLE) return refuse(EINVAL);
+    if (offset < 0) return refuse(ENXIO);
+    View& view = *file_of(fi).view;
+    const auto from = static_cast<std::uint64_t>(offset);
+    VSNAP_TRY_ASSIGN(const auto found, whence == SEEK_DATA ? view.seek_data(from) : view.seek_hole(from));
+    if (!found) return refuse(ENXIO);
+    fuse_reply_lseek(req, static_cast<off_t>(*found));
+    return {};
+  });
+}
+
+void copy_file_range(fuse_req_t req, fuse_ino_t, off_t from_offset, fuse_file_info* from, fuse_ino_t, off_t to_offset,
+                     fuse_file_info* to, size_t length, int flags) {
+  answer(req, [&](Operations& operations) -> Result<> {
+    if (flags != 0) return refuse(EINVAL);
+    View& target = *file_of(to).view;
+    if (!target.writable()) return refuse(EROFS);
+    const auto copied = operations.shared_copies.copy(*file_of(from).view, target,
+                                                      static_cast<std::uint64_t>(from_offset),
+                                                      static_cast<std::uint64_t>(to_offset), length);
+    if (!copied) return refuse(EXDEV); // the kernel copies by itself then
+    fuse_reply_write(req, *copied);
+    return {};
+  });
+}
+
+} // namespace
+
+Result<OpenFile*> open_file(Operations& operations, const ViewInfo& info, int flags) {
+  const bool to_write = (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0;
+  if (to_write && info.kind == ViewKind::snapshot) return refuse(EROFS);
+  VSNAP_TRY_ASSIGN(ViewHandle view, operations.pool.open_view(info.id));
+  if ((flags & O_TRUNC) != 0 && view->size_bytes() != 0) VSNAP_TRY(operations.set_size(info.id, 0));
+  return &operations.files.add(std::move(view), (flags & O_DIRECT) != 0);
+}
+
+// A direct handle may write in parallel. The reply is laid out here because libfuse 3.14 cannot set that bit.
+fuse_open_out open_out(OpenFile& file) {
+  fuse_open_out out{};
+  out.fh = reinterpret_cast<std::uint64_t>(&file);
+  out.open_flags = file.direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_KEEP_CACHE;
+  return out;
+}
+
+void add_data_operations(fuse_lowlevel_ops& table) {
+  table.open = open;
+  table.release = release;
+  table.flush = flush;
+  table.fsync = fsync;
+  table.read = read;
+  table.write = write;
+  table.fallocate = fallocate;
+  table.lseek = lseek;
+  table.copy_file_range = copy_file_range;
+}
+
+} // namespace vsnap
