@@ -25,15 +25,17 @@ def flags_of_line(line: str) -> set[str]:
     if not line.startswith('.'):
         return flags
     after_flag = False
+    before = ''
     for word in line[1:].split():
         if word == 'Fl':
             after_flag = True
-        elif re.fullmatch(r'[A-Z][a-z]', word):
+        elif before != 'Fl' and re.fullmatch(r'[A-Z][a-z]', word):  # a macro, and not as in `.Fl Hp`
             after_flag = False
         elif after_flag and re.fullmatch(r'-[\w-]+', word):
             flags.add('-' + word)
         elif after_flag and re.fullmatch(r'\w+', word):
             flags.update('-' + letter for letter in word)
+        before = word
     return flags
 
 
@@ -87,6 +89,12 @@ def options_of_help(text: str) -> list[set[str]]:
         if match := re.match(r'\s+(-{1,2}[A-Za-z][\w-]*(?:\s*,\s*-{1,2}[A-Za-z][\w-]*)*)', line):
             options.append({part.strip() for part in match[1].split(',')})
     return options
+
+
+def promised_of_help(text: str) -> set[str]:
+    """What stands below the options: "Every command takes --json -q -v -y as well"."""
+    promise = re.search(r'^Every command takes (.*) as well', text, re.MULTILINE)
+    return set(promise[1].split()) if promise else set()
 
 
 def subcommands_of_help(text: str) -> list[str]:
