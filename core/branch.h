@@ -4,7 +4,7 @@
 // 1. `number` is higher than every pin; `floor` is the highest pin, or kNoFloor.
 // 2. A row of the extent index belongs to the head alone exactly when it was born after `floor`.
 // 3. number, floor, pins and parent change under the commit lock with the gate closed; parent also under the
-//    database's lock, where maps are loaded. Writers inside the gate may read number and floor as they like.
+//    database's lock, where maps are loaded, and pins and has_head under the mutex of Objects. Writers inside the gate may read number and floor as they like.
 #pragma once
 
 #include <atomic>
@@ -17,25 +17,30 @@
 
 namespace vsnap {
 
-struct Branch {
-  BranchId id;
-  Branch* parent = nullptr;
-  Version parent_number;
-  std::atomic<std::uint64_t> number{1};
-  std::atomic<std::int64_t> floor{kNoFloor};
-  std::atomic<std::int64_t> mapped{0}; // blocks mapped in the head
-  bool has_head = false;               // a volume writes to it
-  std::multiset<std::uint64_t> pins;   // numbers that snapshots and clones see
-  IoGate gate;
+// Who sees versions of a branch.
+struct Viewers {
+  bool has_head = false;             // a volume writes to it
+  std::multiset<std::uint64_t> pins; // numbers that snapshots and clones see
 
-  [[nodiscard]] Version version() const { return Version(number.load(std::memory_order_acquire)); }
-  void set_floor() { floor.store(pins.empty() ? kNoFloor : static_cast<std::int64_t>(*pins.rbegin())); }
   // Does any view see a version that was born at `born` and overtaken at `overtaken` (nullopt: it is the newest)?
   [[nodiscard]] bool seen(std::uint64_t born, std::optional<std::uint64_t> overtaken) const {
     if (!overtaken && has_head) return true;
     const auto pin = pins.lower_bound(born);
     return pin != pins.end() && (!overtaken || *pin < *overtaken);
   }
+};
+
+struct Branch : Viewers {
+  BranchId id;
+  Branch* parent = nullptr;
+  Version parent_number;
+  std::atomic<std::uint64_t> number{1};
+  std::atomic<std::int64_t> floor{kNoFloor};
+  std::atomic<std::int64_t> mapped{0}; // blocks mapped in the head
+  IoGate gate;
+
+  [[nodiscard]] Version version() const { return Version(number.load(std::memory_order_acquire)); }
+  void set_floor() { floor.store(pins.empty() ? kNoFloor : static_cast<std::int64_t>(*pins.rbegin())); }
 };
 
 } // namespace vsnap

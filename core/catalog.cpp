@@ -15,20 +15,28 @@ void bind_name(SQLite::Statement& s, int index, const std::string& name) {
 }
 
 Result<> load_branches(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
-  SQLite::Statement s(db, "SELECT id, parent, parent_number, number, mapped FROM branch ORDER BY id");
+  SQLite::Statement s(db, "SELECT id, number, mapped FROM branch");
   while (s.executeStep()) {
     auto branch = std::make_unique<Branch>();
     branch->id = BranchId(static_cast<std::uint64_t>(s.getColumn(0).getInt64()));
-    if (!s.getColumn(1).isNull()) {
-      // A parent is older than its children: no cycle can be.
-      branch->parent = objects.branch(BranchId(static_cast<std::uint64_t>(s.getColumn(1).getInt64())));
-      if (branch->parent == nullptr) return damaged(fmt::format("branch {} has a parent that does not exist", branch->id.value()));
-      branch->parent_number = Version(static_cast<std::uint64_t>(s.getColumn(2).getInt64()));
-      branch->parent->pins.insert(branch->parent_number.value());
-    }
-    branch->number.store(static_cast<std::uint64_t>(s.getColumn(3).getInt64()));
-    branch->mapped.store(s.getColumn(4).getInt64());
+    branch->number.store(static_cast<std::uint64_t>(s.getColumn(1).getInt64()));
+    branch->mapped.store(s.getColumn(2).getInt64());
     objects.add_branch(std::move(branch));
+  }
+  SQLite::Statement parents(db, "SELECT id, parent, parent_number FROM branch WHERE parent IS NOT NULL");
+  while (parents.executeStep()) {
+    Branch* const child = objects.branch(BranchId(static_cast<std::uint64_t>(parents.getColumn(0).getInt64())));
+    child->parent = objects.branch(BranchId(static_cast<std::uint64_t>(parents.getColumn(1).getInt64())));
+    if (child->parent == nullptr) return damaged(fmt::format("branch {} has a parent that does not exist", child->id.value()));
+    child->parent_number = Version(static_cast<std::uint64_t>(parents.getColumn(2).getInt64()));
+    child->parent->pins.insert(child->parent_number.value());
+  }
+  const std::vector<Branch*> branches = objects.branches();
+  for (const Branch* branch : branches) {
+    std::size_t steps = 0;
+    for (const Branch* at = branch; at != nullptr; at = at->parent) {
+      if (++steps > branches.size()) return damaged(fmt::format("branch {} is its own ancestor", branch->id.value()));
+    }
   }
   return {};
 }
@@ -39,9 +47,9 @@ Result<> load_volumes(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(obj
     auto volume = std::make_shared<Object>();
     volume->id = ObjectId(static_cast<std::uint64_t>(s.getColumn(0).getInt64()));
     volume->name = s.getColumn(1).getString();
-    if (!volume->name.empty() && !valid_name(volume->name)) return damaged(fmt::format("bad volume name {}", quoted(volume->name)));
+    if (!volume->name.empty() && !valid_name(volume->name)) return damaged(fmt::format("bad volume name {}", vsnap::quoted(volume->name)));
     volume->branch = objects.branch(BranchId(static_cast<std::uint64_t>(s.getColumn(2).getInt64())));
-    if (volume->branch == nullptr) return damaged(fmt::format("volume {} has no branch", quoted(volume->name)));
+    if (volume->branch == nullptr) return damaged(fmt::format("volume {} has no branch", vsnap::quoted(volume->name)));
     volume->branch->has_head = true;
     volume->size_bytes.store(static_cast<std::uint64_t>(s.getColumn(3).getInt64()));
     volume->created_ns = s.getColumn(4).getInt64();
@@ -64,10 +72,10 @@ Result<> load_snapshots(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(o
     snapshot->kind = ViewKind::snapshot;
     snapshot->volume = objects.find(ObjectId(static_cast<std::uint64_t>(s.getColumn(1).getInt64())));
     snapshot->name = s.getColumn(2).getString();
-    if (!snapshot->name.empty() && !valid_name(snapshot->name)) return damaged(fmt::format("bad snapshot name {}", quoted(snapshot->name)));
+    if (!snapshot->name.empty() && !valid_name(snapshot->name)) return damaged(fmt::format("bad snapshot name {}", vsnap::quoted(snapshot->name)));
     snapshot->branch = objects.branch(BranchId(static_cast<std::uint64_t>(s.getColumn(3).getInt64())));
     if (!snapshot->volume || snapshot->branch == nullptr || objects.find(snapshot->id)) {
-      return damaged(fmt::format("snapshot {} has no volume, no branch or a number that is taken", quoted(snapshot->name)));
+      return damaged(fmt::format("snapshot {} has no volume, no branch or a number that is taken", vsnap::quoted(snapshot->name)));
     }
     snapshot->number = Version(static_cast<std::uint64_t>(s.getColumn(4).getInt64()));
     snapshot->size_bytes.store(static_cast<std::uint64_t>(s.getColumn(5).getInt64()));
@@ -129,9 +137,13 @@ void update_branch(SQLite::Database& db, BranchId branch, Version number) {
   s.exec();
 }
 
-void cut_parent(SQLite::Database& db, BranchId branch) {
-  SQLite::Statement s(db, "UPDATE branch SET parent = NULL, parent_number = NULL WHERE id = ?");
-  s.bind(1, branch.sql());
+void set_parent(SQLite::Database& db, BranchId branch, const Branch* parent, Version number) {
+  SQLite::Statement s(db, "UPDATE branch SET parent = ?, parent_number = ? WHERE id = ?");
+  if (parent != nullptr) {
+    s.bind(1, parent->id.sql());
+    s.bind(2, number.sql());
+  }
+  s.bind(3, branch.sql());
   s.exec();
 }
 

@@ -20,7 +20,7 @@ std::uint64_t take_number(SQLite::Database& db, const char* key);
 
 void insert_branch(SQLite::Database& db, const Branch& branch);
 void update_branch(SQLite::Database& db, BranchId branch, Version number);
-void cut_parent(SQLite::Database& db, BranchId branch);
+void set_parent(SQLite::Database& db, BranchId branch, const Branch* parent, Version number); // nullptr: none
 void set_mapped(SQLite::Database& db, BranchId branch, std::int64_t mapped);
 void delete_branch(SQLite::Database& db, BranchId branch);
 

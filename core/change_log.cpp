@@ -77,6 +77,11 @@ std::uint64_t ChangeLog::append(const MapChange& change) {
   return sequence_;
 }
 
+void ChangeLog::note() {
+  MutexLock lock(mutex_);
+  last_.store(++sequence_, std::memory_order_release);
+}
+
 void ChangeLog::take(NetChanges& net) {
   std::vector<MapChange> taken;
   std::uint64_t sequence = 0;

@@ -51,6 +51,8 @@ class ChangeLog {
  public:
   explicit ChangeLog(std::uint64_t limit) : limit_(limit) {}
   std::uint64_t append(const MapChange& change) VSNAP_EXCLUDES(mutex_); // its sequence number, from 1
+  // A change that has no record (a volume's size): the next commit has something to do.
+  void note() VSNAP_EXCLUDES(mutex_);
   // Moves everything into `net`, behind what is there already.
   void take(NetChanges& net) VSNAP_EXCLUDES(mutex_);
   // Should the caller commit before it goes on?

@@ -146,6 +146,10 @@ Result<> Engine::commit() {
   return commit_with({});
 }
 
+Result<> Engine::commit_if_needed() {
+  return committed_.load(std::memory_order_acquire) < log_->last() ? commit() : Result<>();
+}
+
 Result<> Engine::sync() {
   const std::uint64_t wanted = log_->last();
   if (committed_.load(std::memory_order_acquire) >= wanted && !failed_.load()) return members_->flush_data();
@@ -156,7 +160,12 @@ Result<> Engine::sync() {
 
 Result<> Engine::commit_with(const Step& step) {
   VSNAP_TRY(check_writable());
-  log_->take(net_);
+  draw_line();
+  return commit_line(step);
+}
+
+Result<> Engine::commit_line(const Step& step) {
+  VSNAP_TRY(check_writable());
   VSNAP_TRY(members_->flush_data());
   std::vector<PlaceRun> freed;
   Result<> finished;
@@ -229,8 +238,8 @@ Result<> Engine::store_figures(SQLite::Database& db, const Step& step) {
     mapped.exec();
     mapped.reset();
   }
+  if (step) VSNAP_TRY(step(db)); // may refuse; the extra step cannot be taken back
   if (extra_step_) VSNAP_TRY(extra_step_(db));
-  if (step) VSNAP_TRY(step(db));
   return {};
 }
 

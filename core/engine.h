@@ -49,6 +49,12 @@ class Engine {
   Result<> commit() VSNAP_EXCLUDES(commit_mutex_);
   // The same, and `step` with it in the last transaction: all of it or nothing of the step.
   Result<> commit_with(const Step& step) VSNAP_REQUIRES(commit_mutex_);
+  // For a line between two versions: draw_line() takes out the changes so far, while the gates concerned are closed;
+  // commit_line() commits them and the step, and nothing that came after.
+  void draw_line() VSNAP_REQUIRES(commit_mutex_) { log_->take(net_); }
+  Result<> commit_line(const Step& step) VSNAP_REQUIRES(commit_mutex_);
+  // commit(), unless nothing changed since the last one.
+  Result<> commit_if_needed() VSNAP_EXCLUDES(commit_mutex_);
   // A transaction of its own that frees places (sweeps): released like those of a commit.
   Result<> transact(const std::function<Result<>(SQLite::Database&, std::vector<PlaceRun>& freed)>& body)
       VSNAP_REQUIRES(commit_mutex_);

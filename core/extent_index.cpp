@@ -38,7 +38,14 @@ ExtentRow part_of(const ExtentRow& row, BlockIndex from, BlockIndex to) {
 
 } // namespace
 
-ExtentIndex::ExtentIndex(SQLite::Database& db) : db_(db) {}
+ExtentIndex::ExtentIndex(SQLite::Database& db) : db_(db) {
+  SQLite::Statement s(db_, "SELECT branch FROM sweep");
+  while (s.executeStep()) sweeps_.insert(BranchId(unsigned_column(s, 0)));
+}
+
+void ExtentIndex::hold_unswept(BranchId branch, bool hold) {
+  if (hold) holds_.insert(branch); else holds_.erase(branch);
+}
 
 SQLite::Statement& ExtentIndex::prepared(std::unique_ptr<SQLite::Statement>& slot, const char* sql) {
   if (!slot) slot = std::make_unique<SQLite::Statement>(db_, sql);
@@ -169,7 +176,10 @@ void ExtentIndex::cut_own_rows(const MapChange& change, Allocator& allocator, st
     while (run.step()) {
       const ExtentRow row = row_of(s);
       if (static_cast<std::int64_t>(row.born) <= change.floor) continue;
-      if (row.end() <= change.start) break; // own rows do not overlap: none further left can reach here
+      if (row.end() <= change.start) {
+        if (unswept(change.branch)) continue;
+        break; // own rows do not overlap: none further left can reach here
+      }
       overlapping.push_back(row);
     }
   }
@@ -265,12 +275,14 @@ void ExtentIndex::set_sweep(BranchId branch, BlockIndex next) {
   s.bind(1, branch.sql());
   s.bind(2, next.sql());
   s.exec();
+  sweeps_.insert(branch);
 }
 
 void ExtentIndex::end_sweep(BranchId branch) {
   SQLite::Statement s(db_, "DELETE FROM sweep WHERE branch = ?");
   s.bind(1, branch.sql());
   s.exec();
+  sweeps_.erase(branch);
 }
 
 std::optional<std::pair<BranchId, BlockIndex>> ExtentIndex::first_sweep() {

@@ -6,7 +6,8 @@
 // parent's view; where there is none, zeros. Nothing is ever copied to make a view.
 //
 // Invariants
-// 1. Rows do not cross a region. Rows of one branch and one `born` do not overlap; nor do rows born after the floor.
+// 1. Rows do not cross a region. Rows of one branch and one `born` do not overlap; nor, once the branch is swept, do
+//    rows born after the floor.
 // 2. No two rows name the same block of a member.
 // 3. The space table has exactly the blocks that rows name, in every committed state.
 // Threads: only inside a body of Database::read() or write() of its own database.
@@ -18,6 +19,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "core/allocator.h"
@@ -59,10 +61,13 @@ class ExtentIndex {
   void store_space(const std::vector<SpaceGroup>& groups);
   void load_space(const std::function<void(const SpaceGroup&)>& each);
 
+  // Until its sweep has ended, dead rows of a branch may lie under newer ones, also above the floor.
   void start_sweep(BranchId branch);
   void set_sweep(BranchId branch, BlockIndex next);
   void end_sweep(BranchId branch);
   std::optional<std::pair<BranchId, BlockIndex>> first_sweep();
+  // The same state as during a sweep, without one: while a flatten puts rows under those of the head.
+  void hold_unswept(BranchId branch, bool hold);
 
  private:
   SQLite::Statement& prepared(std::unique_ptr<SQLite::Statement>& slot, const char* sql);
@@ -70,8 +75,11 @@ class ExtentIndex {
   void cut_own_rows(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
                     std::vector<PlaceRun>& kept);
   bool extend_left(const MapChange& change);
+  [[nodiscard]] bool unswept(BranchId branch) const { return sweeps_.contains(branch) || holds_.contains(branch); }
 
   SQLite::Database& db_;
+  std::set<BranchId> sweeps_; // branches in the table sweep (or more, after a rollback)
+  std::set<BranchId> holds_;
   std::unique_ptr<SQLite::Statement> region_rows_, view_rows_, next_row_, before_, insert_, delete_, grow_, space_store_;
 };
 

@@ -267,6 +267,15 @@ Result<std::vector<std::string>> MemberSet::check_superblocks(bool repair) {
   return remarks;
 }
 
+Result<> MemberSet::erase_headers() {
+  const std::vector<std::byte> zeros(format::kHeaderBytes);
+  for (std::uint32_t member = 0; member < count(); ++member) {
+    VSNAP_TRY(slots_[member]->file->write_at(0, zeros));
+    VSNAP_TRY(slots_[member]->file->flush());
+  }
+  return {};
+}
+
 void MemberSet::write_owner_records(Env& env) {
   const OwnerRecord owner{::getpid(), env.host_name(), env.boot_id(), role_};
   for (std::uint32_t member = 0; member < count(); ++member) {

@@ -63,6 +63,9 @@ class MemberSet {
   // Reads every superblock copy again and says what is wrong with it; rewrites them all with repair.
   Result<std::vector<std::string>> check_superblocks(bool repair) VSNAP_EXCLUDES(layout_mutex_);
 
+  // Ends the pool: overwrites the header of every member. Nothing else may be done with the set afterwards.
+  Result<> erase_headers();
+
   void write_owner_records(Env& env);
   void clear_owner_records();
 

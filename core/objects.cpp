@@ -38,6 +38,12 @@ std::vector<ObjectPtr> Objects::all() {
   return list;
 }
 
+std::vector<ObjectPtr> Objects::everything() {
+  std::vector<ObjectPtr> list;
+  for (const auto& [id, object] : by_id_) list.push_back(object);
+  return list;
+}
+
 ViewName Objects::name_of(const Object& object) const {
   if (object.kind == ViewKind::volume) return {object.name, {}};
   return {object.volume->name, object.name};
@@ -78,6 +84,22 @@ std::vector<std::string> Objects::names() {
   std::vector<std::string> names;
   for (const ObjectPtr& object : all()) names.push_back(name_of(*object).text());
   return names;
+}
+
+void Objects::note_changed(const ObjectPtr& object) {
+  if (object->changed.exchange(true)) return;
+  MutexLock lock(changed_mutex_);
+  changed_.push_back(object);
+}
+
+std::vector<ObjectPtr> Objects::take_changed() {
+  std::vector<ObjectPtr> taken;
+  {
+    MutexLock lock(changed_mutex_);
+    taken.swap(changed_);
+  }
+  for (const ObjectPtr& object : taken) object->changed.store(false);
+  return taken;
 }
 
 void Objects::add(const ObjectPtr& object) {

@@ -31,8 +31,7 @@ struct Object { // what volumes and snapshots have in common
   std::int64_t created_ns = 0;
   std::atomic<std::uint64_t> size_bytes{0};
   std::atomic<std::int64_t> modified_ns{0};
-  std::atomic<bool> size_changed{false};  // not in the catalog yet
-  std::atomic<bool> times_changed{false}; // the same; no reason to commit by itself
+  std::atomic<bool> changed{false};      // size, times or attributes are not in the catalog yet (Objects::note_changed)
   std::uint32_t mode = 0600;              // volumes
   std::uint32_t uid = 0, gid = 0;
   std::optional<BlockIndex> trim;
@@ -51,10 +50,15 @@ class Objects {
   [[nodiscard]] ObjectPtr find(const ViewName& name) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] ObjectPtr find(ObjectId id) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] std::vector<ObjectPtr> snapshots(const Object& volume) VSNAP_REQUIRES(mutex_); // oldest first
-  [[nodiscard]] std::vector<ObjectPtr> all() VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] std::vector<ObjectPtr> all() VSNAP_REQUIRES(mutex_);        // volumes by name, each with its snapshots
+  [[nodiscard]] std::vector<ObjectPtr> everything() VSNAP_REQUIRES(mutex_); // unlinked ones too, by id
   [[nodiscard]] ViewName name_of(const Object& object) const VSNAP_REQUIRES(mutex_);
   [[nodiscard]] ViewInfo describe(const Object& object) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] std::vector<std::string> names() VSNAP_REQUIRES(mutex_); // "VOL" and "VOL@SNAP"
+
+  // Volumes whose figures the next commit is to store. Any thread, no lock needed.
+  void note_changed(const ObjectPtr& object) VSNAP_EXCLUDES(changed_mutex_);
+  [[nodiscard]] std::vector<ObjectPtr> take_changed() VSNAP_EXCLUDES(changed_mutex_);
 
   void add(const ObjectPtr& object) VSNAP_REQUIRES(mutex_);
   void rename(const ObjectPtr& object, const std::string& name) VSNAP_REQUIRES(mutex_); // "": unlinked
@@ -72,6 +76,8 @@ class Objects {
   std::map<std::pair<ObjectId, std::string>, ObjectPtr> snapshots_ VSNAP_GUARDED_BY(mutex_); // by volume and name
   std::map<std::pair<ObjectId, ObjectId>, ObjectPtr> in_order_ VSNAP_GUARDED_BY(mutex_);     // by volume and id
   std::map<BranchId, std::unique_ptr<Branch>> branches_ VSNAP_GUARDED_BY(mutex_);
+  Mutex changed_mutex_;
+  std::vector<ObjectPtr> changed_ VSNAP_GUARDED_BY(changed_mutex_);
 };
 
 } // namespace vsnap

@@ -1,6 +1,18 @@
 #include "core/pool.h"
 
+#include <algorithm>
+#include <array>
+#include <fmt/format.h>
+
+#include "core/log.h"
+#include "core/member_set.h"
+#include "core/new_member.h"
+#include "core/pool_impl.h"
+#include "core/probe.h"
+
 namespace vsnap {
+
+// ---- handles ----
 
 ViewHandle& ViewHandle::operator=(ViewHandle&& other) noexcept {
   if (this != &other) {
@@ -15,14 +27,373 @@ ViewHandle& ViewHandle::operator=(ViewHandle&& other) noexcept {
 ViewHandle::~ViewHandle() { close(); }
 
 void ViewHandle::close() {
-  if (view_ && pool_ != nullptr) pool_->handle_closed(*view_);
+  if (!view_) return;
+  const std::shared_ptr<View> view = std::move(view_);
   view_.reset();
+  if (pool_ != nullptr) pool_->handle_closed(*view);
   pool_ = nullptr;
 }
 
-Result<> Pool::create(Env&, const CreatePoolOptions&) { return failure(ErrorKind::failed, ENOSYS, "pool create"); }
-Result<std::unique_ptr<Pool>> Pool::open(Env&, OpenPoolOptions) { return failure(ErrorKind::failed, ENOSYS, "pool open"); }
-Result<MemberIdentity> Pool::identify(Env&, const std::string&) { return failure(ErrorKind::failed, ENOSYS, "identify"); }
-Result<> Pool::destroy(Env&, const std::vector<std::string>&) { return failure(ErrorKind::failed, ENOSYS, "destroy"); }
+// ---- create, identify, destroy ----
+
+Result<> Pool::create(Env& env, const CreatePoolOptions& options) {
+  VSNAP_TRY(check_name("pool", options.name));
+  if (options.members.empty()) return failure(ErrorKind::usage, "a pool needs at least one member");
+  if (options.members.size() > format::kMaxMembers) return failure(ErrorKind::usage, "a pool has at most 255 members");
+  std::vector<std::pair<std::string, std::unique_ptr<File>>> files;
+  std::uint64_t total = 0;
+  std::vector<std::string> made;
+  const auto undo = [&](Failure why) {
+    files.clear();
+    for (const std::string& path : made) static_cast<void>(env.remove_file(path));
+    return why;
+  };
+  for (const MemberSpec& spec : options.members) {
+    const bool missing = spec.size_bytes > 0 && !env.open_file(spec.path, {});
+    auto file = open_new_member(env, spec, options.force, options.dry_run);
+    if (!file) return undo(Failure(file.error()));
+    if (missing && !options.dry_run) made.push_back(spec.path);
+    const std::uint64_t size = *file ? (*file)->size_bytes() : spec.size_bytes;
+    if (auto fits = check_member_size(spec.path, std::max(size, options.dry_run ? spec.size_bytes : 0)); !fits) {
+      return undo(Failure(fits.error()));
+    }
+    total += std::max(size, options.dry_run ? spec.size_bytes : 0);
+    if (!*file) continue;
+    for (const auto& [path, other] : files) {
+      if (other->identity() == (*file)->identity()) {
+        return undo(failure(ErrorKind::usage, fmt::format("{}: the same file or device as {}", spec.path, path)));
+      }
+    }
+    if (auto locked = lock_member(env, **file, spec.path, 0); !locked) return undo(Failure(locked.error()));
+    files.emplace_back(spec.path, std::move(*file));
+  }
+  if (total < format::kMinPoolBytes) {
+    return undo(failure(ErrorKind::usage, fmt::format("{} in all is too small for a pool (at least {})", format_size(total),
+                                                      format_size(format::kMinPoolBytes))));
+  }
+  if (options.dry_run) return {};
+  for (const auto& [path, file] : files) {
+    // libblkid opens the path again; a device that is claimed by us would refuse it, so the header is cleared by us.
+    if (!file->is_block_device()) {
+      if (auto wiped = wipe_signatures(path); !wiped) return undo(Failure(wiped.error()));
+    }
+  }
+  auto members = MemberSet::create(env, options.name, std::move(files));
+  if (!members) return undo(Failure(members.error()));
+  Engine engine(env, std::move(*members), 0);
+  return engine.create_catalog();
+}
+
+Result<MemberIdentity> Pool::identify(Env& env, const std::string& path) {
+  VSNAP_TRY_ASSIGN(const auto file, env.open_file(path, {}));
+  VSNAP_TRY_ASSIGN(const Superblock superblock, newest_superblock(*file, path, nullptr));
+  return MemberIdentity{superblock.pool_name, superblock.pool_uuid, superblock.roster[superblock.member_index].uuid,
+                        superblock.member_index, static_cast<std::uint32_t>(superblock.roster.size())};
+}
+
+Result<> Pool::destroy(Env& env, const std::vector<std::string>& member_paths) {
+  VSNAP_TRY_ASSIGN(const auto members, MemberSet::open(env, member_paths, "command", 0));
+  return members->erase_headers();
+}
+
+Result<std::unique_ptr<Pool>> Pool::open(Env& env, OpenPoolOptions options) {
+  VSNAP_TRY_ASSIGN(auto members, MemberSet::open(env, options.member_paths, options.role, options.lock_wait_ms));
+  auto pool = std::make_unique<PoolImpl>(env, std::move(options), std::move(members));
+  VSNAP_TRY(pool->start());
+  return std::unique_ptr<Pool>(std::move(pool));
+}
+
+// ---- open and close ----
+
+PoolImpl::PoolImpl(Env& env, OpenPoolOptions options, std::unique_ptr<MemberSet> members)
+    : env_(env), options_(std::move(options)) {
+  const Superblock layout = members->layout();
+  name_ = layout.pool_name;
+  uuid_ = layout.pool_uuid;
+  members->write_owner_records(env);
+  engine_ = std::make_unique<Engine>(env, std::move(members), options_.cache_bytes);
+}
+
+PoolImpl::~PoolImpl() {
+  if (auto closed = close(); !closed) log::error("closing pool {}: {}", name_, closed.error().message);
+}
+
+Result<> PoolImpl::start() {
+  VSNAP_TRY(engine_->open_catalog(options_.for_check));
+  VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
+    generation_ = catalog::value(db, "generation");
+    return catalog::load(db, objects_);
+  }));
+  sweeper_ = std::make_unique<Sweeper>(*engine_, objects_, [this](const std::vector<Pin>& pins, const Engine::Step& step)
+                                                               VSNAP_NO_THREAD_SAFETY_ANALYSIS { return release_pins(pins, step); });
+  engine_->set_extra_step([this](SQLite::Database& db) -> Result<> {
+    for (const ObjectPtr& object : objects_.take_changed()) catalog::update_volume(db, *object);
+    return {};
+  });
+  if (options_.for_check) return {};
+  {
+    MutexLock config(config_mutex_);
+    VSNAP_TRY(finish_open());
+  }
+  if (options_.background) background_ = std::thread([this] { background_loop(); });
+  return {};
+}
+
+// What a crash may have left half done.
+Result<> PoolImpl::finish_open() {
+  std::vector<ObjectPtr> unlinked;
+  std::vector<ObjectPtr> trims;
+  bool inexact = false;
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& object : objects_.everything()) {
+      if (object->name.empty()) unlinked.push_back(object);
+      else if (object->trim) trims.push_back(object);
+    }
+  }
+  for (const ObjectPtr& volume : trims) VSNAP_TRY(finish_trim(volume));
+  if (!unlinked.empty()) VSNAP_TRY(erase_objects(unlinked));
+  VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
+    inexact = catalog::value(db, "recount") != 0;
+    return {};
+  }));
+  return inexact ? recount() : Result<>();
+}
+
+Result<> PoolImpl::recount() {
+  std::vector<ObjectPtr> volumes;
+  {
+    MutexLock lock(objects_.mutex());
+    for (ObjectPtr& object : objects_.everything()) {
+      if (object->kind == ViewKind::volume) volumes.push_back(std::move(object));
+    }
+  }
+  for (const ObjectPtr& volume : volumes) {
+    VSNAP_TRY_ASSIGN(const std::uint64_t mapped, view_of(volume)->count_mapped());
+    volume->branch->mapped.store(static_cast<std::int64_t>(mapped));
+  }
+  MutexLock commit(engine_->commit_mutex());
+  return engine_->commit_with([&](SQLite::Database& db) -> Result<> {
+    for (const ObjectPtr& volume : volumes) catalog::set_mapped(db, volume->branch->id, volume->branch->mapped.load());
+    db.exec("DELETE FROM pool WHERE key = 'recount'");
+    return {};
+  });
+}
+
+Result<> PoolImpl::close() {
+  if (closed_) return {};
+  closed_ = true;
+  if (background_.joinable()) {
+    {
+      MutexLock lock(background_mutex_);
+      stop_ = true;
+    }
+    background_wake_.notify_all();
+    background_.join();
+  }
+  Result<> done;
+  if (sweeper_ && !options_.for_check && engine_->check_writable()) {
+    done = engine_->commit();
+    // A command leaves nothing to be done; the daemon's successor goes on where it stopped.
+    while (done && !options_.background) {
+      auto more = sweep_step();
+      if (!more) done = Failure(more.error());
+      if (!more || !*more) break;
+    }
+  }
+  {
+    std::map<ObjectId, std::shared_ptr<VolumeIo>> views; // destroyed without the lock
+    {
+      MutexLock lock(objects_.mutex());
+      views.swap(views_);
+    }
+  }
+  engine_->members().clear_owner_records();
+  sweeper_.reset();
+  engine_.reset();
+  return done;
+}
+
+void PoolImpl::background_loop() {
+  for (;;) {
+    {
+      MutexLock lock(background_mutex_);
+      if (!stop_) background_wake_.wait_for(background_mutex_, std::chrono::seconds(1));
+      if (stop_) return;
+    }
+    if (!engine_->check_writable()) continue;
+    if (auto committed = engine_->commit_if_needed(); !committed) log::error("commit: {}", committed.error().message);
+    warn_about_space();
+    for (bool more = true; more;) {
+      auto swept = sweep_step();
+      if (!swept) log::error("freeing removed snapshots: {}", swept.error().message);
+      more = swept && *swept;
+      MutexLock lock(background_mutex_);
+      if (stop_) return;
+    }
+  }
+}
+
+void PoolImpl::warn_about_space() {
+  static constexpr std::array<unsigned, 3> kLimits = {95, 90, 80};
+  const unsigned percent = percent_used(engine_->space());
+  const auto* const limit = std::find_if(kLimits.begin(), kLimits.end(), [&](unsigned l) { return percent >= l; });
+  const unsigned reached = limit == kLimits.end() ? 0 : *limit;
+  if (reached > warned_percent_.load()) {
+    log::warning("pool {} is {} % full (vsnap pool add, or vsnap rm; vsnap df says what frees how much)", name_, percent);
+  }
+  warned_percent_.store(reached);
+}
+
+// ---- description ----
+
+unsigned percent_used(const SpaceInfo& space) {
+  if (space.size_bytes == 0) return 0;
+  return static_cast<unsigned>((space.size_bytes - space.available_bytes) / (space.size_bytes / 100 + 1));
+}
+
+PoolStatus PoolImpl::status() {
+  PoolStatus status;
+  status.name = name_;
+  status.uuid = uuid_;
+  status.generation = generation_.load();
+  status.health = engine_->health();
+  status.space = engine_->space();
+  if (const unsigned percent = percent_used(status.space); status.health == "ok" && percent >= 80) {
+    status.health = fmt::format("warning: {} % full (vsnap pool add, or vsnap rm)", percent);
+  }
+  const MemberSet& members = engine_->members();
+  const Superblock layout = members.layout();
+  for (std::uint32_t i = 0; i < members.count(); ++i) {
+    status.members.push_back({i, members.path(i), layout.roster[i].uuid, layout.roster[i].blocks * kBlockBytes,
+                              engine_->allocator().free_blocks(i) * kBlockBytes, members.is_block_device(i)});
+  }
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& object : objects_.all()) ++(object->kind == ViewKind::volume ? status.volumes : status.snapshots);
+  }
+  static_cast<void>(engine_->db().read([&](SQLite::Database&) -> Result<> {
+    status.extents = engine_->index().count_rows();
+    status.removal_pending = engine_->index().first_sweep().has_value();
+    return {};
+  }));
+  return status;
+}
+
+std::vector<ViewInfo> PoolImpl::list() {
+  MutexLock lock(objects_.mutex());
+  std::vector<ViewInfo> infos;
+  for (const ObjectPtr& object : objects_.all()) infos.push_back(objects_.describe(*object));
+  return infos;
+}
+
+Result<ViewInfo> PoolImpl::find(const ViewName& name) {
+  VSNAP_TRY_ASSIGN(const ObjectPtr object, object_named(name));
+  MutexLock lock(objects_.mutex());
+  return objects_.describe(*object);
+}
+
+Result<ViewInfo> PoolImpl::info(ObjectId id) {
+  MutexLock lock(objects_.mutex());
+  const ObjectPtr object = objects_.find(id);
+  if (!object) return failure(ErrorKind::not_found, "no such volume or snapshot");
+  return objects_.describe(*object);
+}
+
+// ---- names ----
+
+Failure PoolImpl::not_found(const ViewName& name) {
+  MutexLock lock(objects_.mutex());
+  const auto suggestion = nearest(name.text(), objects_.names());
+  const std::string hint = suggestion ? fmt::format("did you mean {}/{}?", name_, *suggestion)
+                                      : fmt::format("vsnap ls {} lists them", name_);
+  return failure(ErrorKind::not_found, fmt::format("{}/{}: no such {} ({})", name_, name.text(),
+                                                   name.is_snapshot() ? "snapshot" : "volume", hint));
+}
+
+Result<ObjectPtr> PoolImpl::object_named(const ViewName& name) {
+  VSNAP_TRY(check_name("volume", name.volume));
+  if (name.is_snapshot()) VSNAP_TRY(check_name("snapshot", name.snapshot));
+  {
+    MutexLock lock(objects_.mutex());
+    if (ObjectPtr object = objects_.find(name)) return object;
+  }
+  return not_found(name);
+}
+
+Result<ObjectPtr> PoolImpl::volume_named(const std::string& name) { return object_named({name, {}}); }
+
+Result<> PoolImpl::check_free(const ViewName& name) {
+  VSNAP_TRY(check_name("volume", name.volume));
+  if (name.is_snapshot()) VSNAP_TRY(check_name("snapshot", name.snapshot));
+  MutexLock lock(objects_.mutex());
+  if (!objects_.find(name)) return {};
+  return failure(ErrorKind::failed, EEXIST, fmt::format("{}/{}: exists already (choose another name)", name_, name.text()));
+}
+
+void PoolImpl::tell_entry(const std::string& file_name) {
+  if (PoolObserver* const observer = observer_.load()) observer->entry_changed(file_name);
+}
+
+void PoolImpl::tell_content(ObjectId id) {
+  if (PoolObserver* const observer = observer_.load()) observer->content_changed(id);
+}
+
+// ---- views ----
+
+std::shared_ptr<VolumeIo> PoolImpl::view_of_locked(const ObjectPtr& object) {
+  auto& view = views_[object->id];
+  if (!view) view = std::make_shared<VolumeIo>(*engine_, objects_, object);
+  return view;
+}
+
+std::shared_ptr<VolumeIo> PoolImpl::view_of(const ObjectPtr& object) {
+  MutexLock lock(objects_.mutex());
+  return view_of_locked(object);
+}
+
+std::shared_ptr<VolumeIo> PoolImpl::head_view(const Branch& branch) {
+  MutexLock lock(objects_.mutex());
+  for (const auto& [id, view] : views_) {
+    if (view->map().head && view->map().branch == &branch) return view;
+  }
+  return nullptr;
+}
+
+Result<ViewHandle> PoolImpl::open_view(ObjectId id) {
+  MutexLock lock(objects_.mutex());
+  const ObjectPtr object = objects_.find(id);
+  if (!object || object->name.empty()) return failure(ErrorKind::not_found, "no such volume or snapshot");
+  ++object->open_handles;
+  return ViewHandle(this, view_of_locked(object));
+}
+
+void PoolImpl::handle_closed(View& view) noexcept {
+  std::shared_ptr<VolumeIo> last;
+  ObjectPtr unlinked;
+  {
+    MutexLock lock(objects_.mutex());
+    const ObjectPtr object = static_cast<VolumeIo&>(view).object();
+    if (--object->open_handles > 0) return;
+    if (object->name.empty()) unlinked = object;
+    else if (object->kind == ViewKind::volume) return; // its map may hold what is not committed yet
+    const auto found = views_.find(object->id);
+    if (found != views_.end()) {
+      last = std::move(found->second);
+      views_.erase(found);
+    }
+    if (unlinked && last) views_.emplace(object->id, last); // still needed to let go of it in order
+  }
+  if (!unlinked) return;
+  MutexLock config(config_mutex_);
+  if (auto erased = erase_objects({unlinked}); !erased) log::error("removing an unlinked file: {}", erased.error().message);
+}
+
+// ---- dump ----
+
+Result<> PoolImpl::dump_catalog(const std::string& path, const Progress& progress) {
+  VSNAP_TRY(engine_->commit());
+  return engine_->db().copy_to(path, [&](std::uint64_t done, std::uint64_t total) { return !progress || progress(done, total); });
+}
 
 } // namespace vsnap

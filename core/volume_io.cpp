@@ -31,7 +31,8 @@ bool continues(Entry previous, Entry e, std::uint64_t distance) {
 
 } // namespace
 
-VolumeIo::VolumeIo(Engine& engine, ObjectPtr object) : engine_(engine), object_(std::move(object)) {
+VolumeIo::VolumeIo(Engine& engine, Objects& objects, ObjectPtr object)
+    : engine_(engine), objects_(objects), object_(std::move(object)) {
   map_.branch = object_->branch;
   map_.head = object_->kind == ViewKind::volume;
   map_.number = object_->number;
@@ -136,9 +137,13 @@ Result<> VolumeIo::write(std::uint64_t offset, std::span<const std::byte> data) 
     grow_to(offset + done + (span.to - span.from));
     return {};
   }));
-  object_->modified_ns.store(engine_.env().wall_clock_ns(), std::memory_order_relaxed);
-  if (!object_->times_changed.load(std::memory_order_relaxed)) object_->times_changed.store(true);
+  note_modified();
   return {};
+}
+
+void VolumeIo::note_modified() {
+  object_->modified_ns.store(engine_.env().wall_clock_ns(), std::memory_order_relaxed);
+  if (!object_->changed.load(std::memory_order_relaxed)) objects_.note_changed(object_);
 }
 
 Result<> VolumeIo::zero_tail(std::uint64_t size) {
@@ -150,7 +155,11 @@ void VolumeIo::grow_to(std::uint64_t size) {
   std::uint64_t old = object_->size_bytes.load(std::memory_order_acquire);
   while (old < size && !object_->size_bytes.compare_exchange_weak(old, size)) {
   }
-  if (old < size) object_->size_changed.store(true);
+  if (old < size) {
+    // In the list before the log says there is something to commit: the commit that covers it finds it there.
+    objects_.note_changed(object_);
+    engine_.log().note();
+  }
 }
 
 // Appends the record of a change and makes it in the map, as one step towards other writers of the region.
@@ -294,8 +303,7 @@ Result<> VolumeIo::discard(std::uint64_t offset, std::uint64_t length) {
     VSNAP_TRY(change(at, piece_end - at, [&](const Span& span, std::uint64_t) { return discard_piece(span); }));
     at = piece_end;
   }
-  object_->modified_ns.store(engine_.env().wall_clock_ns(), std::memory_order_relaxed);
-  object_->times_changed.store(true);
+  note_modified();
   return {};
 }
 
@@ -415,6 +423,18 @@ Result<std::optional<RegionIndex>> VolumeIo::next_mapped_region(RegionIndex from
   return best;
 }
 
+Result<std::uint64_t> VolumeIo::count_mapped() {
+  std::uint64_t mapped = 0;
+  for (RegionIndex index(0);; index = RegionIndex(index.value() + 1)) {
+    VSNAP_TRY_ASSIGN(const auto found, next_mapped_region(index));
+    if (!found) return mapped;
+    index = *found;
+    const Grace::Section section(engine_.grace());
+    VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, index));
+    for (std::uint64_t block = 0; block < kRegionBlocks; ++block) mapped += region->entry(block).mapped() ? 1 : 0;
+  }
+}
+
 Result<std::optional<std::uint64_t>> VolumeIo::seek(std::uint64_t offset, bool data) {
   const std::uint64_t size = size_bytes();
   if (offset >= size) return std::optional<std::uint64_t>();
@@ -447,7 +467,6 @@ Result<std::optional<std::uint64_t>> VolumeIo::seek_hole(std::uint64_t offset) {
 Result<> VolumeIo::fsync() {
   if (!map_.head) return {};
   VSNAP_TRY(engine_.check_writable());
-  if (object_->size_changed.load()) return engine_.commit();
   return engine_.sync();
 }
 

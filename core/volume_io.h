@@ -12,7 +12,7 @@ namespace vsnap {
 
 class VolumeIo final : public View {
  public:
-  VolumeIo(Engine& engine, ObjectPtr object);
+  VolumeIo(Engine& engine, Objects& objects, ObjectPtr object);
   ~VolumeIo() override;
 
   [[nodiscard]] ObjectId id() const override { return object_->id; }
@@ -28,6 +28,8 @@ class VolumeIo final : public View {
 
   // Unmaps whole blocks [from, to), also beyond the end: what a shrink leaves behind.
   Result<> unmap_blocks(BlockIndex from, BlockIndex to);
+  // Counts the mapped blocks of the whole view, region by region.
+  Result<std::uint64_t> count_mapped();
   // Makes the block that the end of a volume of `size` bytes falls into read as zeros behind it.
   Result<> zero_tail(std::uint64_t size);
   // For configuration operations: the map, and the object it belongs to.
@@ -57,8 +59,10 @@ class VolumeIo final : public View {
   Result<> change(std::uint64_t offset, std::uint64_t length, Body body);
   void record(Region& region, std::uint64_t from, std::uint64_t count, BlockKind kind, Place place);
   void grow_to(std::uint64_t size_bytes);
+  void note_modified();
 
   Engine& engine_;
+  Objects& objects_;
   ObjectPtr object_;
   ViewMap map_;
 };

@@ -1,0 +1,169 @@
+// Flatten: gives a clone places of its own for everything it still sees through its parent, then cuts the link.
+//
+// The copies become rows born at 0, under all versions of the clone: so its snapshots are complete as well. Sources
+// are versions that nobody changes; the copying takes no lock and holds no I/O. Only the cut does, for a moment: every
+// map in memory may name places of the parent and is loaded anew.
+#include <algorithm>
+#include <fmt/format.h>
+
+#include "core/pool_impl.h"
+
+namespace vsnap {
+
+struct PoolImpl::FlattenRun {
+  ObjectPtr volume;
+  Branch* branch = nullptr;
+  std::vector<std::byte> buffer;
+  std::uint64_t done_bytes = 0;
+};
+
+namespace {
+constexpr std::uint64_t kCopyBlocks = 256; // 1 MiB a transaction: as much work as a crash may repeat
+}
+
+Result<> PoolImpl::flatten(const std::string& name, const Progress& progress) {
+  FlattenRun run;
+  std::uint64_t total_bytes = 0;
+  {
+    MutexLock config(config_mutex_);
+    VSNAP_TRY(check_room());
+    VSNAP_TRY_ASSIGN(run.volume, volume_named(name));
+    run.branch = run.volume->branch;
+    if (run.branch->parent == nullptr) {
+      return failure(ErrorKind::failed, EINVAL, fmt::format("{}/{}: shares nothing with an origin; there is nothing to do", name_, name));
+    }
+    if (!flattening_.insert(run.volume->id).second) {
+      return failure(ErrorKind::busy, fmt::format("{}/{}: is being flattened already", name_, name));
+    }
+    total_bytes = static_cast<std::uint64_t>(run.branch->mapped.load()) * kBlockBytes;
+    MutexLock commit(engine_->commit_mutex());
+    VSNAP_TRY(engine_->db().read([&](SQLite::Database&) -> Result<> {
+      engine_->index().hold_unswept(run.branch->id, true);
+      return {};
+    }));
+  }
+  Result<> done;
+  for (RegionIndex region(0); done;) {
+    std::optional<RegionIndex> found;
+    done = engine_->db().read([&](SQLite::Database&) -> Result<> {
+      for (const Branch* link = run.branch->parent; link != nullptr; link = link->parent) {
+        const auto next_found = engine_->index().next_region(link->id, region);
+        if (next_found && (!found || *next_found < *found)) found = next_found;
+      }
+      return {};
+    });
+    if (!done || !found) break;
+    done = flatten_region(run, *found);
+    region = RegionIndex(found->value() + 1);
+    if (done && progress && !progress(std::min(run.done_bytes, total_bytes), std::max(total_bytes, run.done_bytes))) {
+      done = failure(ErrorKind::failed, ECANCELED, fmt::format("{}/{}: given up; what was copied is used next time", name_, name));
+    }
+  }
+  MutexLock config(config_mutex_);
+  if (done) done = finish_flatten(run.volume);
+  flattening_.erase(run.volume->id);
+  MutexLock commit(engine_->commit_mutex());
+  // Copies that a newer version of the head has overtaken meanwhile go with a sweep, and until it ends the rows overlap.
+  Result<> swept = engine_->check_writable() ? engine_->transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
+    engine_->index().start_sweep(run.branch->id);
+    engine_->index().hold_unswept(run.branch->id, false);
+    return {};
+  }) : Result<>();
+  background_wake_.notify_all();
+  return done ? swept : done;
+}
+
+Result<> PoolImpl::flatten_region(FlattenRun& run, RegionIndex region) {
+  Region inherited(region, Version(0));
+  std::vector<bool> needed(kRegionBlocks, true);
+  VSNAP_TRY(engine_->db().read([&](SQLite::Database&) -> Result<> {
+    std::uint64_t oldest_view = run.branch->number.load();
+    {
+      MutexLock lock(objects_.mutex());
+      if (run.volume->branch != run.branch || run.volume->name.empty() || objects_.find(run.volume->id) != run.volume) {
+        return failure(ErrorKind::busy, fmt::format("{}/{}: was removed or rolled back meanwhile", name_, run.volume->name));
+      }
+      if (!run.branch->pins.empty()) oldest_view = *run.branch->pins.begin();
+    }
+    engine_->index().load_region(*run.branch->parent, run.branch->parent_number, std::nullopt, inherited);
+    // Where all views have a version of the clone's own, nobody looks at the parent.
+    for (const ExtentRow& row : engine_->index().rows(run.branch->id, region)) {
+      if (row.born > oldest_view) continue;
+      const std::uint64_t at = (row.start - first_block(region)).value();
+      std::fill_n(needed.begin() + static_cast<std::ptrdiff_t>(at), row.count.value(), false);
+    }
+    return {};
+  }));
+  for (std::uint64_t block = 0; block < kRegionBlocks;) {
+    const Entry source = inherited.entry(block);
+    if (!needed[block] || source.kind() != BlockKind::data) {
+      ++block;
+      continue;
+    }
+    std::uint64_t end = block + 1;
+    while (end < kRegionBlocks && end - block < kCopyBlocks && needed[end] && inherited.entry(end).kind() == BlockKind::data &&
+           inherited.entry(end).place() == source.place() + BlockCount(end - block)) {
+      ++end;
+    }
+    const auto place = engine_->allocate(BlockCount(end - block), std::nullopt, block % kNeighbourhoodBlocks);
+    if (!place) return failure(ErrorKind::no_space, fmt::format("{}/{}: the pool is full (vsnap pool add, then flatten again)", name_, run.volume->name));
+    run.buffer.resize(bytes(place->count));
+    auto copied = engine_->members().read(source.place(), 0, run.buffer);
+    if (copied) copied = engine_->members().write(place->start, 0, run.buffer);
+    if (copied) {
+      MutexLock commit(engine_->commit_mutex());
+      copied = engine_->members().flush_data();
+      if (copied) copied = engine_->transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
+        engine_->index().insert(run.branch->id, {first_block(region) + BlockCount(block), 0, place->count, BlockKind::data, place->start});
+        engine_->allocator().set_durable(*place, true);
+        return {};
+      });
+    }
+    if (!copied) {
+      if (engine_->check_writable()) engine_->allocator().release(*place);
+      return copied;
+    }
+    run.done_bytes += bytes(place->count);
+    block += place->count.value();
+  }
+  return {};
+}
+
+Result<> PoolImpl::finish_flatten(const ObjectPtr& volume) {
+  MutexLock commit(engine_->commit_mutex());
+  Branch* const branch = volume->branch;
+  Branch* const parent = branch->parent;
+  std::vector<Branch*> branches;
+  std::vector<std::shared_ptr<VolumeIo>> views;
+  {
+    MutexLock lock(objects_.mutex());
+    branches = objects_.branches();
+    for (const auto& [id, view] : views_) views.push_back(view);
+  }
+  for (Branch* const b : branches) b->gate.close();
+  for (Branch* const b : branches) b->gate.drain();
+  const Version number = branch->parent_number;
+  auto done = configure_locked([&](SQLite::Database& db) -> Result<> {
+    catalog::set_parent(db, branch->id, nullptr, Version(0));
+    engine_->index().start_sweep(parent->id);
+    engine_->index().start_sweep(branch->id);
+    branch->parent = nullptr; // under the database's lock, where maps are loaded
+    return {};
+  });
+  if (done) {
+    {
+      MutexLock lock(objects_.mutex());
+      parent->pins.erase(parent->pins.find(number.value()));
+    }
+    for (const auto& view : views) {
+      Branch* const head = view->map().head ? view->map().branch : nullptr;
+      engine_->cache().drop_all(view->map(), [&] { if (head == parent) parent->set_floor(); });
+    }
+    parent->set_floor();
+  }
+  for (Branch* const b : branches) b->gate.open();
+  engine_->cache().collect();
+  return done;
+}
+
+} // namespace vsnap

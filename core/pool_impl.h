@@ -1,0 +1,134 @@
+// The pool behind core/pool.h. Its methods are spread over files by subject:
+//   pool.cpp (create, open, close, describe)   pool_volumes.cpp (create, rename, resize, attributes, members)
+//   pool_views.cpp (snapshot, clone, roll back, share)   pool_removal.cpp (remove, sweep, usage)
+//   flatten.cpp   diff.cpp   check.cpp
+//
+// Lock order: config_mutex_ > engine commit lock > gates > database > objects mutex. handle_closed() may need the
+// config lock, so no handle is closed under any of them.
+#pragma once
+
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "core/catalog.h"
+#include "core/engine.h"
+#include "core/objects.h"
+#include "core/pool.h"
+#include "core/sweeper.h"
+#include "core/volume_io.h"
+
+namespace vsnap {
+
+[[nodiscard]] unsigned percent_used(const SpaceInfo& space);
+
+class PoolImpl final : public Pool {
+ public:
+  PoolImpl(Env& env, OpenPoolOptions options, std::unique_ptr<MemberSet> members);
+  ~PoolImpl() override;
+  Result<> start();
+
+  Result<> close() override;
+  void set_observer(PoolObserver* observer) override { observer_.store(observer); }
+  [[nodiscard]] std::string name() const override { return name_; }
+  PoolStatus status() override;
+  [[nodiscard]] std::vector<ViewInfo> list() override;
+  Result<ViewInfo> find(const ViewName& name) override;
+  Result<ViewInfo> info(ObjectId id) override;
+  Result<DiskUsage> disk_usage() override;
+  [[nodiscard]] SpaceInfo space() override { return engine_->space(); }
+
+  Result<> add_member(const MemberSpec& member, bool force) override;
+  Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) override;
+  Result<> rename(const ViewName& from, const std::string& new_name) override;
+  Result<> resize(const std::string& volume, std::uint64_t size_bytes, bool allow_shrink) override;
+  Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
+                          std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) override;
+  Result<> snapshot(std::span<const ViewName> names) override;
+  Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run) override;
+  Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) override;
+  Result<> share_into(ObjectId from, ObjectId to) override;
+  [[nodiscard]] bool shares_all_of(ObjectId view, ObjectId origin) override;
+  Result<> flatten(const std::string& volume, const Progress& progress) override;
+  Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
+  Result<> wait_for_removals(const Progress& progress) override;
+  Result<> diff(const ViewName& from, const ViewName& to, const std::function<bool(const DiffRange&)>& each) override;
+  Result<CheckReport> check(bool repair, const Progress& progress) override;
+  Result<> dump_catalog(const std::string& path, const Progress& progress) override;
+  Result<ViewHandle> open_view(ObjectId id) override;
+  Result<> sync() override { return engine_->sync(); }
+
+ private:
+  void handle_closed(View& view) noexcept override;
+
+  // Names
+  [[nodiscard]] Result<ObjectPtr> object_named(const ViewName& name) VSNAP_EXCLUDES(objects_.mutex());
+  [[nodiscard]] Result<ObjectPtr> volume_named(const std::string& name) VSNAP_EXCLUDES(objects_.mutex());
+  [[nodiscard]] Result<> check_free(const ViewName& name) VSNAP_EXCLUDES(objects_.mutex());
+  [[nodiscard]] Failure not_found(const ViewName& name);
+  void tell_entry(const std::string& file_name);
+  void tell_content(ObjectId id);
+
+  // The view of an object, opened if need be; shared with whoever has it open.
+  std::shared_ptr<VolumeIo> view_of(const ObjectPtr& object);
+  std::shared_ptr<VolumeIo> view_of_locked(const ObjectPtr& object) VSNAP_REQUIRES(objects_.mutex());
+  [[nodiscard]] std::shared_ptr<VolumeIo> head_view(const Branch& branch);
+
+  // Configuration transactions
+  Result<> configure(const Engine::Step& step) VSNAP_REQUIRES(config_mutex_);
+  Result<> configure_locked(const Engine::Step& step) VSNAP_REQUIRES(engine_->commit_mutex());
+  [[nodiscard]] Engine::Step with_generation(const Engine::Step& step);
+  [[nodiscard]] Result<> check_room() const; // for a change that adds rows
+  Result<> draw_line(std::span<Branch* const> branches, const std::function<void()>& at_the_line, const Engine::Step& step)
+      VSNAP_REQUIRES(engine_->commit_mutex());
+  Result<> release_pins(const std::vector<Pin>& pins, const Engine::Step& step) VSNAP_REQUIRES(engine_->commit_mutex());
+  [[nodiscard]] std::unique_ptr<Branch> new_branch(Branch* parent, Version number, std::int64_t mapped);
+  void add_child(std::unique_ptr<Branch> branch) VSNAP_REQUIRES(objects_.mutex());
+  ObjectPtr make_volume(const std::string& name, std::uint64_t size_bytes);
+  Result<> finish_open() VSNAP_REQUIRES(config_mutex_);
+  Result<> finish_trim(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+  Result<> recount();
+
+  // Removal
+  struct RemovalSet {
+    std::vector<ObjectPtr> objects;
+    std::multiset<Pin> pins;
+  };
+  Result<RemovalSet> plan_removal(std::span<const ViewName> names, const RemoveOptions& options);
+  Result<> erase_objects(const std::vector<ObjectPtr>& objects) VSNAP_REQUIRES(config_mutex_);
+  Result<bool> sweep_step();
+
+  // Flatten
+  struct FlattenRun;
+  Result<> flatten_region(FlattenRun& run, RegionIndex region);
+  Result<> finish_flatten(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+
+  // Background
+  void background_loop();
+  void warn_about_space();
+
+  Env& env_;
+  const OpenPoolOptions options_;
+  std::string name_;
+  Uuid uuid_{};
+  std::unique_ptr<Engine> engine_;
+  Objects objects_;
+  std::unique_ptr<Sweeper> sweeper_;
+  std::atomic<std::uint64_t> generation_{0};
+  std::atomic<PoolObserver*> observer_{nullptr};
+  bool closed_ = false;
+
+  Mutex config_mutex_;
+  std::map<ObjectId, std::shared_ptr<VolumeIo>> views_ VSNAP_GUARDED_BY(objects_.mutex());
+  std::set<ObjectId> flattening_ VSNAP_GUARDED_BY(config_mutex_);
+
+  std::thread background_;
+  Mutex background_mutex_;
+  CondVar background_wake_;
+  bool stop_ VSNAP_GUARDED_BY(background_mutex_) = false;
+  std::atomic<unsigned> warned_percent_{0};
+};
+
+} // namespace vsnap

@@ -1,0 +1,207 @@
+// Removal of volumes and snapshots, what it frees, and the sweep that frees it.
+#include <algorithm>
+#include <fmt/format.h>
+
+#include "core/pool_impl.h"
+
+namespace vsnap {
+
+// Lets go of pins (and, in `step`, of their rows): where that lowers the floor of a head, versions that were frozen
+// become its own, so its map is loaded anew; no write may be on its way through the old one.
+Result<> PoolImpl::release_pins(const std::vector<Pin>& pins, const Engine::Step& step) {
+  std::map<Branch*, Viewers> after;
+  std::vector<Branch*> lowered;
+  {
+    MutexLock lock(objects_.mutex());
+    for (const Pin& pin : pins) {
+      Viewers& viewers = after.emplace(pin.branch, *pin.branch).first->second;
+      if (!pin.number) viewers.has_head = false;
+      else if (const auto found = viewers.pins.find(*pin.number); found != viewers.pins.end()) viewers.pins.erase(found);
+    }
+    for (const auto& [branch, viewers] : after) {
+      const std::int64_t floor = viewers.pins.empty() ? kNoFloor : static_cast<std::int64_t>(*viewers.pins.rbegin());
+      if (viewers.has_head && floor < branch->floor.load()) lowered.push_back(branch);
+    }
+  }
+  for (Branch* const branch : lowered) branch->gate.close();
+  for (Branch* const branch : lowered) branch->gate.drain();
+  auto done = engine_->commit_with(step);
+  if (done) {
+    {
+      MutexLock lock(objects_.mutex());
+      for (const auto& [branch, viewers] : after) static_cast<Viewers&>(*branch) = viewers;
+    }
+    for (const auto& [branch, viewers] : after) {
+      if (const auto view = head_view(*branch); view && viewers.has_head) {
+        engine_->cache().drop_all(view->map(), [b = branch] { b->set_floor(); });
+      } else {
+        branch->set_floor();
+      }
+    }
+  }
+  for (Branch* const branch : lowered) branch->gate.open();
+  engine_->cache().collect();
+  return done;
+}
+
+Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> names, const RemoveOptions& options) {
+  RemovalSet set;
+  const auto add = [&](const ObjectPtr& object) {
+    if (std::find(set.objects.begin(), set.objects.end(), object) == set.objects.end()) set.objects.push_back(object);
+  };
+  for (const ViewName& name : names) {
+    VSNAP_TRY_ASSIGN(const ObjectPtr object, object_named(name));
+    add(object);
+    MutexLock lock(objects_.mutex());
+    if (object->kind != ViewKind::volume) continue;
+    for (const ObjectPtr& snapshot : objects_.snapshots(*object)) {
+      const ViewName snapshot_name = objects_.name_of(*snapshot);
+      if (options.recursive) {
+        add(snapshot);
+      } else if (std::find(names.begin(), names.end(), snapshot_name) == names.end()) {
+        return failure(ErrorKind::busy, fmt::format("{}/{}: has snapshots (vsnap rm -r removes them too)", name_, name.text()));
+      }
+    }
+  }
+  MutexLock lock(objects_.mutex());
+  for (const ObjectPtr& object : set.objects) {
+    if (object->open_handles > 0 && !options.even_if_open) {
+      return failure(ErrorKind::busy, fmt::format("{}/{}: in use, {} open (unmount its file systems, vsnap unmap it, stop its VM)",
+                                                  name_, objects_.name_of(*object).text(), object->open_handles));
+    }
+    if (object->kind == ViewKind::volume) {
+      for (const ObjectPtr& other : objects_.everything()) {
+        if (other->kind == ViewKind::snapshot && other->volume == object && other->name.empty()) {
+          return failure(ErrorKind::busy, fmt::format("{}/{}: a removed snapshot of it is still open", name_, object->name));
+        }
+      }
+      set.pins.insert({object->branch, std::nullopt});
+    } else {
+      set.pins.insert({object->branch, object->number.value()});
+    }
+  }
+  return set;
+}
+
+Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOptions options) {
+  MutexLock config(config_mutex_);
+  VSNAP_TRY(engine_->check_writable());
+  VSNAP_TRY_ASSIGN(const RemovalSet set, plan_removal(names, options));
+  RemovalPlan plan;
+  std::vector<ObjectPtr> idle;
+  std::vector<ObjectPtr> open;
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& object : set.objects) {
+      plan.removed.push_back(objects_.name_of(*object));
+      (object->open_handles > 0 ? open : idle).push_back(object);
+    }
+  }
+  if (options.dry_run || !options.even_if_open) { // unlink(2) asks for nothing
+    VSNAP_TRY(engine_->commit());
+    VSNAP_TRY_ASSIGN(const std::uint64_t freed, sweeper_->freed_by(set.pins));
+    plan.frees_bytes = freed * kBlockBytes;
+  }
+  if (options.dry_run) return plan;
+  if (!open.empty()) {
+    VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
+      for (const ObjectPtr& object : open) catalog::rename(db, *object, "");
+      return {};
+    }));
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& object : open) objects_.rename(object, "");
+  }
+  if (!idle.empty()) VSNAP_TRY(erase_objects(idle));
+  for (const ViewName& name : plan.removed) tell_entry(name.text());
+  return plan;
+}
+
+Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
+  std::vector<Pin> pins;
+  for (const ObjectPtr& object : objects) {
+    pins.push_back({object->branch, object->kind == ViewKind::volume ? std::nullopt : std::optional(object->number.value())});
+  }
+  {
+    MutexLock commit(engine_->commit_mutex());
+    VSNAP_TRY(release_pins(pins, with_generation([&](SQLite::Database& db) -> Result<> {
+      for (const ObjectPtr& object : objects) {
+        catalog::erase(db, *object);
+        engine_->index().start_sweep(object->branch->id);
+      }
+      return {};
+    })));
+  }
+  std::vector<std::shared_ptr<VolumeIo>> views; // destroyed without the lock
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& object : objects) {
+      objects_.erase(object);
+      if (const auto found = views_.find(object->id); found != views_.end()) {
+        views.push_back(std::move(found->second));
+        views_.erase(found);
+      }
+    }
+  }
+  background_wake_.notify_all();
+  return {};
+}
+
+Result<bool> PoolImpl::sweep_step() {
+  MutexLock commit(engine_->commit_mutex());
+  return sweeper_->step();
+}
+
+Result<> PoolImpl::wait_for_removals(const Progress& progress) {
+  VSNAP_TRY_ASSIGN(const std::uint64_t total, sweeper_->remaining());
+  for (std::uint64_t round = 0;; ++round) {
+    VSNAP_TRY_ASSIGN(const bool more, sweep_step());
+    if (!more) break;
+    if (!progress || round % 16 != 0) continue;
+    VSNAP_TRY_ASSIGN(const std::uint64_t remaining, sweeper_->remaining());
+    if (!progress(total - std::min(total, remaining), total)) return failure(ErrorKind::failed, ECANCELED, "given up waiting");
+  }
+  if (progress) static_cast<void>(progress(total, total));
+  return {};
+}
+
+Result<DiskUsage> PoolImpl::disk_usage() {
+  VSNAP_TRY(engine_->check_writable() ? engine_->commit_if_needed() : Result<>());
+  MutexLock config(config_mutex_);
+  DiskUsage usage;
+  std::vector<ObjectPtr> objects;
+  {
+    MutexLock lock(objects_.mutex());
+    objects = objects_.all();
+  }
+  std::map<Branch*, BranchUsage> by_branch;
+  for (const ObjectPtr& object : objects) {
+    if (!by_branch.contains(object->branch)) {
+      VSNAP_TRY_ASSIGN(by_branch[object->branch], sweeper_->usage(*object->branch));
+    }
+    const BranchUsage& branch = by_branch[object->branch];
+    UsageRow row;
+    std::uint64_t freed = 0;
+    bool last = false; // its branch goes with it, and lets go of its parent
+    {
+      MutexLock lock(objects_.mutex());
+      row.view = objects_.describe(*object);
+      const Viewers& viewers = *object->branch;
+      const bool pinned_twice = object->kind == ViewKind::snapshot && viewers.pins.count(object->number.value()) > 1;
+      if (object->kind == ViewKind::volume) freed = branch.only_head;
+      else if (const auto only = branch.only_pin.find(object->number.value()); only != branch.only_pin.end() && !pinned_twice) freed = only->second;
+      last = object->branch->parent != nullptr && viewers.pins.size() + (viewers.has_head ? 1 : 0) == 1;
+    }
+    if (last) {
+      const auto number = object->kind == ViewKind::volume ? std::nullopt : std::optional(object->number.value());
+      VSNAP_TRY_ASSIGN(freed, sweeper_->freed_by({Pin{object->branch, number}}));
+    }
+    row.frees_bytes = freed * kBlockBytes;
+    usage.rows.push_back(std::move(row));
+  }
+  usage.space = engine_->space();
+  VSNAP_TRY_ASSIGN(const std::uint64_t dead, sweeper_->dead_blocks());
+  usage.space.freeing_bytes = dead * kBlockBytes;
+  return usage;
+}
+
+} // namespace vsnap

@@ -1,0 +1,262 @@
+// Snapshots, clones, rollback and sharing: configuration operations that draw a line through the versions of a branch.
+#include <algorithm>
+#include <fmt/format.h>
+
+#include "core/assert.h"
+#include "core/pool_impl.h"
+
+namespace vsnap {
+
+// Holds the writes to the branches, waits for those in flight, takes the changes up to now out of the log, runs
+// `at_the_line`, and lets the writes go on; the changes and `step` are committed beside them. All branches are held
+// before the first one goes on: a write that began after another one ended is never before it.
+Result<> PoolImpl::draw_line(std::span<Branch* const> branches, const std::function<void()>& at_the_line,
+                             const Engine::Step& step) {
+  for (Branch* const branch : branches) branch->gate.close();
+  for (Branch* const branch : branches) branch->gate.drain();
+  engine_->draw_line();
+  at_the_line();
+  for (Branch* const branch : branches) branch->gate.open();
+  auto committed = engine_->commit_line(with_generation(step));
+  // Writes already go by the new numbers.
+  if (!committed) engine_->fail(committed.error().message);
+  return committed;
+}
+
+Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
+  if (names.empty()) return failure(ErrorKind::usage, "no snapshot named (POOL/VOLUME@SNAPSHOT)");
+  MutexLock config(config_mutex_);
+  VSNAP_TRY(check_room());
+  std::vector<ObjectPtr> made;
+  std::vector<Branch*> branches;
+  for (const ViewName& name : names) {
+    if (!name.is_snapshot()) {
+      return failure(ErrorKind::usage, fmt::format("{}/{}: name the snapshot, as in {}@monday", name_, name.text(), name.volume));
+    }
+    if (std::count(names.begin(), names.end(), name) > 1) {
+      return failure(ErrorKind::usage, fmt::format("{}/{}: named twice", name_, name.text()));
+    }
+    VSNAP_TRY(check_name("snapshot", name.snapshot));
+    VSNAP_TRY_ASSIGN(ObjectPtr volume, volume_named(name.volume));
+    VSNAP_TRY(check_free(name));
+    auto snapshot = std::make_shared<Object>();
+    snapshot->kind = ViewKind::snapshot;
+    snapshot->name = name.snapshot;
+    snapshot->branch = volume->branch;
+    snapshot->volume = std::move(volume);
+    if (std::find(branches.begin(), branches.end(), snapshot->branch) == branches.end()) branches.push_back(snapshot->branch);
+    made.push_back(std::move(snapshot));
+  }
+  VSNAP_TRY(engine_->commit()); // so that little is left to do at the line
+  MutexLock commit(engine_->commit_mutex());
+  VSNAP_TRY(engine_->check_writable());
+  VSNAP_TRY(draw_line(branches, [&] {
+    for (const ObjectPtr& snapshot : made) {
+      snapshot->number = snapshot->branch->version();
+      snapshot->size_bytes.store(snapshot->volume->size_bytes.load());
+      snapshot->mapped_blocks = static_cast<std::uint64_t>(snapshot->branch->mapped.load());
+      snapshot->created_ns = env_.wall_clock_ns();
+      snapshot->modified_ns.store(snapshot->created_ns);
+    }
+    for (Branch* const branch : branches) {
+      // The floor first: see RegionCache::get().
+      branch->floor.store(static_cast<std::int64_t>(branch->number.load()));
+      branch->number.fetch_add(1);
+    }
+  }, [&](SQLite::Database& db) -> Result<> {
+    for (const ObjectPtr& snapshot : made) {
+      snapshot->id = ObjectId(catalog::take_number(db, "next_object"));
+      catalog::insert_snapshot(db, *snapshot);
+    }
+    for (Branch* const branch : branches) catalog::update_branch(db, branch->id, branch->version());
+    return {};
+  }));
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& snapshot : made) {
+      snapshot->branch->pins.insert(snapshot->number.value());
+      objects_.add(snapshot);
+    }
+  }
+  for (const ViewName& name : names) tell_entry(name.text());
+  return {};
+}
+
+Result<ViewInfo> PoolImpl::clone(const ViewName& from, const std::string& new_volume) {
+  MutexLock config(config_mutex_);
+  VSNAP_TRY(check_room());
+  if (!from.is_snapshot()) {
+    return failure(ErrorKind::usage, fmt::format("{}/{}: a clone starts from a snapshot (vsnap snapshot {}/{}@NAME first)", name_,
+                                                 from.text(), name_, from.volume));
+  }
+  VSNAP_TRY_ASSIGN(const ObjectPtr origin, object_named(from));
+  VSNAP_TRY(check_free({new_volume, {}}));
+  auto branch = new_branch(origin->branch, origin->number, static_cast<std::int64_t>(origin->mapped_blocks));
+  const ObjectPtr volume = make_volume(new_volume, origin->size_bytes.load());
+  {
+    MutexLock lock(objects_.mutex());
+    volume->mode = origin->volume->mode;
+    volume->uid = origin->volume->uid;
+    volume->gid = origin->volume->gid;
+  }
+  volume->branch = branch.get();
+  VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
+    branch->id = BranchId(catalog::take_number(db, "next_branch"));
+    volume->id = ObjectId(catalog::take_number(db, "next_object"));
+    catalog::insert_branch(db, *branch);
+    catalog::insert_volume(db, *volume);
+    return {};
+  }));
+  ViewInfo info;
+  {
+    MutexLock lock(objects_.mutex());
+    add_child(std::move(branch));
+    objects_.add(volume);
+    info = objects_.describe(*volume);
+  }
+  tell_entry(new_volume);
+  return info;
+}
+
+Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool dry_run) {
+  MutexLock config(config_mutex_);
+  if (!to.is_snapshot()) {
+    return failure(ErrorKind::usage, fmt::format("{}/{}: name the snapshot to go back to, as in {}@monday", name_, to.text(), to.volume));
+  }
+  VSNAP_TRY(check_room());
+  VSNAP_TRY_ASSIGN(const ObjectPtr target, object_named(to));
+  const ObjectPtr volume = target->volume;
+  RollbackResult result{to, std::nullopt};
+  auto kept = std::make_shared<Object>();
+  {
+    MutexLock lock(objects_.mutex());
+    if (volume->open_handles > 0) {
+      return failure(ErrorKind::busy, fmt::format("{}/{}: in use, {} open (unmount its file systems, vsnap unmap it, stop its "
+                                                  "VM)", name_, to.volume, volume->open_handles));
+    }
+    if (!discard) {
+      ViewName name;
+      unsigned n = 1;
+      do name = {to.volume, fmt::format("before-rollback-{}", n++)};
+      while (objects_.find(name));
+      kept->name = name.snapshot;
+      result.kept = name;
+    }
+  }
+  if (dry_run) return result;
+  MutexLock commit(engine_->commit_mutex());
+  Branch* const old_branch = volume->branch;
+  auto branch = new_branch(target->branch, target->number, static_cast<std::int64_t>(target->mapped_blocks));
+  kept->kind = ViewKind::snapshot;
+  kept->volume = volume;
+  kept->branch = old_branch;
+  kept->number = old_branch->version();
+  kept->size_bytes.store(volume->size_bytes.load());
+  kept->created_ns = env_.wall_clock_ns();
+  kept->modified_ns.store(kept->created_ns);
+  kept->mapped_blocks = static_cast<std::uint64_t>(old_branch->mapped.load());
+  // Nobody has the volume open, so nothing is in flight; what was written goes to the old branch with this commit.
+  VSNAP_TRY(configure_locked([&](SQLite::Database& db) -> Result<> {
+    branch->id = BranchId(catalog::take_number(db, "next_branch"));
+    catalog::insert_branch(db, *branch);
+    catalog::point_volume(db, volume->id, branch->id, target->size_bytes.load());
+    if (discard) {
+      engine_->index().start_sweep(old_branch->id);
+    } else {
+      kept->id = ObjectId(catalog::take_number(db, "next_object"));
+      catalog::insert_snapshot(db, *kept);
+    }
+    return {};
+  }));
+  std::shared_ptr<VolumeIo> stale;
+  {
+    MutexLock lock(objects_.mutex());
+    volume->branch = branch.get();
+    volume->size_bytes.store(target->size_bytes.load());
+    volume->modified_ns.store(env_.wall_clock_ns());
+    add_child(std::move(branch));
+    old_branch->has_head = false;
+    if (!discard) {
+      old_branch->pins.insert(kept->number.value());
+      objects_.add(kept);
+    }
+    if (const auto found = views_.find(volume->id); found != views_.end()) {
+      stale = std::move(found->second);
+      views_.erase(found);
+    }
+  }
+  background_wake_.notify_all();
+  tell_content(volume->id);
+  if (result.kept) tell_entry(result.kept->text());
+  return result;
+}
+
+Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
+  MutexLock config(config_mutex_);
+  VSNAP_TRY(check_room());
+  ObjectPtr origin;
+  ObjectPtr volume;
+  {
+    MutexLock lock(objects_.mutex());
+    origin = objects_.find(from);
+    volume = objects_.find(to);
+    if (!origin || !volume || volume->kind != ViewKind::volume || origin == volume) {
+      return failure(ErrorKind::usage, EXDEV, "not a view and an empty volume");
+    }
+    if (volume->branch->parent != nullptr || !volume->branch->pins.empty() || volume->branch->mapped.load() != 0) {
+      return failure(ErrorKind::usage, EXDEV, "the volume is not empty");
+    }
+  }
+  Branch& child = *volume->branch;
+  const bool live = origin->kind == ViewKind::volume;
+  VSNAP_TRY(engine_->commit());
+  MutexLock commit(engine_->commit_mutex());
+  std::vector<Branch*> branches = {&child};
+  if (live) branches.push_back(origin->branch);
+  const auto view = view_of(volume);
+  Version number = origin->number;
+  std::int64_t mapped = 0;
+  const std::int64_t empty = child.mapped.load();
+  if (empty != 0) return failure(ErrorKind::usage, EXDEV, "the volume is not empty");
+  VSNAP_TRY(draw_line(branches, [&] {
+    if (live) {
+      number = origin->branch->version();
+      mapped = origin->branch->mapped.load();
+      origin->branch->floor.store(static_cast<std::int64_t>(number.value()));
+      origin->branch->number.fetch_add(1);
+    } else {
+      mapped = static_cast<std::int64_t>(origin->mapped_blocks);
+    }
+    volume->size_bytes.store(origin->size_bytes.load());
+    child.mapped.fetch_add(mapped);
+    engine_->cache().drop_all(view->map(), [] {});
+  }, [&](SQLite::Database& db) -> Result<> {
+    catalog::set_parent(db, child.id, origin->branch, number);
+    catalog::set_mapped(db, child.id, mapped);
+    if (live) catalog::update_branch(db, origin->branch->id, origin->branch->version());
+    catalog::update_volume(db, *volume);
+    child.parent = origin->branch; // under the database's lock, where maps are loaded
+    child.parent_number = number;
+    return {};
+  }));
+  engine_->cache().drop_all(view->map(), [] {}); // what was loaded while the parent was not there yet
+  {
+    MutexLock lock(objects_.mutex());
+    child.parent->pins.insert(number.value());
+  }
+  tell_content(to);
+  return {};
+}
+
+bool PoolImpl::shares_all_of(ObjectId view, ObjectId origin_id) {
+  MutexLock lock(objects_.mutex());
+  const ObjectPtr volume = objects_.find(view);
+  const ObjectPtr origin = objects_.find(origin_id);
+  if (!volume || !origin || volume->kind != ViewKind::volume || volume->branch->parent != origin->branch) return false;
+  const bool same_number = origin->kind == ViewKind::snapshot
+                               ? volume->branch->parent_number == origin->number
+                               : next(volume->branch->parent_number) == origin->branch->version();
+  return same_number && volume->size_bytes.load() == origin->size_bytes.load();
+}
+
+} // namespace vsnap

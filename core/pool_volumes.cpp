@@ -1,0 +1,203 @@
+// Volumes and members: create, rename, resize, attributes, add a member; and the configuration transaction itself.
+#include <fmt/format.h>
+
+#include "core/new_member.h"
+#include "core/pool_impl.h"
+#include "core/probe.h"
+
+namespace vsnap {
+
+// ---- configuration transactions ----
+
+Engine::Step PoolImpl::with_generation(const Engine::Step& step) {
+  return [this, step](SQLite::Database& db) -> Result<> {
+    if (step) VSNAP_TRY(step(db));
+    generation_ = catalog::take_number(db, "generation") + 1;
+    return {};
+  };
+}
+
+Result<> PoolImpl::configure(const Engine::Step& step) {
+  MutexLock commit(engine_->commit_mutex());
+  return configure_locked(step);
+}
+
+Result<> PoolImpl::configure_locked(const Engine::Step& step) { return engine_->commit_with(with_generation(step)); }
+
+Result<> PoolImpl::check_room() const {
+  VSNAP_TRY(engine_->check_writable());
+  if (!engine_->metadata_low()) return {};
+  return failure(ErrorKind::no_space, fmt::format("pool {} has no room for more metadata (vsnap rm, or vsnap pool add)", name_));
+}
+
+std::unique_ptr<Branch> PoolImpl::new_branch(Branch* parent, Version number, std::int64_t mapped) {
+  auto branch = std::make_unique<Branch>();
+  branch->parent = parent;
+  branch->parent_number = number;
+  branch->mapped.store(mapped);
+  branch->has_head = true;
+  return branch;
+}
+
+void PoolImpl::add_child(std::unique_ptr<Branch> branch) {
+  if (branch->parent != nullptr) branch->parent->pins.insert(branch->parent_number.value());
+  objects_.add_branch(std::move(branch));
+}
+
+ObjectPtr PoolImpl::make_volume(const std::string& name, std::uint64_t size_bytes) {
+  auto volume = std::make_shared<Object>();
+  volume->name = name;
+  volume->size_bytes.store(size_bytes);
+  volume->created_ns = env_.wall_clock_ns();
+  volume->modified_ns.store(volume->created_ns);
+  return volume;
+}
+
+// ---- volumes ----
+
+Result<ViewInfo> PoolImpl::create_volume(const std::string& name, std::uint64_t size_bytes) {
+  MutexLock config(config_mutex_);
+  VSNAP_TRY(check_free({name, {}}));
+  if (size_bytes > kMaxVolumeBytes) return failure(ErrorKind::usage, EFBIG, fmt::format("{}: at most 8 EiB - 1", name));
+  VSNAP_TRY(check_room());
+  auto branch = new_branch(nullptr, Version(0), 0);
+  const ObjectPtr volume = make_volume(name, size_bytes);
+  volume->branch = branch.get();
+  VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
+    branch->id = BranchId(catalog::take_number(db, "next_branch"));
+    volume->id = ObjectId(catalog::take_number(db, "next_object"));
+    catalog::insert_branch(db, *branch);
+    catalog::insert_volume(db, *volume);
+    return {};
+  }));
+  ViewInfo info;
+  {
+    MutexLock lock(objects_.mutex());
+    add_child(std::move(branch));
+    objects_.add(volume);
+    info = objects_.describe(*volume);
+  }
+  tell_entry(name);
+  return info;
+}
+
+Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name) {
+  MutexLock config(config_mutex_);
+  VSNAP_TRY_ASSIGN(const ObjectPtr object, object_named(from));
+  const ViewName to = from.is_snapshot() ? ViewName{from.volume, new_name} : ViewName{new_name, {}};
+  if (to == from) return {};
+  if (new_name.empty()) return check_name(from.is_snapshot() ? "snapshot" : "volume", new_name);
+  VSNAP_TRY(check_free(to));
+  VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
+    catalog::rename(db, *object, new_name);
+    return {};
+  }));
+  std::vector<std::string> changed = {from.text(), to.text()};
+  {
+    MutexLock lock(objects_.mutex());
+    if (!from.is_snapshot()) {
+      for (const ObjectPtr& snapshot : objects_.snapshots(*object)) {
+        changed.push_back(ViewName{from.volume, snapshot->name}.text());
+        changed.push_back(ViewName{new_name, snapshot->name}.text());
+      }
+    }
+    objects_.rename(object, new_name);
+  }
+  for (const std::string& name : changed) tell_entry(name);
+  return {};
+}
+
+Result<> PoolImpl::resize(const std::string& name, std::uint64_t size_bytes, bool allow_shrink) {
+  MutexLock config(config_mutex_);
+  VSNAP_TRY_ASSIGN(const ObjectPtr volume, volume_named(name));
+  const std::uint64_t old_size = volume->size_bytes.load();
+  if (size_bytes > kMaxVolumeBytes) return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: at most 8 EiB - 1", name_, name));
+  if (size_bytes == old_size) return {};
+  VSNAP_TRY(engine_->check_writable());
+  const auto view = view_of(volume);
+  if (size_bytes > old_size) {
+    VSNAP_TRY(view->zero_tail(old_size));
+    volume->size_bytes.store(size_bytes);
+    VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
+      catalog::update_volume(db, *volume);
+      return {};
+    }));
+  } else {
+    if (!allow_shrink) {
+      return failure(ErrorKind::usage, fmt::format("{}/{}: {} is smaller than its {}; what lies beyond would be lost (--shrink)",
+                                                   name_, name, format_size(size_bytes), format_size(old_size)));
+    }
+    volume->size_bytes.store(size_bytes);
+    volume->trim = BlockIndex(blocks_for(size_bytes).value());
+    VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
+      catalog::update_volume(db, *volume);
+      catalog::set_trim(db, volume->id, volume->trim);
+      return {};
+    }));
+    VSNAP_TRY(finish_trim(volume));
+  }
+  tell_content(volume->id);
+  return {};
+}
+
+// The second half of a shrink: until it is done, the catalog says from where on blocks are to go.
+Result<> PoolImpl::finish_trim(const ObjectPtr& volume) {
+  const auto view = view_of(volume);
+  VSNAP_TRY(view->zero_tail(volume->size_bytes.load()));
+  VSNAP_TRY(view->unmap_blocks(*volume->trim, BlockIndex(blocks_for(kMaxVolumeBytes).value())));
+  MutexLock commit(engine_->commit_mutex());
+  VSNAP_TRY(engine_->commit_with([&](SQLite::Database& db) -> Result<> {
+    catalog::set_trim(db, volume->id, std::nullopt);
+    return {};
+  }));
+  volume->trim.reset();
+  return {};
+}
+
+Result<> PoolImpl::set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
+                                  std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) {
+  VSNAP_TRY(engine_->check_writable());
+  ObjectPtr object;
+  {
+    MutexLock lock(objects_.mutex());
+    object = objects_.find(id);
+    if (!object) return failure(ErrorKind::not_found, "no such volume");
+    if (object->kind == ViewKind::snapshot) return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
+    if (mode) object->mode = *mode & 07777;
+    if (uid) object->uid = *uid;
+    if (gid) object->gid = *gid;
+    if (modified_ns) object->modified_ns.store(*modified_ns);
+  }
+  objects_.note_changed(object);
+  engine_->log().note();
+  return {};
+}
+
+// ---- members ----
+
+Result<> PoolImpl::add_member(const MemberSpec& member, bool force) {
+  MutexLock config(config_mutex_);
+  VSNAP_TRY(engine_->check_writable());
+  const bool existed = member_exists(env_, member.path);
+  VSNAP_TRY_ASSIGN(auto file, open_new_member(env_, member, force, false));
+  const auto undo = [&](Failure why) {
+    file.reset();
+    if (!existed) static_cast<void>(env_.remove_file(member.path));
+    return why;
+  };
+  if (auto fits = check_member_size(member.path, file->size_bytes()); !fits) return undo(Failure(fits.error()));
+  if (auto claimed = engine_->members().claim(env_, member.path, *file, 0); !claimed) return undo(Failure(claimed.error()));
+  if (!file->is_block_device()) {
+    if (auto wiped = wipe_signatures(member.path); !wiped) return undo(Failure(wiped.error()));
+  }
+  const std::uint64_t blocks = file->size_bytes() / kBlockBytes;
+  {
+    MutexLock commit(engine_->commit_mutex());
+    VSNAP_TRY(engine_->members().add(env_, member.path, std::move(file)));
+  }
+  engine_->note_member_added(blocks);
+  engine_->members().write_owner_records(env_);
+  return configure({});
+}
+
+} // namespace vsnap

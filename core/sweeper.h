@@ -1,0 +1,66 @@
+// Frees versions that nobody can see any more: what removal leaves to be done in the background.
+//
+// A version born at b and overtaken at b' is seen by the numbers b ... b' - 1. It is dead when no pin and no head is
+// among them. (The rule is that of a birth-time log, as in ZFS dead lists, with the extent index itself as the log.)
+//
+// Invariants
+// 1. Only dead rows go. A step is one transaction; the place where it stopped is in it, so a crash repeats nothing.
+// 2. A branch without head and pins loses all rows, then itself, and lets go of its parent.
+// Threads: under the engine's commit lock, but for usage functions, which take the database's lock region by region.
+#pragma once
+
+#include <map>
+#include <set>
+#include <vector>
+
+#include "core/engine.h"
+#include "core/objects.h"
+
+namespace vsnap {
+
+// One view's hold on a branch: a snapshot's or child's number, or the head.
+struct Pin {
+  Branch* branch = nullptr;
+  std::optional<std::uint64_t> number; // nullopt: the head
+  bool operator<(const Pin& other) const {
+    return std::pair(branch->id, number) < std::pair(other.branch->id, other.number);
+  }
+};
+
+struct BranchUsage { // in blocks
+  std::map<std::uint64_t, std::uint64_t> only_pin; // seen by exactly this number and by nobody else
+  std::uint64_t only_head = 0;
+  std::uint64_t dead = 0;
+};
+
+class Sweeper {
+ public:
+  // Lets go of pins and heads in one transaction with `step`; provided by the pool, which knows the open maps.
+  using ReleasePins = std::function<Result<>(const std::vector<Pin>& pins, const Engine::Step& step)>;
+
+  Sweeper(Engine& engine, Objects& objects, ReleasePins release);
+
+  // True: something was done; false: nothing is left to sweep.
+  Result<bool> step() VSNAP_REQUIRES(engine_.commit_mutex());
+  // Extents that sweeps still have to look at.
+  Result<std::uint64_t> remaining();
+
+  // Exact for what is committed.
+  Result<BranchUsage> usage(Branch& branch);
+  // Blocks freed once all of `pins` are gone (a number counts as gone when all of its pins are).
+  Result<std::uint64_t> freed_by(std::multiset<Pin> pins);
+  // Blocks that are dead now, in branches that are being swept.
+  Result<std::uint64_t> dead_blocks();
+
+ private:
+  Result<> sweep_region(Branch& branch, RegionIndex region) VSNAP_REQUIRES(engine_.commit_mutex());
+  Result<> finish(Branch& branch) VSNAP_REQUIRES(engine_.commit_mutex());
+  void add_parents(std::multiset<Pin>& pins);
+  [[nodiscard]] Viewers viewers_of(const Branch& branch);
+
+  Engine& engine_;
+  Objects& objects_;
+  ReleasePins release_;
+};
+
+} // namespace vsnap
