@@ -35,7 +35,8 @@ void Notifier::entry_changed(const std::string& file_name) {
 
 void Notifier::content_changed(ObjectId id) { queue({{}, id}); }
 
-void Notifier::reply_after_invalidation(fuse_req_t req, ObjectId id, std::uint64_t offset, std::size_t length) {
+void Notifier::reply_after_invalidation(fuse_req_t req, ObjectId id, std::uint64_t offset,
+                                        std::size_t length) {
   // Not running: the session ends, and with it the kernel's caches.
   if (!queue({{}, id, req, offset, length})) fuse_reply_write(req, length);
 }
@@ -64,7 +65,8 @@ void Notifier::run() {
   }
 }
 
-// Errors are not looked at: ENOENT says that the kernel has nothing cached, and any other that the mount is gone.
+// Errors are not looked at: ENOENT says that the kernel has nothing cached, and any other that the mount is
+// gone.
 void Notifier::send(const Item& item) const {
   if (!item.entry.empty()) {
     fuse_lowlevel_notify_inval_entry(session_, FUSE_ROOT_ID, item.entry.c_str(), item.entry.size());

@@ -1,5 +1,6 @@
-// Tells the kernel what to drop from its caches. A notification may wait inside the kernel for a page that another
-// request of ours has locked, so it never comes from a thread that serves requests: one thread sends them all.
+// Tells the kernel what to drop from its caches. A notification may wait inside the kernel for a page that
+// another request of ours has locked, so it never comes from a thread that serves requests: one thread sends
+// them all.
 //
 // Invariants
 // 1. What was queued before stop() is sent, in order.
@@ -24,8 +25,8 @@ class Notifier final : public PoolObserver {
   ~Notifier() override { stop(); }
 
   void start(fuse_session* session) VSNAP_EXCLUDES(thread_mutex_);
-  // Sends what is queued and ends the thread. The session must go on serving until this returns: a notification may
-  // wait for the answer to a read.
+  // Sends what is queued and ends the thread. The session must go on serving until this returns: a
+  // notification may wait for the answer to a read.
   void stop() VSNAP_EXCLUDES(thread_mutex_, mutex_);
 
   void entry_changed(const std::string& file_name) override VSNAP_EXCLUDES(mutex_);

@@ -1,7 +1,8 @@
 // The open files of one mount.
 //
 // Invariants
-// 1. An OpenFile lives from its open reply to its release, or to the end of the session where the kernel sends none.
+// 1. An OpenFile lives from its open reply to its release, or to the end of the session where the kernel
+//    sends none.
 // 2. Open files of one view share an InodeState, which lives as long as any of them.
 // Threads: any method from any thread. An OpenFile is constant but for what its view does.
 #pragma once
@@ -22,7 +23,9 @@ class InodeState {
   void cached_close() { closed_.fetch_add(1); }
   [[nodiscard]] std::uint64_t cached_opens() const { return opened_.load(); }
   // Was any cached handle open between the moment that gave `opens` and now?
-  [[nodiscard]] bool cached_since(std::uint64_t opens) const { return closed_.load() != opens || opened_.load() != opens; }
+  [[nodiscard]] bool cached_since(std::uint64_t opens) const {
+    return closed_.load() != opens || opened_.load() != opens;
+  }
 
  private:
   std::atomic<std::uint64_t> opened_{0};

@@ -15,7 +15,8 @@ namespace {
 
 constexpr std::int64_t kSecondNs = 1'000'000'000;
 constexpr unsigned kMaxWriteBytes = 1U << 20;
-// The kernel counts asynchronous direct I/O as background requests: its default of 12 stops a submitter at depth 13.
+// The kernel counts asynchronous direct I/O as background requests: its default of 12 stops a submitter at
+// depth 13.
 constexpr unsigned kMaxBackground = 256;
 constexpr unsigned kSnapshotModes = 0444;
 
@@ -32,10 +33,11 @@ void set_times(struct stat& attributes, std::int64_t ns) {
 
 void init(void* userdata, fuse_conn_info* connection) {
   auto& operations = *static_cast<Operations*>(userdata);
-  // splice costs more than it saves here. The writeback cache would keep writes from other users of the pool, and
-  // AUTO_INVAL_DATA would drop all pages at each change of mtime: the notifier tells what to drop.
-  connection->want &= ~static_cast<unsigned>(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE |
-                                             FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_AUTO_INVAL_DATA);
+  // splice costs more than it saves here. The writeback cache would keep writes from other users of the pool,
+  // and AUTO_INVAL_DATA would drop all pages at each change of mtime: the notifier tells what to drop.
+  connection->want &=
+      ~static_cast<unsigned>(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE |
+                             FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_AUTO_INVAL_DATA);
   // HANDLE_KILLPRIV is ours by construction: set-user-id bits are never stored.
   constexpr unsigned kWanted = FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_ASYNC_DIO | FUSE_CAP_ASYNC_READ |
                                FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_HANDLE_KILLPRIV;
@@ -79,7 +81,9 @@ void setattr(fuse_req_t req, fuse_ino_t ino, struct stat* wanted, int which, fus
     } else if ((which & FUSE_SET_ATTR_MTIME) != 0) {
       modified_ns = to_ns(wanted->st_mtim);
     }
-    if (mode || uid || gid || modified_ns) VSNAP_TRY(operations.pool.set_attributes(id, mode, uid, gid, modified_ns));
+    if (mode || uid || gid || modified_ns) {
+      VSNAP_TRY(operations.pool.set_attributes(id, mode, uid, gid, modified_ns));
+    }
     VSNAP_TRY_ASSIGN(const ViewInfo after, operations.pool.info(id));
     const struct stat attributes = operations.describe(after);
     fuse_reply_attr(req, &attributes, 0);

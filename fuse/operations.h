@@ -1,9 +1,10 @@
-// What the kernel asks for, answered from a pool. The state of one mount that all handlers share, and the table of the
-// handlers. Inode numbers are object ids; the root directory is 1.
+// What the kernel asks for, answered from a pool. The state of one mount that all handlers share, and the
+// table of the handlers. Inode numbers are object ids; the root directory is 1.
 //
 // Invariants
-// 1. Nothing is cached by name or attribute (time-outs are 0), so a stat is always exact. Pages are cached for handles
-//    that were not opened with O_DIRECT, and dropped when the content changes by other means than its file.
+// 1. Nothing is cached by name or attribute (time-outs are 0), so a stat is always exact. Pages are cached
+//    for handles that were not opened with O_DIRECT, and dropped when the content changes by other means than
+//    its file.
 // 2. A handler answers its request exactly once; see reply.h.
 // 3. Reading and writing allocate nothing.
 // Threads: handlers run on any worker of the session, several at a time.

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <memory>
-#include <new>
 #include <unistd.h>
 
 #include "fuse/operations.h"
@@ -15,8 +14,9 @@ namespace {
 
 OpenFile& file_of(const fuse_file_info* fi) { return *reinterpret_cast<OpenFile*>(fi->fh); }
 
-// Each worker's own buffer to read into. It starts at a block's border, so that a member can be read into it directly,
-// and has the size of the longest request; a longer one, should a kernel ever send it, makes it grow.
+// Each worker's own buffer to read into. It starts at a block's border, so that a member can be read into it
+// directly, and has the size of the longest request; a longer one, should a kernel ever send it, makes it
+// grow.
 std::span<std::byte> read_buffer(std::size_t length) {
   struct Free {
     void operator()(std::byte* bytes) const { std::free(bytes); }
@@ -37,7 +37,9 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
     VSNAP_TRY_ASSIGN(const ViewInfo info, operations.pool.info(ObjectId(ino)));
     VSNAP_TRY_ASSIGN(OpenFile* const file, open_file(operations, info, fi->flags));
     const fuse_open_out out = open_out(*file);
-    if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) operations.files.remove(*file);
+    if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
+      operations.files.remove(*file);
+    }
     return {};
   });
 }
@@ -65,7 +67,8 @@ void fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info* fi) {
 void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info* fi) {
   answer(req, [&](Operations&) -> Result<> {
     const std::span<std::byte> buffer = read_buffer(size);
-    VSNAP_TRY_ASSIGN(const std::size_t length, file_of(fi).view->read(static_cast<std::uint64_t>(offset), buffer));
+    VSNAP_TRY_ASSIGN(const std::size_t length,
+                     file_of(fi).view->read(static_cast<std::uint64_t>(offset), buffer));
     fuse_reply_buf(req, reinterpret_cast<const char*>(buffer.data()), length);
     return {};
   });
@@ -80,8 +83,8 @@ void write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size, off_t 
     operations.shared_copies.settle(id);
     VSNAP_TRY(file.view->write(at, std::as_bytes(std::span(data, size))));
     operations.shared_copies.settle(id);
-    // The kernel drops its pages before it sends a direct write, not after. A cached read beside the write may have
-    // brought old ones back; the write must not return before they are gone.
+    // Not every kernel drops its pages again after a direct write (6.1 only does before): a cached read
+    // beside the write may have brought old ones back, and the write must not return before they are gone.
     if (file.direct && file.inode->cached_since(cached_opens)) {
       operations.notifier.reply_after_invalidation(req, id, at, size);
     } else {
@@ -100,7 +103,8 @@ Result<> allocate(Operations& operations, View& view, int mode, std::uint64_t of
     case FALLOC_FL_ZERO_RANGE:
       VSNAP_TRY(view.discard(offset, length));
       if (view.size_bytes() >= offset + length) return {};
-      return operations.set_size(view.id(), offset + length); // the kernel lets nobody else change the size meanwhile
+      // The kernel lets nobody else change the size meanwhile.
+      return operations.set_size(view.id(), offset + length);
     default: return refuse(EOPNOTSUPP);
   }
 }
@@ -110,9 +114,12 @@ void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t len
     View& view = *file_of(fi).view;
     if (offset < 0 || length <= 0) return refuse(EINVAL);
     if (!view.writable()) return refuse(EROFS);
-    if (static_cast<std::uint64_t>(length) > kMaxVolumeBytes - static_cast<std::uint64_t>(offset)) return refuse(EFBIG);
+    if (static_cast<std::uint64_t>(length) > kMaxVolumeBytes - static_cast<std::uint64_t>(offset)) {
+      return refuse(EFBIG);
+    }
     operations.shared_copies.settle(ObjectId(ino));
-    VSNAP_TRY(allocate(operations, view, mode, static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(length)));
+    VSNAP_TRY(allocate(operations, view, mode, static_cast<std::uint64_t>(offset),
+                       static_cast<std::uint64_t>(length)));
     operations.shared_copies.settle(ObjectId(ino));
     fuse_reply_err(req, 0);
     return {};
@@ -132,15 +139,15 @@ void lseek(fuse_req_t req, fuse_ino_t, off_t offset, int whence, fuse_file_info*
   });
 }
 
-void copy_file_range(fuse_req_t req, fuse_ino_t, off_t from_offset, fuse_file_info* from, fuse_ino_t, off_t to_offset,
-                     fuse_file_info* to, size_t length, int flags) {
+void copy_file_range(fuse_req_t req, fuse_ino_t, off_t from_offset, fuse_file_info* from, fuse_ino_t,
+                     off_t to_offset, fuse_file_info* to, size_t length, int flags) {
   answer(req, [&](Operations& operations) -> Result<> {
     if (flags != 0) return refuse(EINVAL);
     View& target = *file_of(to).view;
     if (!target.writable()) return refuse(EROFS);
-    const auto copied = operations.shared_copies.copy(*file_of(from).view, target,
-                                                      static_cast<std::uint64_t>(from_offset),
-                                                      static_cast<std::uint64_t>(to_offset), length);
+    const auto copied =
+        operations.shared_copies.copy(*file_of(from).view, target, static_cast<std::uint64_t>(from_offset),
+                                      static_cast<std::uint64_t>(to_offset), length);
     if (!copied) return refuse(EXDEV); // the kernel copies by itself then
     fuse_reply_write(req, *copied);
     return {};

@@ -1,4 +1,5 @@
-// The directory. An open one is a picture of the pool at the moment it was opened, so a listing is never torn.
+// The directory. An open one is a picture of the pool at the moment it was opened, so a listing is never
+// torn.
 #include <algorithm>
 #include <memory>
 #include <utility>
@@ -44,8 +45,9 @@ void readdir(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_in
       struct stat attributes{};
       attributes.st_ino = directory[i].inode;
       attributes.st_mode = directory[i].type;
-      const std::size_t needed = fuse_add_direntry(req, buffer.data() + used, size - used, directory[i].name.c_str(),
-                                                   &attributes, static_cast<off_t>(i + 1));
+      const std::size_t needed =
+          fuse_add_direntry(req, buffer.data() + used, size - used, directory[i].name.c_str(), &attributes,
+                            static_cast<off_t>(i + 1));
       if (needed > size - used) break;
       used += needed;
     }
@@ -55,7 +57,7 @@ void readdir(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_in
 }
 
 void releasedir(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
-  delete directory_of(fi);
+  const std::unique_ptr<Directory> closed(directory_of(fi));
   fuse_reply_err(req, 0);
 }
 

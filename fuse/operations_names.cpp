@@ -1,5 +1,5 @@
-// Names: look up, make, rename, remove. A name that no view can have is ENOENT where one is looked for, and EINVAL or
-// ENAMETOOLONG where one is to be made.
+// Names: look up, make, rename, remove. A name that no view can have is ENOENT where one is looked for, and
+// EINVAL or ENAMETOOLONG where one is to be made.
 #include <fcntl.h>
 #include <linux/fs.h>
 
@@ -26,7 +26,8 @@ Result<std::string> new_volume_name(fuse_ino_t parent, const char* name) {
 Result<ViewInfo> make_volume(Operations& operations, fuse_req_t req, const std::string& name, mode_t mode) {
   VSNAP_TRY_ASSIGN(const ViewInfo made, operations.pool.create_volume(name, 0));
   const fuse_ctx& caller = *fuse_req_ctx(req);
-  Result<> owned = operations.pool.set_attributes(made.id, mode & 0777U, caller.uid, caller.gid, std::nullopt);
+  Result<> owned =
+      operations.pool.set_attributes(made.id, mode & 0777U, caller.uid, caller.gid, std::nullopt);
   if (owned) return operations.pool.info(made.id);
   const ViewName undone{name, {}};
   const Result<RemovalPlan> removed = operations.pool.remove(std::span(&undone, 1), {});
@@ -83,7 +84,9 @@ void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fu
   answer(req, [&](Operations& operations) -> Result<> {
     VSNAP_TRY_ASSIGN(const std::string volume, new_volume_name(parent, name));
     Result<ViewInfo> info = make_volume(operations, req, volume, mode);
-    if (!info && info.error().errno_value == EEXIST && (fi->flags & O_EXCL) == 0) info = existing(operations, parent, name);
+    if (!info && info.error().errno_value == EEXIST && (fi->flags & O_EXCL) == 0) {
+      info = existing(operations, parent, name);
+    }
     if (!info) return Failure(std::move(info).error());
     VSNAP_TRY_ASSIGN(OpenFile* const file, open_file(operations, *info, fi->flags));
     VSNAP_TRY_ASSIGN(const ViewInfo opened, operations.pool.info(info->id));
@@ -92,7 +95,9 @@ void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fu
       fuse_open_out open;
     } out{entry_out(operations.describe(opened)), open_out(*file)};
     static_assert(sizeof out == sizeof(fuse_entry_out) + sizeof(fuse_open_out));
-    if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) operations.files.remove(*file);
+    if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
+      operations.files.remove(*file);
+    }
     return {};
   });
 }
@@ -106,8 +111,8 @@ void unlink(fuse_req_t req, fuse_ino_t parent, const char* name) {
   });
 }
 
-// Volume to volume, snapshot to snapshot of the same volume. An existing volume is replaced where it could be removed:
-// it has no snapshots and nobody has it open.
+// Volume to volume, snapshot to snapshot of the same volume. An existing volume is replaced where it could be
+// removed: it has no snapshots and nobody has it open.
 Result<> rename_view(Operations& operations, const ViewName& from, const ViewName& to, unsigned flags) {
   if ((flags & ~static_cast<unsigned>(RENAME_NOREPLACE)) != 0) return refuse(EINVAL);
   if (from.is_snapshot() != to.is_snapshot()) return refuse(EINVAL);

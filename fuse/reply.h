@@ -1,12 +1,11 @@
 // The one place where what happens inside a handler becomes an errno for the kernel.
 //
-// A body answers its request as its last act and returns success, or returns an Error without having answered. So
-// every request is answered exactly once, also when something below throws.
+// A body answers its request as its last act and returns success, or returns an Error without having
+// answered. So every request is answered exactly once, also when something below throws.
 // Threads: pure; called by the workers of a session.
 #pragma once
 
 #include <exception>
-#include <new>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -15,7 +14,8 @@
 
 namespace vsnap {
 
-// The errno of an Error; one that nobody can cause by what he asks for is logged, as its caller sees a number only.
+// The errno of an Error; one that nobody can cause by what he asks for is logged, as its caller sees a number
+// only.
 [[nodiscard]] int errno_for(const Error& error);
 void report_stray(const char* what) noexcept;
 

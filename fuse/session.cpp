@@ -57,8 +57,9 @@ Result<> check_mount_point(const std::string& path) {
       return failure(ErrorKind::not_found, fmt::format("{}: no such directory (mkdir it first)", path));
     }
     if (error == ENOTCONN) {
-      return failure(ErrorKind::busy, error,
-                     fmt::format("{}: left behind by a daemon that died (fusermount3 -u {} removes it)", path, path));
+      return failure(
+          ErrorKind::busy, error,
+          fmt::format("{}: left behind by a daemon that died (fusermount3 -u {} removes it)", path, path));
     }
     return system_failure(error, path);
   }
@@ -67,7 +68,8 @@ Result<> check_mount_point(const std::string& path) {
   }
   struct stat above{};
   if (::stat((path + "/..").c_str(), &above) == 0 && above.st_dev != there.st_dev) {
-    return failure(ErrorKind::busy, fmt::format("{}: something is mounted there already (umount it first)", path));
+    return failure(ErrorKind::busy,
+                   fmt::format("{}: something is mounted there already (umount it first)", path));
   }
   return {};
 }
@@ -77,12 +79,14 @@ Result<> check_fuse() {
   if (fd >= 0) {
     ::close(fd);
   } else if (errno == ENOENT || errno == ENODEV || errno == ENXIO) {
-    return failure(ErrorKind::failed, ENODEV, "/dev/fuse: not there (modprobe fuse; in a container, pass the device in)");
+    return failure(ErrorKind::failed, ENODEV,
+                   "/dev/fuse: not there (modprobe fuse; in a container, pass the device in)");
   } else {
     return system_failure(errno, "/dev/fuse: cannot be opened (the user needs read and write access)");
   }
   if (::geteuid() != 0 && !found_in_path("fusermount3")) {
-    return failure(ErrorKind::failed, ENOENT, "fusermount3: not found (install the package fuse3, or mount as root)");
+    return failure(ErrorKind::failed, ENOENT,
+                   "fusermount3: not found (install the package fuse3, or mount as root)");
   }
   return {};
 }
@@ -112,7 +116,8 @@ class FuseSession final : public MountSession {
 
 Result<> FuseSession::add_arguments(fuse_args& arguments) const {
   char* list = nullptr;
-  bool added = fuse_opt_add_opt(&list, "default_permissions") == 0 && fuse_opt_add_opt(&list, "subtype=vsnap") == 0;
+  bool added =
+      fuse_opt_add_opt(&list, "default_permissions") == 0 && fuse_opt_add_opt(&list, "subtype=vsnap") == 0;
   if (!options_.fs_name.empty()) {
     added = added && fuse_opt_add_opt_escaped(&list, ("fsname=" + options_.fs_name).c_str()) == 0;
   }
@@ -141,12 +146,14 @@ Result<> FuseSession::mount() {
   session_ = fuse_session_new(&arguments, &table, sizeof table, &operations_);
   fuse_opt_free_args(&arguments);
   if (session_ == nullptr) {
-    return failure(ErrorKind::usage, fmt::format("{}: bad mount options: {}", options_.mount_point, last_complaint));
+    return failure(ErrorKind::usage,
+                   fmt::format("{}: bad mount options: {}", options_.mount_point, last_complaint));
   }
   if (fuse_session_mount(session_, options_.mount_point.c_str()) != 0) {
-    return failure(ErrorKind::failed, EPERM,
-                   fmt::format("{}: cannot be mounted: {}", options_.mount_point,
-                               last_complaint.empty() ? "fusermount3 refused (its reason is above)" : last_complaint));
+    return failure(
+        ErrorKind::failed, EPERM,
+        fmt::format("{}: cannot be mounted: {}", options_.mount_point,
+                    last_complaint.empty() ? "fusermount3 refused (its reason is above)" : last_complaint));
   }
   mounted_ = true;
   return {};
@@ -165,7 +172,8 @@ Result<> FuseSession::serve() {
   const unsigned threads = options_.threads != 0 ? options_.threads : kDefaultThreads;
   fuse_loop_cfg_set_clone_fd(config.get(), 1);
   fuse_loop_cfg_set_max_threads(config.get(), threads);
-  fuse_loop_cfg_set_idle_threads(config.get(), threads); // so none ends before the session: stop() counts on it
+  // None may end before the session: stop() counts on the first one.
+  fuse_loop_cfg_set_idle_threads(config.get(), threads);
   const int error = fuse_session_loop_mt(session_, config.get());
   unmount(); // nobody answers any more, so whoever still waits gets ENOTCONN instead
   operations_.pool.set_observer(nullptr);
@@ -178,8 +186,9 @@ Result<> FuseSession::serve() {
   return {};
 }
 
-// The notifier goes first, while there are workers to answer what a notification may wait for. A worker looks at the
-// end of the session between two requests only, so the one that surely lives is interrupted until all have gone.
+// The notifier goes first, while there are workers to answer what a notification may wait for. A worker looks
+// at the end of the session between two requests only, so the one that surely lives is interrupted until all
+// have gone.
 void FuseSession::stop() {
   {
     MutexLock lock(mutex_);
@@ -197,7 +206,9 @@ void FuseSession::stop() {
 }
 
 void FuseSession::unmount() {
-  if (mounted_) fuse_session_unmount(session_); // closes the connection first, so it does not wait for open files
+  if (mounted_) {
+    fuse_session_unmount(session_); // closes the connection first, so it does not wait for open files
+  }
   mounted_ = false;
 }
 

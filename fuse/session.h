@@ -3,11 +3,11 @@
 // Invariants
 // 1. mount() either gives a mount point that is mounted, or an Error and nothing mounted.
 // 2. No thread is made before serve(), so a caller may fork() between the two.
-// 3. When serve() returns, or the session is destroyed, its mount point is unmounted, whoever still has files of it
-//    open: they get ENOTCONN.
-// Threads: serve() is called once, by one thread, and works with several of its own; stop() may be called from any
-// thread at any time, but not from a signal handler. The pool must outlive the session, and its observer is the
-// session's while serve() runs.
+// 3. When serve() returns, or the session is destroyed, its mount point is unmounted, whoever still has files
+//    of it open: they get ENOTCONN.
+// Threads: serve() is called once, by one thread, and works with several of its own; stop() may be called
+// from any thread at any time, but not from a signal handler. The pool must outlive the session, and its
+// observer is the session's while serve() runs.
 #pragma once
 
 #include <memory>
@@ -20,7 +20,7 @@ namespace vsnap {
 
 struct MountOptions {
   std::string mount_point;
-  bool allow_other = false; // other users too; as an ordinary user this needs user_allow_other in /etc/fuse.conf
+  bool allow_other = false; // other users too; as an ordinary user: user_allow_other in /etc/fuse.conf
   bool debug = false;       // every request to the log, at level debug
   unsigned threads = 0;     // 0: the default
   std::string fs_name;      // what mount(8) shows as the source, such as vsnap:lab

@@ -24,7 +24,8 @@ std::optional<std::uint64_t> SharedCopies::begin(View& from, View& to, std::uint
   if (size == 0 || (length < size && length != kLongestChunk) || to.size_bytes() > size) return std::nullopt;
   const Result<ViewInfo> target = pool_.info(to.id());
   if (!target || target->used_bytes != 0) return std::nullopt;
-  // Counted before the extents are shared: a write of the source that ends later than this sees it and settles.
+  // Counted before the extents are shared: a write of the source that ends later than this sees it and
+  // settles.
   count_ = copies_.size() + 1;
   const Result<> shared = pool_.share_into(from.id(), to.id());
   const std::uint64_t done = std::min(length, size);
@@ -34,12 +35,14 @@ std::optional<std::uint64_t> SharedCopies::begin(View& from, View& to, std::uint
   return done;
 }
 
-std::optional<std::uint64_t> SharedCopies::go_on(View& from, View& to, std::uint64_t offset, std::uint64_t length) {
+std::optional<std::uint64_t> SharedCopies::go_on(View& from, View& to, std::uint64_t offset,
+                                                 std::uint64_t length) {
   const auto found = copies_.find(to.id());
   if (found == copies_.end()) return std::nullopt;
   Copy& copy = found->second;
   const std::uint64_t size = copy.size_bytes;
-  const bool unchanged = from.size_bytes() == size && to.size_bytes() == size && pool_.shares_all_of(to.id(), from.id());
+  const bool unchanged =
+      from.size_bytes() == size && to.size_bytes() == size && pool_.shares_all_of(to.id(), from.id());
   if (copy.from != from.id() || copy.done_bytes != offset || !unchanged) {
     cut(to.id(), copy);
     copies_.erase(found);
@@ -72,7 +75,10 @@ void SharedCopies::cut(ObjectId to, const Copy& copy) {
   const Result<ViewInfo> info = pool_.info(to);
   if (!info || info->name.volume.empty() || info->size_bytes != copy.size_bytes) return;
   const Result<> result = pool_.resize(info->name.volume, copy.done_bytes, true);
-  if (!result) log::error("{}: a copy that was given up could not be cut: {}", info->name.text(), result.error().message);
+  if (!result) {
+    log::error("{}: a copy that was given up could not be cut: {}", info->name.text(),
+               result.error().message);
+  }
 }
 
 std::optional<std::uint64_t> SharedCopies::size_so_far(ObjectId id) {

@@ -1,13 +1,14 @@
 // copy_file_range of a whole view by sharing its extents instead of copying.
 //
-// The kernel passes a long copy on in chunks of 4 GiB - 4 KiB at most. The first one shares everything at once; those
-// that follow have nothing left to do, as long as neither side was changed in between. Until the last of them has
-// come, the copy is told to be as long as what was copied so far, and it is cut to that length for good when somebody
-// changes one of the two or stops copying.
+// The kernel passes a long copy on in chunks of 4 GiB - 4 KiB at most. The first one shares everything at
+// once; those that follow have nothing left to do, as long as neither side was changed in between. Until the
+// last of them has come, the copy is told to be as long as what was copied so far, and it is cut to that
+// length for good when somebody changes one of the two or stops copying.
 //
-// Invariant: a chunk is reported as copied only while both sides are what they were when the extents were shared.
-// Threads: any method from any thread. The mutex is held while extents are shared and while a copy is cut; these are
-// rare. Nothing else is called with it.
+// Invariant: a chunk is reported as copied only while both sides are what they were when the extents were
+// shared.
+// Threads: any method from any thread. The mutex is held while extents are shared and while a copy is cut;
+// these are rare. Nothing else is called with it.
 #pragma once
 
 #include <atomic>
@@ -26,8 +27,8 @@ class SharedCopies {
   // How many bytes count as copied; nullopt: not to be done by sharing.
   std::optional<std::uint64_t> copy(View& from, View& to, std::uint64_t from_offset, std::uint64_t to_offset,
                                     std::uint64_t length) VSNAP_EXCLUDES(mutex_);
-  // To be called before `id` is changed through its file, after it (so that a chunk which came in between does not
-  // count on what it was), and when a file of it is closed.
+  // To be called before `id` is changed through its file, after it (so that a chunk which came in between
+  // does not count on what it was), and when a file of it is closed.
   void settle(ObjectId id) VSNAP_EXCLUDES(mutex_) {
     if (count_.load() != 0) settle_slow(id);
   }

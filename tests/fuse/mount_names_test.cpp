@@ -19,8 +19,10 @@ struct stat stat_of(const std::string& path) {
   return out;
 }
 
-int rename_errno(const MountedPool& mounted, const std::string& from, const std::string& to, unsigned flags = 0) {
-  return errno_of(::renameat2(AT_FDCWD, mounted.path(from).c_str(), AT_FDCWD, mounted.path(to).c_str(), flags));
+int rename_errno(const MountedPool& mounted, const std::string& from, const std::string& to,
+                 unsigned flags = 0) {
+  return errno_of(
+      ::renameat2(AT_FDCWD, mounted.path(from).c_str(), AT_FDCWD, mounted.path(to).c_str(), flags));
 }
 
 void take_snapshot(MountedPool& mounted, const std::string& volume, const std::string& snapshot) {
@@ -203,7 +205,8 @@ TEST_CASE("a bad name is not found, and nothing can be made under it") {
   if (!mounted) return;
   mounted->make_volume("vm1", 10000);
   take_snapshot(*mounted, "vm1", "a");
-  const Names bad{".hidden", "-dash", "sp ace", "tab\t", "new\nline", "uml\xc3\xa4ut", "vm1@", "@a", "vm1@a@b", "vm1@-x"};
+  const Names bad{".hidden",       "-dash", "sp ace", "tab\t",   "new\nline",
+                  "uml\xc3\xa4ut", "vm1@",  "@a",     "vm1@a@b", "vm1@-x"};
   for (const std::string& name : bad) {
     CAPTURE(name);
     CHECK(errno_of(::access(mounted->path(name).c_str(), F_OK)) == ENOENT);
@@ -240,7 +243,8 @@ TEST_CASE("what appears in the pool appears in the mount") {
   CHECK(::access(mounted->path("vm1@a").c_str(), F_OK) == 0);
   CHECK(names_in(mounted->path()) == Names{"vm1", "vm1@a"});
   const struct stat after = stat_of(mounted->path());
-  CHECK(std::pair(after.st_mtim.tv_sec, after.st_mtim.tv_nsec) > std::pair(before.st_mtim.tv_sec, before.st_mtim.tv_nsec));
+  CHECK(std::pair(after.st_mtim.tv_sec, after.st_mtim.tv_nsec) >
+        std::pair(before.st_mtim.tv_sec, before.st_mtim.tv_nsec));
   REQUIRE(mounted->pool().remove(std::vector<ViewName>{{"vm1", "a"}}, {}));
   CHECK(::access(mounted->path("vm1@a").c_str(), F_OK) != 0);
 }

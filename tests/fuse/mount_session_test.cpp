@@ -23,8 +23,10 @@ class TemporaryDirectory {
 };
 
 bool is_mounted(const std::string& path) {
-  struct stat here{}, above{};
-  return ::stat(path.c_str(), &here) == 0 && ::stat((path + "/..").c_str(), &above) == 0 && here.st_dev != above.st_dev;
+  struct stat here {
+  }, above{};
+  return ::stat(path.c_str(), &here) == 0 && ::stat((path + "/..").c_str(), &above) == 0 &&
+         here.st_dev != above.st_dev;
 }
 
 Error mount_error(const std::string& mount_point) {

@@ -6,12 +6,15 @@
 #include <cstring>
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 namespace vsnap {
 namespace {
+
+constexpr int kLongestTestMs = 40'000; // with one mount; the whole program has 120 s
 
 void unmount_lazily(const char* directory) {
   if (::geteuid() == 0) {
@@ -26,10 +29,14 @@ void unmount_lazily(const char* directory) {
   ::waitpid(child, nullptr, 0);
 }
 
-// Waits until the other end of the pipe is closed, by whatever way the test process ends.
+// Waits until the other end of the pipe is closed, by whatever way the test process ends. Where that takes
+// too long the two wait for each other inside the kernel: a forced unmount ends all requests, and with them
+// the wait.
 [[noreturn]] void guard(int pipe_end, const char* directory) {
-  char byte = 0;
-  while (::read(pipe_end, &byte, 1) < 0 && errno == EINTR) {
+  pollfd ended{.fd = pipe_end, .events = POLLIN, .revents = 0};
+  if (::poll(&ended, 1, kLongestTestMs) == 0) {
+    ::umount2(directory, MNT_FORCE);
+    (void)::poll(&ended, 1, kLongestTestMs);
   }
   unmount_lazily(directory);
   ::rmdir(directory);
@@ -83,7 +90,8 @@ ViewInfo MountedPool::make_volume(const std::string& name, std::size_t size_byte
   return pool_->info(made.id).value();
 }
 
-Fd::Fd(const std::string& path, int flags, unsigned mode) : fd_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {
+Fd::Fd(const std::string& path, int flags, unsigned mode)
+    : fd_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {
   if (fd_ < 0) error_ = errno;
 }
 
@@ -94,7 +102,9 @@ void Fd::close() {
   fd_ = -1;
 }
 
-std::byte pattern(std::uint64_t offset) { return static_cast<std::byte>((offset * 2654435761U >> 13) & 0xff); }
+std::byte pattern(std::uint64_t offset) {
+  return static_cast<std::byte>((offset * 2654435761U >> 13) & 0xff);
+}
 
 Bytes pattern_bytes(std::uint64_t offset, std::size_t length) {
   Bytes out(length);
@@ -116,7 +126,8 @@ Bytes read_at(const Fd& fd, std::uint64_t offset, std::size_t length) {
   Bytes out(length);
   std::size_t done = 0;
   while (done < length) {
-    const ssize_t got = ::pread(fd.get(), out.data() + done, length - done, static_cast<off_t>(offset + done));
+    const ssize_t got =
+        ::pread(fd.get(), out.data() + done, length - done, static_cast<off_t>(offset + done));
     REQUIRE(errno_of(got) == 0);
     if (got == 0) break;
     done += static_cast<std::size_t>(got);
@@ -126,7 +137,8 @@ Bytes read_at(const Fd& fd, std::uint64_t offset, std::size_t length) {
 }
 
 void write_at(const Fd& fd, std::uint64_t offset, const Bytes& data) {
-  REQUIRE(::pwrite(fd.get(), data.data(), data.size(), static_cast<off_t>(offset)) == static_cast<ssize_t>(data.size()));
+  REQUIRE(::pwrite(fd.get(), data.data(), data.size(), static_cast<off_t>(offset)) ==
+          static_cast<ssize_t>(data.size()));
 }
 
 Bytes read_file(const std::string& path) {

@@ -1,5 +1,5 @@
-// A ModelPool, mounted in a directory of its own and served by threads of this process, until it is destroyed. Nothing
-// is left behind, also when the process dies: a child waits for that and unmounts.
+// A ModelPool, mounted in a directory of its own and served by threads of this process, until it is
+// destroyed. Nothing is left behind, also when the process dies: a child waits for that and unmounts.
 // Threads: used by one test at a time.
 #pragma once
 

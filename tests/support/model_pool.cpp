@@ -10,7 +10,7 @@
 namespace vsnap {
 namespace {
 
-constexpr std::uint64_t kMetadataBytes = 1U << 20; // made up, so that the sums of SpaceInfo have all their parts
+constexpr std::uint64_t kMetadataBytes = 1U << 20; // made up, so that SpaceInfo has all its parts
 
 } // namespace
 
@@ -57,7 +57,9 @@ Result<ModelPool::Object> ModelPool::look_up(ObjectId id) {
 std::vector<ModelPool::Object> ModelPool::snapshots_of(const std::string& volume) {
   std::vector<Object> out;
   for (const auto& [id, object] : objects_) {
-    if (!object->removed && object->info.name.is_snapshot() && object->info.name.volume == volume) out.push_back(object);
+    if (!object->removed && object->info.name.is_snapshot() && object->info.name.volume == volume) {
+      out.push_back(object);
+    }
   }
   return out;
 }
@@ -79,7 +81,9 @@ std::vector<ViewInfo> ModelPool::list() {
   MutexLock lock(mutex_);
   std::map<std::string, ViewInfo> volumes;
   for (const auto& [id, object] : objects_) {
-    if (!object->removed && !object->info.name.is_snapshot()) volumes[object->info.name.volume] = describe(*object);
+    if (!object->removed && !object->info.name.is_snapshot()) {
+      volumes[object->info.name.volume] = describe(*object);
+    }
   }
   std::vector<ViewInfo> out;
   for (auto& [volume, info] : volumes) {
@@ -171,15 +175,17 @@ bool ModelPool::shares_all_of(ObjectId view, ObjectId origin) {
   return found != objects_.end() && found->second->starts_from == origin;
 }
 
-Result<> ModelPool::diff(const ViewName& from, const ViewName& to, const std::function<bool(const DiffRange&)>& each) {
+Result<> ModelPool::diff(const ViewName& from, const ViewName& to,
+                         const std::function<bool(const DiffRange&)>& each) {
   std::vector<DiffRange> ranges;
   {
     MutexLock lock(mutex_);
     VSNAP_TRY_ASSIGN(const Object older, look_up(from));
     VSNAP_TRY_ASSIGN(const Object newer, look_up(to));
     if (older->family != newer->family) {
-      return failure(ErrorKind::usage, fmt::format("{}/{} and {}: not made from one another, so there is no difference to tell",
-                                                   name_, from.text(), to.text()));
+      return failure(ErrorKind::usage,
+                     fmt::format("{}/{} and {}: not made from one another, so there is no difference to tell",
+                                 name_, from.text(), to.text()));
     }
     std::set<std::uint64_t> candidates;
     for (const auto& [index, block] : older->blocks) candidates.insert(index);
@@ -193,8 +199,10 @@ Result<> ModelPool::diff(const ViewName& from, const ViewName& to, const std::fu
       const std::uint64_t stamp = stamp_of(*newer, index);
       if (stamp == stamp_of(*older, index)) continue;
       const std::uint64_t offset = index * kBlockBytes;
-      const DiffRange range{offset, std::min(kBlockBytes, end - offset), stamp == 0 ? DiffState::hole : DiffState::data};
-      if (!ranges.empty() && ranges.back().state == range.state && ranges.back().offset + ranges.back().length == offset) {
+      const DiffRange range{offset, std::min(kBlockBytes, end - offset),
+                            stamp == 0 ? DiffState::hole : DiffState::data};
+      if (!ranges.empty() && ranges.back().state == range.state &&
+          ranges.back().offset + ranges.back().length == offset) {
         ranges.back().length += range.length;
       } else {
         ranges.push_back(range);
@@ -214,7 +222,8 @@ Result<CheckReport> ModelPool::check(bool, const Progress&) {
 }
 
 Result<> ModelPool::dump_catalog(const std::string&, const Progress&) {
-  return failure(ErrorKind::failed, EOPNOTSUPP, fmt::format("{}: a pool in memory has no catalog to dump", name_));
+  return failure(ErrorKind::failed, EOPNOTSUPP,
+                 fmt::format("{}: a pool in memory has no catalog to dump", name_));
 }
 
 Result<ViewHandle> ModelPool::open_view(ObjectId id) {

@@ -1,13 +1,15 @@
-// A pool kept in memory, written to be obviously right and nothing else: a view is a map from block to content, and a
-// snapshot, clone or rollback copies that map whole. It is what the real engine is compared with, and what the tests of
-// fuse/ and sync/ run on.
+// A pool kept in memory, written to be obviously right and nothing else: a view is a map from block to
+// content, and a snapshot, clone or rollback copies that map whole. It is what the real engine is compared
+// with, and what the tests of fuse/ and sync/ run on.
 //
 // Invariants
 // 1. A view has no block at or past its end, and its last block is zero past the end.
-// 2. Every write gives a block a new stamp; copies keep it. Two views share a block where the stamps are equal.
-// 3. Object ids start at 2 and are never used twice. A removed view that is open keeps its object, without a name.
-// Where the interface leaves a choice: a discard that reaches the end of the view frees a partial last block too;
-// reserve() without extend stops at the end; diff() tells blocks that were written, even with the same content.
+// 2. Every write gives a block a new stamp; copies keep it. Views share a block where the stamps are equal.
+// 3. Object ids start at 2 and are never used twice. A removed view that is open keeps its object, without a
+//    name.
+// Where the interface leaves a choice: a discard that reaches the end of the view frees a partial last block
+// too; reserve() without extend stops at the end; diff() tells blocks that were written, even with the same
+// content.
 // Threads: as core/pool.h; one mutex around everything. Views must not outlive the pool.
 #pragma once
 
@@ -44,6 +46,9 @@ class ModelPool : public Pool {
   static std::unique_ptr<ModelPool> make(std::string name);
   // Writes that would need more blocks than this answer ENOSPC. Slow once it is below the default.
   void set_capacity(std::uint64_t bytes) VSNAP_EXCLUDES(mutex_);
+  // Called by every write before it does anything, without locks held: to hold one back. Set it while nobody
+  // writes.
+  void set_before_write(std::function<void()> hook) { before_write_ = std::move(hook); }
 
   Result<> close() override { return {}; }
   void set_observer(PoolObserver* observer) override; // returns when no callback is running
@@ -71,7 +76,8 @@ class ModelPool : public Pool {
   Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
   Result<> wait_for_removals(const Progress&) override { return {}; }
 
-  Result<> diff(const ViewName& from, const ViewName& to, const std::function<bool(const DiffRange&)>& each) override;
+  Result<> diff(const ViewName& from, const ViewName& to,
+                const std::function<bool(const DiffRange&)>& each) override;
   Result<CheckReport> check(bool repair, const Progress& progress) override;
   Result<> dump_catalog(const std::string& path, const Progress& progress) override;
 
@@ -92,20 +98,22 @@ class ModelPool : public Pool {
 
   Result<Object> look_up(const ViewName& name) VSNAP_REQUIRES(mutex_);
   Result<Object> look_up(ObjectId id) VSNAP_REQUIRES(mutex_);
-  Result<Object> free_volume_name(const std::string& volume) VSNAP_REQUIRES(mutex_); // a new object of that name
+  // A new object of that name, which nobody has.
+  Result<Object> free_volume_name(const std::string& volume) VSNAP_REQUIRES(mutex_);
   std::vector<Object> snapshots_of(const std::string& volume) VSNAP_REQUIRES(mutex_);
   Object copy_as_snapshot(const ModelObject& volume, const std::string& snapshot) VSNAP_REQUIRES(mutex_);
   ViewInfo describe(const ModelObject& object) VSNAP_REQUIRES(mutex_);
   std::uint64_t blocks_in_use() VSNAP_REQUIRES(mutex_);
   std::uint64_t freed_by_removing(const std::vector<Object>& gone) VSNAP_REQUIRES(mutex_);
   Result<> make_room(ModelObject& object, std::uint64_t first, std::uint64_t last) VSNAP_REQUIRES(mutex_);
-  Result<std::vector<Object>> chosen_for_removal(std::span<const ViewName> names, const RemoveOptions& options)
-      VSNAP_REQUIRES(mutex_);
+  Result<std::vector<Object>> chosen_for_removal(std::span<const ViewName> names,
+                                                 const RemoveOptions& options) VSNAP_REQUIRES(mutex_);
   ModelBlock& block_for_writing(ModelObject& object, std::uint64_t index) VSNAP_REQUIRES(mutex_);
   void set_size(ModelObject& object, std::uint64_t size_bytes) VSNAP_REQUIRES(mutex_);
   SpaceInfo space_locked() VSNAP_REQUIRES(mutex_);
 
   const std::string name_;
+  std::function<void()> before_write_;
   Mutex mutex_;
   std::map<std::uint64_t, Object> objects_ VSNAP_GUARDED_BY(mutex_); // by id, so in order of creation
   std::uint64_t next_id_ VSNAP_GUARDED_BY(mutex_) = 2;               // 1 is the mount's root directory

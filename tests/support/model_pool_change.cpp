@@ -1,4 +1,5 @@
-// The configuration operations of a ModelPool: each checks everything first, then changes, then tells the observer.
+// The configuration operations of a ModelPool: each checks everything first, then changes, then tells the
+// observer.
 #include <algorithm>
 #include <fmt/format.h>
 #include <set>
@@ -54,7 +55,8 @@ Result<> ModelPool::make_room(ModelObject& object, std::uint64_t first, std::uin
     if (found == object.blocks.end() || owners[found->second.stamp] > 1) ++needed;
   }
   if ((owners.size() + needed) * kBlockBytes <= capacity_bytes_) return {};
-  return failure(ErrorKind::no_space, fmt::format("{}/{}: no space left in the pool", name_, object.info.name.text()));
+  return failure(ErrorKind::no_space,
+                 fmt::format("{}/{}: no space left in the pool", name_, object.info.name.text()));
 }
 
 void ModelPool::set_size(ModelObject& object, std::uint64_t size_bytes) {
@@ -63,7 +65,8 @@ void ModelPool::set_size(ModelObject& object, std::uint64_t size_bytes) {
     const auto last = object.blocks.find(size_bytes / kBlockBytes);
     if (last != object.blocks.end() && !last->second.reserved) {
       auto& content = block_for_writing(object, last->first).content;
-      std::fill(content.begin() + static_cast<std::ptrdiff_t>(size_bytes % kBlockBytes), content.end(), std::byte{0});
+      std::fill(content.begin() + static_cast<std::ptrdiff_t>(size_bytes % kBlockBytes), content.end(),
+                std::byte{0});
     }
   }
   object.info.size_bytes = size_bytes;
@@ -107,7 +110,9 @@ Result<> ModelPool::rename(const ViewName& from, const std::string& new_name) {
     VSNAP_TRY_ASSIGN(const Object object, look_up(from));
     const ViewName to = from.is_snapshot() ? ViewName{from.volume, new_name} : ViewName{new_name, {}};
     if (to == from) return {};
-    if (look_up(to)) return failure(ErrorKind::failed, EEXIST, fmt::format("{}/{}: exists already", name_, to.text()));
+    if (look_up(to)) {
+      return failure(ErrorKind::failed, EEXIST, fmt::format("{}/{}: exists already", name_, to.text()));
+    }
     std::vector<Object> moved{object};
     if (!from.is_snapshot()) {
       for (const Object& snapshot : snapshots_of(from.volume)) moved.push_back(snapshot);
@@ -132,8 +137,10 @@ Result<> ModelPool::resize(const std::string& volume, std::uint64_t size_bytes, 
       return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: larger than 8 EiB - 1", name_, volume));
     }
     if (size_bytes < object->info.size_bytes && !allow_shrink) {
-      return failure(ErrorKind::usage, fmt::format("{}/{}: that would make it smaller and lose what is past the new end "
-                                                   "(--shrink does it)", name_, volume));
+      return failure(ErrorKind::usage,
+                     fmt::format("{}/{}: that would make it smaller and lose what is past the new end "
+                                 "(--shrink does it)",
+                                 name_, volume));
     }
     set_size(*object, size_bytes);
     ++generation_;
@@ -143,11 +150,14 @@ Result<> ModelPool::resize(const std::string& volume, std::uint64_t size_bytes, 
   return {};
 }
 
-Result<> ModelPool::set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
-                                   std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) {
+Result<> ModelPool::set_attributes(ObjectId id, std::optional<std::uint32_t> mode,
+                                   std::optional<std::uint32_t> uid, std::optional<std::uint32_t> gid,
+                                   std::optional<std::int64_t> modified_ns) {
   MutexLock lock(mutex_);
   VSNAP_TRY_ASSIGN(const Object object, look_up(id));
-  if (object->info.kind == ViewKind::snapshot) return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
+  if (object->info.kind == ViewKind::snapshot) {
+    return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
+  }
   if (mode) object->info.mode = *mode;
   if (uid) object->info.uid = *uid;
   if (gid) object->info.gid = *gid;
@@ -191,7 +201,9 @@ Result<RollbackResult> ModelPool::rollback(const ViewName& to, bool discard, boo
     }
     if (!discard) {
       ViewName kept{to.volume, {}};
-      for (unsigned n = 1; kept.snapshot.empty() || look_up(kept); ++n) kept.snapshot = fmt::format("before-rollback-{}", n);
+      for (unsigned n = 1; kept.snapshot.empty() || look_up(kept); ++n) {
+        kept.snapshot = fmt::format("before-rollback-{}", n);
+      }
       result.kept = kept;
     }
     if (dry_run) return result;
@@ -237,7 +249,9 @@ Result<> ModelPool::share_into(ObjectId from, ObjectId to) {
     MutexLock lock(mutex_);
     VSNAP_TRY_ASSIGN(const Object origin, look_up(from));
     VSNAP_TRY_ASSIGN(const Object object, look_up(to));
-    if (object->info.kind == ViewKind::snapshot) return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
+    if (object->info.kind == ViewKind::snapshot) {
+      return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
+    }
     if (!object->blocks.empty() || !snapshots_of(object->info.name.volume).empty()) {
       return failure(ErrorKind::usage, fmt::format("{}/{}: not empty", name_, object->info.name.text()));
     }
@@ -253,7 +267,9 @@ Result<> ModelPool::share_into(ObjectId from, ObjectId to) {
 }
 
 Result<> ModelPool::flatten(const std::string& volume, const Progress& progress) {
-  if (progress && !progress(0, 1)) return failure(ErrorKind::failed, ECANCELED, fmt::format("{}/{}: given up", name_, volume));
+  if (progress && !progress(0, 1)) {
+    return failure(ErrorKind::failed, ECANCELED, fmt::format("{}/{}: given up", name_, volume));
+  }
   MutexLock lock(mutex_);
   VSNAP_TRY_ASSIGN(const Object object, look_up(ViewName{volume, {}}));
   if (!object->clone_of) return {};
@@ -281,7 +297,8 @@ Result<std::vector<ModelPool::Object>> ModelPool::chosen_for_removal(std::span<c
   }
   for (const Object& object : chosen) {
     if (object->handles != 0 && !options.even_if_open) {
-      return failure(ErrorKind::busy, fmt::format("{}/{}: in use (close it first)", name_, object->info.name.text()));
+      return failure(ErrorKind::busy,
+                     fmt::format("{}/{}: in use (close it first)", name_, object->info.name.text()));
     }
     if (object->info.kind == ViewKind::snapshot) continue;
     for (const Object& snapshot : snapshots_of(object->info.name.volume)) {

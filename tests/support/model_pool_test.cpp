@@ -18,7 +18,8 @@ std::vector<std::byte> content(ModelPool& pool, const ViewName& name) {
   return out;
 }
 
-void write(ModelPool& pool, const std::string& volume, std::uint64_t offset, const std::vector<std::byte>& data) {
+void write(ModelPool& pool, const std::string& volume, std::uint64_t offset,
+           const std::vector<std::byte>& data) {
   const ViewHandle view = pool.open_view(pool.find({volume, {}}).value().id).value();
   REQUIRE(view->write(offset, data));
 }
@@ -115,7 +116,10 @@ TEST_CASE("a diff tells what was written between two views") {
   write(*pool, "vm1", kBlockBytes, filled(kBlockBytes + 1, 2));
   REQUIRE(pool->open_view(ObjectId(2)).value()->discard(3 * kBlockBytes, kBlockBytes));
   std::vector<DiffRange> ranges;
-  REQUIRE(pool->diff(kSnapshot, kVolume, [&](const DiffRange& r) { ranges.push_back(r); return true; }));
+  REQUIRE(pool->diff(kSnapshot, kVolume, [&](const DiffRange& r) {
+    ranges.push_back(r);
+    return true;
+  }));
   REQUIRE(ranges.size() == 2);
   CHECK(ranges[0].offset == kBlockBytes);
   CHECK(ranges[0].length == 2 * kBlockBytes);

@@ -54,6 +54,7 @@ Result<std::size_t> ModelView::read(std::uint64_t offset, std::span<std::byte> o
 }
 
 Result<> ModelView::write(std::uint64_t offset, std::span<const std::byte> data) {
+  if (pool_.before_write_) pool_.before_write_();
   MutexLock lock(pool_.mutex_);
   VSNAP_TRY(may_change(offset, data.size()));
   if (data.empty()) return {};
@@ -117,7 +118,8 @@ Result<std::optional<std::uint64_t>> ModelView::seek_hole(std::uint64_t offset) 
   MutexLock lock(pool_.mutex_);
   if (offset >= object_->info.size_bytes) return std::optional<std::uint64_t>();
   std::uint64_t block = offset / kBlockBytes;
-  for (auto it = object_->blocks.find(block); it != object_->blocks.end() && it->first == block; ++it, ++block) {
+  for (auto it = object_->blocks.find(block); it != object_->blocks.end() && it->first == block;
+       ++it, ++block) {
     if (it->second.reserved) break;
   }
   return std::optional(std::min(std::max(offset, block * kBlockBytes), object_->info.size_bytes));

@@ -1,4 +1,5 @@
-// An open view of a ModelPool. Only model_pool.cpp makes them. Threads: as core/view.h; uses the pool's mutex.
+// An open view of a ModelPool. Only model_pool.cpp makes them.
+// Threads: as core/view.h; uses the pool's mutex.
 #pragma once
 
 #include "tests/support/model_pool.h"
