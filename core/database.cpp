@@ -30,6 +30,7 @@ Result<std::unique_ptr<Database>> Database::open(const std::string& file, const 
     // Exclusive mode before the first access: the WAL index stays in our memory, no shared-memory file is needed.
     connection->exec("PRAGMA locking_mode=EXCLUSIVE");
     connection->exec("PRAGMA page_size=4096");
+    connection->exec("PRAGMA journal_mode=MEMORY"); // there is no journal file to write the change to WAL through
     connection->exec("PRAGMA journal_mode=WAL");
     connection->exec("PRAGMA synchronous=FULL");
     connection->exec("PRAGMA temp_store=MEMORY");
