@@ -1,0 +1,454 @@
+#!/usr/bin/env python3
+"""Commands: the same on a pool that is mounted or not; output, options, suggestions, codes, bad input."""
+
+import json
+import os
+import re
+import subprocess
+
+from support import GIB, MIB, VSNAP, LabTest, main, used_bytes, write_at
+
+# Queries that change nothing, with all their ways to print.
+QUERIES = [
+    ("ls", "p"),
+    ("ls", "p/a"),
+    ("ls", "p", "-t", "snapshot"),
+    ("ls", "p", "-t", "volume", "-H", "-p"),
+    ("ls", "p", "-H", "-o", "name,size"),
+    ("ls", "p", "-s", "size", "-H", "-o", "name"),
+    ("df", "p"),
+    ("df", "p", "-H", "-p", "-o", "name,frees"),
+    ("info", "p/a"),
+    ("info", "p/a@one"),
+    ("info", "p/c"),
+    ("diff", "p/a@one"),
+    ("diff", "p/a@one", "p/a@two"),
+    ("diff", "p/a@one", "p/c", "-H"),
+    ("rm", "-n", "p/a@one"),
+    ("rm", "-n", "-r", "p/a"),
+    ("rollback", "-n", "p/a@one"),
+    ("resize", "-n", "p/a", "1M", "--shrink"),
+    ("pool", "list"),
+    ("check", "p"),
+]
+# Errors, with the exit code that each must have.
+ERRORS = [
+    (("info", "p/none"), 3),
+    (("info", "p/a@none"), 3),
+    (("snapshot", "p/none@s"), 3),
+    (("rm", "p/none"), 3),
+    (("clone", "p/a@none", "x"), 3),
+    (("rollback", "p/a@none"), 3),
+    (("resize", "p/none", "1M"), 3),
+    (("create", "p/a", "--size", "1M"), (1, 4)),
+    (("snapshot", "p/a@one"), (1, 4)),
+    (("clone", "p/a@one", "c"), (1, 4)),
+    (("rename", "p/a", "c"), (1, 4)),
+    (("resize", "p/a", "1M"), (1, 2)),
+    (("rm", "p/a"), 4),
+    (("diff", "p/a@one", "p/e"), 1),
+    (("snapshot", "p/bad name@s"), 2),
+    (("create", "p/.x", "--size", "1M"), 2),
+    (("clone", "p/a@one", "bad/name"), 2),
+    (("rename", "p/a", "-x"), 2),
+    (("create", "p/x", "--size", "-1"), 2),
+    (("rollback", "p/a"), 2),
+    (("snapshot", "p/a"), 2),
+]
+
+
+class CommandTest(LabTest):
+    def setUp(self):
+        super().setUp()
+        self.members = self.lab.pool(members=2)
+        point = self.lab.mount()
+        for name in ("a", "b", "e"):
+            self.lab.vsnap("create", f"p/{name}", "--size", "8M")
+        write_at(point / "a", 0, b"1" * MIB)
+        self.lab.vsnap("snapshot", "p/a@one", "p/b@one")
+        write_at(point / "a", MIB // 2, b"2" * MIB)
+        self.lab.vsnap("snapshot", "p/a@two")
+        self.lab.vsnap("clone", "p/a@one", "c")
+        write_at(point / "c", 5 * MIB, b"3" * MIB)
+        self.point = point
+
+    def unmounted(self):
+        self.lab.umount()
+
+    def state(self):
+        """All that a command could change, but for where it is mounted."""
+        status = self.lab.status()
+        return {
+            key: status[key] for key in ("generation", "volumes", "snapshots", "space", "members")
+        }, self.lab.views()
+
+
+class Alike(CommandTest):
+    @staticmethod
+    def neutral(text):
+        """Without what has to differ: who has the pool open where, and how many files are open."""
+        text = re.sub(r'"(open|generation)": \d+', r'"\1": 0', text)
+        return re.sub(
+            r'"(modified|state|where)": ("[^"]*"|null)',
+            r'"\1": ""',
+            re.sub(r"idle\s.*|mounted\s.*", "", text),
+        )
+
+    def test_each_query_prints_the_same_mounted_and_unmounted(self):
+        os.sync()
+        mounted = {}
+        for query in QUERIES:
+            for json_too in ((), ("--json",)):
+                done = self.lab.vsnap(*query, *json_too)
+                mounted[query + json_too] = self.neutral(done.out)
+        self.unmounted()
+        for query, expected in mounted.items():
+            with self.subTest(query=query):
+                self.assertEqual(self.neutral(self.lab.vsnap(*query).out), expected)
+
+    def test_each_error_is_the_same_mounted_and_unmounted(self):
+        mounted = {}
+        for arguments, code in ERRORS:
+            with self.subTest(arguments=arguments):
+                done = self.lab.vsnap(*arguments, code=code)
+                self.assertEqual(done.out, "")
+                self.assertEqual(done.err.count("\n"), 1, done.err)
+                self.assertTrue(done.err.startswith("vsnap: "), done.err)
+                mounted[arguments] = (done.code, done.err)
+        before = self.state()
+        self.unmounted()
+        for arguments, expected in mounted.items():
+            with self.subTest(arguments=arguments):
+                done = self.lab.vsnap(*arguments, code=None)
+                self.assertEqual((done.code, done.err), expected)
+        self.assertEqual(self.state(), before)
+
+    def test_each_change_works_mounted_and_unmounted_with_the_same_result(self):
+        changes = [
+            ("create", "p/x", "--size", "4M"),
+            ("snapshot", "p/x@s", "p/a@three"),
+            ("rename", "p/x@s", "t"),
+            ("rename", "p/x", "y"),
+            ("resize", "p/y", "8M"),
+            ("resize", "p/y", "2M", "--shrink"),
+            ("clone", "p/y@t", "z"),
+            ("flatten", "p/z"),
+            ("rollback", "p/a@one"),
+            ("rm", "--wait", "p/y@t"),
+            ("rm", "--wait", "p/y", "p/z", "p/a@three", "p/a@before-rollback-1"),
+            ("rollback", "p/a@two", "--discard"),
+        ]
+        results = []
+        for _ in range(2):
+            results.append([self.lab.vsnap(*change, "--json").out for change in changes])
+            views = self.lab.views()
+            self.assertEqual(sorted(views), ["a", "a@one", "a@two", "b", "b@one", "c", "e"])
+            self.assertEqual(views["a"]["used"], views["a@two"]["used"])
+            if self.lab.status()["pid"]:
+                self.unmounted()
+        self.assertEqual(results[0], results[1])
+        self.lab.check()
+
+    def test_paths_under_the_mount_stand_for_names(self):
+        by_name = self.lab.vsnap("info", "p/a@one", "--json").out
+        self.assertEqual(self.lab.vsnap("info", self.point / "a@one", "--json").out, by_name)
+        self.assertEqual(self.lab.vsnap("info", "./a@one", "--json", cwd=self.point).out, by_name)
+        self.lab.vsnap("snapshot", self.point / "a@path")
+        self.lab.vsnap("rm", self.point / "a@path")
+        self.lab.vsnap("ls", self.point)
+        self.lab.vsnap("df", self.point)
+        self.assertNotIn("a@path", self.lab.views())
+
+
+class Output(CommandTest):
+    def test_every_printing_command_has_json_with_the_schema(self):
+        for query in QUERIES:
+            with self.subTest(query=query):
+                self.assertEqual(json.loads(self.lab.vsnap(*query, "--json").out)["schema"], 1)
+
+    def test_json_sizes_are_the_bytes_of_the_files(self):
+        for name, view in self.lab.views().items():
+            found = (self.point / name).stat()
+            self.assertEqual(
+                (view["size"], view["used"], view["id"]),
+                (found.st_size, used_bytes(self.point / name), found.st_ino),
+                name,
+            )
+
+    def test_without_header_columns_are_separated_by_one_tab(self):
+        lines = self.lab.vsnap("ls", "p", "-H", "-p", "-o", "name,size,used").out.splitlines()
+        self.assertEqual(lines[0], f"p/a\t{8 * MIB}\t{MIB + MIB // 2}")
+        self.assertEqual(len(lines), 7)
+
+    def test_exact_numbers_are_exact_and_rounded_ones_short(self):
+        self.lab.vsnap("create", "p/odd", "--size", "1234567B")
+        row = ("ls", "p/odd", "-H", "-o", "size")
+        self.assertEqual(self.lab.vsnap(*row, "-p").out, "1234567\n")
+        self.assertRegex(self.lab.vsnap(*row).out, r"^1\.\d+M\n$")
+
+    def test_lists_sort_by_the_column_asked_for(self):
+        self.lab.vsnap("create", "p/small", "--size", "1M")
+        self.lab.vsnap("create", "p/large", "--size", "64M")
+        names = self.lab.vsnap("ls", "p", "-t", "volume", "-H", "-o", "name", "-s", "size").out.split()
+        self.assertEqual((names[0], names[-1]), ("p/small", "p/large"))
+
+    def test_volumes_come_by_name_each_followed_by_its_snapshots_oldest_first(self):
+        self.lab.vsnap("snapshot", "p/a@aaa")
+        names = self.lab.vsnap("ls", "p", "-H", "-o", "name").out.split()
+        self.assertEqual(names, ["p/a", "p/a@one", "p/a@two", "p/a@aaa", "p/b", "p/b@one", "p/c", "p/e"])
+
+    def test_options_may_stand_before_or_after_the_arguments(self):
+        expected = self.lab.vsnap("ls", "-H", "-o", "name", "p").out
+        self.assertEqual(self.lab.vsnap("ls", "p", "-H", "-o", "name").out, expected)
+        self.assertEqual(self.lab.vsnap("ls", "-o", "name", "p", "-H").out, expected)
+        self.lab.vsnap("create", "--size", "1M", "p/before")
+        self.lab.vsnap("create", "p/after", "--size", "1M")
+
+    def test_help_is_there_for_every_command_and_short(self):
+        overview = self.lab.vsnap("--help").out
+        for command in (
+            "create",
+            "ls",
+            "info",
+            "rename",
+            "resize",
+            "snapshot",
+            "rollback",
+            "clone",
+            "flatten",
+            "diff",
+            "rm",
+            "mount",
+            "umount",
+            "map",
+            "unmap",
+            "df",
+            "check",
+            "help",
+        ):
+            self.assertIn(command, overview)
+            text = self.lab.vsnap(command, "--help").out
+            self.assertTrue(text.startswith(f"usage: vsnap {command}"), text)
+            self.assertLess(text.count("\n"), 40)
+        for verb in ("create", "add", "attach", "detach", "list", "status", "destroy"):
+            self.assertIn("usage: vsnap pool " + verb, self.lab.vsnap("pool", verb, "--help").out)
+
+    def test_without_a_terminal_there_is_no_progress(self):
+        for arguments in (("check", "p"), ("flatten", "p/c"), ("rm", "--wait", "p/a@one")):
+            self.assertEqual(self.lab.vsnap(*arguments).err, "")
+
+    def test_a_result_that_cannot_be_written_is_an_error(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [VSNAP, "ls", "p"], stdout=full, stderr=subprocess.PIPE, env=self.lab.env
+            )
+        self.assertEqual(done.returncode, 5 if b"space" in done.stderr else 1, done.stderr)
+        self.assertNotEqual(done.stderr, b"")
+
+
+class Suggestions(CommandTest):
+    def test_a_wrong_verb_or_name_suggests_the_nearest_right_one(self):
+        self.lab.vsnap("create", "p/database", "--size", "1M")
+        for arguments, code, word in (
+            (("snpashot", "p/a@s"), 2, "snapshot"),
+            (("pool", "craete", "q"), 2, "create"),
+            (("info", "p/databse"), 3, "database"),
+            (("info", "p/a@ine"), 3, "one"),
+            (("ls", "p", "-o", "nmae"), 2, "name"),
+        ):
+            with self.subTest(arguments=arguments):
+                self.mentions(self.lab.vsnap(*arguments, code=code).err, word)
+
+    def test_a_wrong_pool_suggests_the_nearest_right_one(self):
+        self.lab.pool("laboratory", size="64M")
+        self.mentions(self.lab.vsnap("ls", "labratory", code=3).err, "laboratory")
+
+
+class DryRun(CommandTest):
+    def test_changes_nothing_and_says_what_would_go(self):
+        before = self.state()
+        removal = self.lab.json("rm", "-n", "-r", "p/a")
+        self.assertEqual(sorted(removal["removed"]), ["p/a", "p/a@one", "p/a@two"])
+        self.assertEqual(removal["dry_run"], True)
+        self.mentions(self.lab.vsnap("rm", "-n", "p/a@one").out, "p/a@one", "free")
+        self.mentions(self.lab.vsnap("rollback", "-n", "p/a@one").out, "before-rollback-1")
+        self.lab.vsnap("resize", "-n", "--shrink", "p/a", "1M")
+        self.assertEqual(self.state(), before)
+        self.unmounted()
+        self.lab.vsnap("pool", "destroy", "-n", "p")
+        self.assertEqual(self.state(), before)
+
+    def test_predicts_what_the_removal_then_frees(self):
+        predicted = self.lab.json("rm", "-n", "-r", "p/a")["frees"]
+        before = self.lab.space()["data"]
+        self.lab.vsnap("rm", "-r", "-y", "--wait", "p/a")
+        self.assertEqual(before - self.lab.space()["data"], predicted)
+
+    def test_fails_where_the_real_one_would(self):
+        self.lab.vsnap("rm", "-n", "p/a", code=4)
+        self.lab.vsnap("rm", "-n", "p/none", code=3)
+
+
+class ExitCodes(CommandTest):
+    def test_0_done(self):
+        self.lab.vsnap("ls", "p", code=0)
+
+    def test_1_it_could_not_be_done(self):
+        self.lab.vsnap("diff", "p/a@one", "p/e", code=1)
+
+    def test_2_wrong_usage(self):
+        for arguments in (
+            (),
+            ("nonsense",),
+            ("create",),
+            ("create", "p/x"),
+            ("ls", "--nonsense"),
+            ("ls", "p", "q", "r"),
+            ("ls", "-t", "nothing"),
+            ("map", "p/a", "--sector-size", "513"),
+        ):
+            with self.subTest(arguments=arguments):
+                done = self.lab.vsnap(*arguments, code=2)
+                self.assertEqual((done.out, done.err.count("\n")), ("", 1), done.err)
+
+    def test_3_no_such_pool_volume_or_snapshot(self):
+        for spec in ("q", "q/a", "p/x", "p/a@x"):
+            self.lab.vsnap("ls", spec, code=3)
+
+    def test_4_busy(self):
+        self.lab.vsnap("pool", "destroy", "-y", "p", code=4)
+
+    def test_5_no_space(self):
+        fd = os.open(self.point / "b", os.O_RDWR)
+        self.addCleanup(os.close, fd)
+        os.ftruncate(fd, 2 * GIB)
+        with self.assertRaises(OSError):
+            os.posix_fallocate(fd, 0, 2 * GIB)
+        self.lab.vsnap("create", "p/x", "--size", "2G")  # thin: no error
+        self.lab.run(
+            "dd", "if=/dev/urandom", f"of={self.point}/x", "bs=1M", "count=700", "conv=notrunc", code=1
+        )
+        self.lab.vsnap("flatten", "p/c", code=(0, 5))
+
+    def test_6_damage(self):
+        self.unmounted()
+        with open(self.members[0], "r+b") as file:
+            file.write(bytes(MIB))
+        self.lab.vsnap("ls", "p", code=(3, 6))
+
+
+class BadInput(CommandTest):
+    def refused(self, *arguments, code=2):
+        with self.subTest(arguments=arguments):
+            done = self.lab.vsnap(*arguments, code=code)
+            self.assertEqual(done.err.count("\n"), 1, done.err)
+            self.assertTrue(done.err[:-1].isprintable(), ascii(done.err))
+
+    def test_bad_names_are_refused_and_quoted_safely(self):
+        before = self.state()
+        for name in (
+            "",
+            ".x",
+            "-x",
+            "..",
+            "a/b",
+            "a b",
+            "a\nb",
+            "a\x1b[31mb",
+            "a\x7f",
+            "\u202ex",
+            "n" * 64,
+            "n" * 5000,
+            "*",
+            "a;b",
+            "é",
+            "a@b",
+        ):
+            self.refused("create", f"p/{name}", "--size", "1M")
+            self.refused("clone", "p/a@one", "--", name)
+            self.refused("rename", "p/a", "--", name)
+            self.refused("snapshot", f"p/a@{name}")
+            if "/" not in name:
+                self.refused("pool", "create", "--size", "64M", "--", name, self.lab.path / "bad.img")
+        self.assertEqual(self.state(), before)
+        self.assertFalse((self.lab.path / "bad.img").exists())
+        self.assertEqual([path.name for path in (self.lab.path / "state/pools").iterdir()], ["p.json"])
+
+    def test_bytes_that_are_no_text_are_refused(self):
+        for argument in (b"p/\xff\xfe", b"p/\x80abc", b"\xc3\x28/v"):
+            done = subprocess.run(
+                [VSNAP, "create", argument, "--size", "1M"], capture_output=True, env=self.lab.env
+            )
+            self.assertEqual(done.returncode, 2, done)
+            self.assertTrue(done.stderr.decode("ascii")[:-1].isprintable(), done.stderr)
+
+    def test_bad_sizes_are_refused(self):
+        for size in (
+            "-1",
+            "-1K",
+            "",
+            " ",
+            "1 G",
+            "0x10",
+            "1e3",
+            "abc",
+            "K",
+            "1KK",
+            "1Q",
+            str(1 << 63),
+            str((1 << 63) + 1),
+            str(1 << 64),
+            "8E",
+            "16E",
+            "9" * 30,
+            "1.2.3",
+            "+5",
+            "nan",
+            "inf",
+        ):
+            self.refused("create", "p/x", f"--size={size}")
+            self.refused("resize", "p/e", "--", size)
+            self.refused("pool", "create", "q", self.lab.path / "bad.img", f"--size={size}")
+        self.assertNotIn("x", self.lab.views())
+        self.assertEqual(self.lab.views()["e"]["size"], 8 * MIB)
+        self.assertFalse((self.lab.path / "bad.img").exists())
+
+    def test_the_largest_size_and_the_smallest_are_taken(self):
+        self.lab.vsnap("create", "p/none", "--size", "0")
+        largest = (1 << 63) - 1
+        done = self.lab.vsnap("create", "p/most", "--size", str(largest), code=(0, 2))
+        if done.code == 0:
+            self.assertEqual((self.point / "most").stat().st_size, largest)
+        self.lab.vsnap("create", "p/huge", "--size", "4P")
+        self.assertEqual((self.point / "huge").stat().st_size, 4 << 50)
+        write_at(self.point / "huge", (4 << 50) - 10, b"end")
+        self.lab.vsnap("rm", "p/huge", "--wait")
+
+    def test_a_name_of_63_characters_works_everywhere(self):
+        name = "n" * 63
+        self.lab.vsnap("create", f"p/{name}", "--size", "1M")
+        self.lab.vsnap("snapshot", f"p/{name}@{name}")
+        self.assertTrue((self.point / f"{name}@{name}").exists())
+        self.lab.vsnap("clone", f"p/{name}@{name}", "m" * 63)
+        self.lab.vsnap("rollback", f"p/{name}@{name}")
+
+    def test_a_path_that_is_no_view_is_refused(self):
+        outside = self.lab.file("outside", 1000)
+        for arguments in (
+            ("info", outside),
+            ("rm", outside),
+            ("snapshot", f"{outside}@s"),
+            ("info", "/"),
+            ("rm", "p/../../etc/passwd"),
+        ):
+            with self.subTest(arguments=arguments):
+                self.lab.vsnap(*arguments, code=(2, 3))
+        self.assertTrue(outside.exists())
+
+    def test_a_shrink_needs_its_option(self):
+        self.mentions(self.lab.vsnap("resize", "p/a", "1M", code=(1, 2)).err, "--shrink")
+        self.assertEqual(self.lab.views()["a"]["size"], 8 * MIB)
+
+
+if __name__ == "__main__":
+    main()
