@@ -1,9 +1,11 @@
-# Completion of vsnap(1) for bash: commands, options, and the names of pools, volumes and snapshots. Needs nothing but
-# bash; source it, or install it as /usr/share/bash-completion/completions/vsnap.
+# Completion of vsnap(1) for bash: commands, options, and the names of pools, volumes and snapshots. Needs
+# nothing but bash; source it, or install it as /usr/share/bash-completion/completions/vsnap.
 #
 # Commands and options are asked of the program (--help), so they are always those it has.
 
-_vsnap_commands() { "$_vsnap_program" "$@" --help 2>/dev/null | sed -n '/^[Ss]ubcommands:/,/^[^ ]/s/^  \([a-z]\{1,\}\).*/\1/p'; }
+_vsnap_commands() {
+  "$_vsnap_program" "$@" --help 2>/dev/null | sed -n '/^Subcommands:/,/^[^ ]/s/^  \([a-z]\{1,\}\).*/\1/p'
+}
 
 _vsnap_options() {
   "$_vsnap_program" "$@" --help 2>/dev/null | sed -n 's/^  *\(-[^ ]*\).*/\1/p' | tr ',' '\n'
@@ -11,7 +13,7 @@ _vsnap_options() {
 
 _vsnap_pools() { "$_vsnap_program" pool list -H -o name 2>/dev/null; }
 
-# POOL/VOLUME and POOL/VOLUME@SNAPSHOT of the pool that the word begins with; of no pool yet, the pools themselves.
+# POOL/VOLUME and POOL/VOLUME@SNAPSHOT of the pool that the word begins with; before that, the pools.
 _vsnap_specs() { # TYPE
   if [[ $_vsnap_word == */* ]]; then
     "$_vsnap_program" ls -H -o name -t "$1" "${_vsnap_word%%/*}" 2>/dev/null
@@ -33,7 +35,7 @@ _vsnap_candidates() { # COMMAND NUMBER-OF-ARGUMENTS-BEFORE
     ls:0) _vsnap_pools; [[ $_vsnap_word != */* ]] || _vsnap_specs volume ;;
     info:0) _vsnap_pools; [[ $_vsnap_word != */* ]] || _vsnap_specs all ;;
     resize:0 | flatten:0) _vsnap_specs volume ;;
-    snapshot:*) if [[ $_vsnap_word == */* ]]; then _vsnap_specs volume | sed 's|$|@|'; else _vsnap_specs volume; fi ;;
+    snapshot:*) _vsnap_specs volume | sed 's|[^/]$|&@|' ;;
     rollback:0 | clone:0) _vsnap_specs snapshot ;;
     rename:0 | map:0 | diff:0 | diff:1 | rm:*) _vsnap_specs all; [[ $_vsnap_word != [./~]* ]] || echo FILES ;;
     unmap:0) _vsnap_specs all; [[ $_vsnap_word != /* ]] || compgen -G '/dev/loop[0-9]*' ;;
@@ -45,8 +47,8 @@ _vsnap_candidates() { # COMMAND NUMBER-OF-ARGUMENTS-BEFORE
 _vsnap() {
   local _vsnap_program=${COMP_WORDS[0]} _vsnap_word before command='' previous='' word offered
   local -a words _vsnap_arguments=()
-  # Readline may break words at '@' and '='; a name is everything since the last blank. What it takes for the word, $2,
-  # is what it will replace.
+  # Readline may break words at '@' and '='; a name is everything since the last blank. What it takes for the
+  # word, $2, is what it will replace.
   before=${COMP_LINE:0:COMP_POINT}
   _vsnap_word=${before##*[[:space:]]}
   read -ra words <<<"${before%"$_vsnap_word"}"

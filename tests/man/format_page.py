@@ -14,7 +14,8 @@ SUPERBLOCK_BYTES = 32 << 10
 
 def literals() -> list[str]:
     text = PAGE.read_text()
-    return [body.replace('\\e', '\\') for body in re.findall(r'^\.Bd -literal[^\n]*\n(.*?)^\.Ed$', text, re.DOTALL | re.MULTILINE)]
+    bodies = re.findall(r'^\.Bd -literal[^\n]*\n(.*?)^\.Ed$', text, re.DOTALL | re.MULTILINE)
+    return [body.replace('\\e', '\\') for body in bodies]
 
 
 def schema() -> str:

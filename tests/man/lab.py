@@ -1,5 +1,6 @@
-"""A machine of its own for live tests: /mnt, /srv, /var/tmp and the registry of pools are empty and private, and
-whatever is still running at the end is ended. Loop devices belong to the whole machine; what is left of ours is detached.
+"""A machine of its own for live tests: /mnt, /srv, /var/tmp and the registry of pools are empty and private,
+and whatever is still running at the end is ended. Loop devices belong to the whole machine; what is left of
+ours is detached.
 
 A test calls enter() first: it starts itself again inside. Skips (exit 77) where that is not possible.
 """
@@ -32,9 +33,10 @@ def enter(program: str):
     if not Path('/dev/fuse').exists():
         skip('needs /dev/fuse')
     if INSIDE not in os.environ:
-        command = ['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc', sys.executable, '-B', *sys.argv]
+        alone = ['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc']
+        again = [sys.executable, '-B', *sys.argv]
         with tempfile.NamedTemporaryFile('r') as left:
-            code = subprocess.run(command, env=os.environ | {INSIDE: left.name}).returncode
+            code = subprocess.run(alone + again, env=os.environ | {INSIDE: left.name}).returncode
             for device in left.read().split():
                 subprocess.run(['losetup', '-d', device])
         sys.exit(code)
@@ -71,7 +73,7 @@ def note_loop_devices():
 
 
 def run(script: str) -> str:
-    """Runs a script as a root shell would, but ends at the first error. Its output; AssertionError where it fails."""
+    """Runs a script as a root shell would, but ends at the first error; its output, or AssertionError."""
     return _run(['bash', '-euo', 'pipefail', '-c', script], os.environ.copy())
 
 
@@ -83,7 +85,7 @@ def run_as_user(script: str) -> str:
             directory.mkdir(mode=0o700)
             os.chown(directory, USER, USER)
         open_fuse_to_everybody()
-    env = {'PATH': os.environ['PATH'], 'HOME': str(home), 'XDG_RUNTIME_DIR': str(home / 'run'), 'LC_ALL': 'C.UTF-8'}
+    env = {'PATH': os.environ['PATH'], 'HOME': str(home), 'XDG_RUNTIME_DIR': str(home / 'run')}
     as_user = ['setpriv', f'--reuid={USER}', f'--regid={USER}', '--clear-groups']
     return _run([*as_user, 'bash', '-euo', 'pipefail', '-c', f'cd; {script}'], env)
 
@@ -101,8 +103,8 @@ def open_fuse_to_everybody():
 def _run(command: list[str], env: dict[str, str]) -> str:
     # Not through a pipe: a daemon that a script leaves running would keep it open.
     with open('/srv/output', 'w+') as output:
-        process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                                   start_new_session=True)
+        process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=output,
+                                   stderr=subprocess.STDOUT, start_new_session=True)
         try:
             code = process.wait(TIMEOUT_S)
         except subprocess.TimeoutExpired:

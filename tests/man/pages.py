@@ -1,4 +1,5 @@
 """Reads what the tests need out of the man pages and out of --help: which options each command has."""
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -75,6 +76,7 @@ def command_pages() -> list[Path]:
     return sorted(MAN.glob('vsnap-*.1'))
 
 
+@functools.cache
 def help_text(program: str, command: str) -> str:
     done = subprocess.run([program, *command.split(), '--help'], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f'vsnap {command} --help: exit {done.returncode}: {done.stderr}'

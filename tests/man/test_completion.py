@@ -63,8 +63,9 @@ class Completion(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.dir)
         (cls.dir / 'bin').mkdir()
         (cls.dir / 'bin/vsnap').symlink_to(Path(PROGRAM).resolve())
-        cls.env = os.environ | {'PATH': f'{cls.dir}/bin:{os.environ["PATH"]}', 'TERM': 'dumb', 'HOME': str(cls.dir),
-                                'VSNAP_STATE_DIR': f'{cls.dir}/state', 'VSNAP_RUNTIME_DIR': f'{cls.dir}/run',
+        cls.env = os.environ | {'PATH': f'{cls.dir}/bin:{os.environ["PATH"]}', 'TERM': 'dumb',
+                                'HOME': str(cls.dir), 'VSNAP_STATE_DIR': f'{cls.dir}/state',
+                                'VSNAP_RUNTIME_DIR': f'{cls.dir}/run',
                                 'HISTFILE': '', 'INPUTRC': '/dev/null', 'LC_ALL': 'C.UTF-8'}
         for command in ['pool create lab lab.img --size 32M', 'pool create other other.img --size 32M',
                         'create lab/vm1 --size 1M', 'create lab/vm2 --size 1M', 'create lab/web --size 1M',
@@ -86,7 +87,7 @@ class Completion(unittest.TestCase):
             self.assertTrue(line.startswith(before), line)
             self.assertEqual(sorted(candidates), sorted(line[len(before):].split()))
 
-    def test_commands(self):
+    def test_commands_are_completed(self):
         self.completes('vsnap snap', 'vsnap snapshot ')
         self.completes('vsnap pool des', 'vsnap pool destroy ')
         self.completes('vsnap catalog ', 'vsnap catalog dump ')
@@ -94,7 +95,7 @@ class Completion(unittest.TestCase):
         self.offers('vsnap u', 'umount', 'unmap')
         self.offers('vsnap ', *pages.subcommands_of_help(pages.help_text(PROGRAM, '')))
 
-    def test_options(self):
+    def test_options_and_their_values_are_completed(self):
         self.completes('vsnap resize --shr', 'vsnap resize --shrink ')
         self.completes('vsnap pool create --fo', 'vsnap pool create --force ')
         self.completes('vsnap ls -t sn', 'vsnap ls -t snapshot ')
@@ -107,7 +108,7 @@ class Completion(unittest.TestCase):
                 known = set().union(*pages.options_of_help(pages.help_text(PROGRAM, command)))
                 self.offers(f'vsnap {command} -', *known)
 
-    def test_pools(self):
+    def test_pools_are_completed(self):
         self.completes('vsnap df la', 'vsnap df lab ')
         self.completes('vsnap pool status o', 'vsnap pool status other ')
         self.offers('vsnap mount ', 'lab', 'other')
@@ -117,13 +118,14 @@ class Completion(unittest.TestCase):
         self.completes('vsnap rm ot', 'vsnap rm other/')
         self.completes('vsnap create la', 'vsnap create lab/')
 
-    def test_volumes_and_snapshots(self):
-        self.offers('vsnap info lab/', 'lab/vm1', 'lab/vm1@monday', 'lab/vm1@tuesday', 'lab/vm2', 'lab/vm2@monday',
-                    'lab/web')
+    def test_volumes_and_snapshots_are_completed(self):
+        self.offers('vsnap info lab/', 'lab/vm1', 'lab/vm1@monday', 'lab/vm1@tuesday', 'lab/vm2',
+                    'lab/vm2@monday', 'lab/web')
         self.offers('vsnap resize lab/', 'lab/vm1', 'lab/vm2', 'lab/web')
         self.completes('vsnap resize lab/we', 'vsnap resize lab/web ')
         self.completes('vsnap rollback lab/vm1@m', 'vsnap rollback lab/vm1@monday ')
-        self.completes('vsnap diff -q lab/vm1@monday lab/vm1@t', 'vsnap diff -q lab/vm1@monday lab/vm1@tuesday ')
+        self.completes('vsnap diff -q lab/vm1@monday lab/vm1@t',
+                       'vsnap diff -q lab/vm1@monday lab/vm1@tuesday ')
         self.completes('vsnap rm lab/vm1@monday lab/vm2', 'vsnap rm lab/vm1@monday lab/vm2')
 
     def test_a_new_snapshot_begins_with_its_volume(self):
@@ -137,7 +139,7 @@ class Completion(unittest.TestCase):
         finally:
             self.shell.run('shopt -s hostcomplete')
 
-    def test_paths(self):
+    def test_paths_are_completed(self):
         self.completes('vsnap pool attach lab.', 'vsnap pool attach lab.img ')
         self.completes('vsnap mount lab mn', 'vsnap mount lab mnt/')
 

@@ -36,11 +36,13 @@ class HelpAndPages(unittest.TestCase):
                     options = options_of(command)
                     promised = pages.promised_of_help(pages.help_text(PROGRAM, command))
                     for option in everywhere:
-                        self.assertTrue(option in options or option & promised, f'vsnap(1) says it takes {option}')
+                        self.assertTrue(option in options or option & promised,
+                                        f'vsnap(1) says that it takes {option}')
                     named = pages.flags_of(lines)
                     self.assertLessEqual(named, set().union(*options))
                     for option in options:
-                        self.assertTrue(option in everywhere or option & named, f'{option} is not in the page')
+                        self.assertTrue(option in everywhere or option & named,
+                                        f'{option} is not in the page')
 
     def test_each_option_is_described_with_all_its_spellings(self):
         common = [option for group in pages.common_options() for option in group]

@@ -19,15 +19,16 @@ class ManPages(unittest.TestCase):
             with self.subTest(page=page.name):
                 done = subprocess.run(['mandoc', '-T', 'lint', '-W', 'style', str(page)],
                                       capture_output=True, text=True)
-                said = [line for line in (done.stdout + done.stderr).splitlines() if not ABOUT_THE_MACHINE.search(line)]
-                self.assertEqual([], said)
+                said = (done.stdout + done.stderr).splitlines()
+                self.assertEqual([], [line for line in said if not ABOUT_THE_MACHINE.search(line)])
 
     @unittest.skipUnless(shutil.which('man'), 'man is not installed')
     def test_groff_formats_each_page_without_a_warning(self):
         for page in ALL_PAGES:
             with self.subTest(page=page.name):
-                done = subprocess.run(['man', '--warnings=all', '-l', str(page)], capture_output=True, text=True,
-                                      env={'PATH': '/usr/bin:/bin', 'MANWIDTH': '80', 'LC_ALL': 'C.UTF-8'})
+                env = {'PATH': '/usr/bin:/bin', 'MANWIDTH': '80', 'LC_ALL': 'C.UTF-8'}
+                done = subprocess.run(['man', '--warnings=all', '-l', str(page)], capture_output=True,
+                                      text=True, env=env)
                 self.assertEqual((0, ''), (done.returncode, done.stderr))
                 self.assertIn('NAME', done.stdout)
 
@@ -73,7 +74,8 @@ class ManPages(unittest.TestCase):
             with self.subTest(page=page.name):
                 for name, section in re.findall(r'^\.Xr (vsnap\S*) (\d)', page.read_text(), re.MULTILINE):
                     self.assertIn(f'{name}.{section}', ours)
-                also = [line.split()[1:3] for line in pages.sections(page)['SEE ALSO'] if line.startswith('.Xr')]
+                lines = pages.sections(page)['SEE ALSO']
+                also = [line.split()[1:3] for line in lines if line.startswith('.Xr')]
                 self.assertEqual(sorted(also, key=lambda ref: (ref[1], ref[0])), also)
 
 

@@ -24,11 +24,14 @@ class Catalog:
             self.number[branch] = rng.randint(1, 6)
             parent = branch - 1 or None
             at = rng.randint(1, self.number[parent]) if parent else None
-            self.database.execute('INSERT INTO branch VALUES (?, ?, ?, ?, 0)', (branch, parent, at, self.number[branch]))
+            self.insert('branch', branch, parent, at, self.number[branch], 0)
             self.add_rows(rng, branch)
-        self.database.execute("INSERT INTO volume VALUES (1, 'vm1', ?, 0, 0, 0, 0, 0, 0, NULL)", (self.branches,))
+        self.insert('volume', 1, 'vm1', self.branches, 0, 0, 0, 0, 0, 0, None)
         self.at = rng.randint(1, self.number[self.branches])
-        self.database.execute("INSERT INTO snapshot VALUES (2, 1, 'monday', ?, ?, 0, 0, 0)", (self.branches, self.at))
+        self.insert('snapshot', 2, 1, 'monday', self.branches, self.at, 0, 0, 0)
+
+    def insert(self, table: str, *values):
+        self.database.execute(f'INSERT INTO {table} VALUES ({", ".join("?" * len(values))})', values)
 
     def add_rows(self, rng: random.Random, branch: int):
         for born in range(1, self.number[branch] + 1):
@@ -37,18 +40,21 @@ class Catalog:
                 start = block if block < 30 else REGION - 45 + block
                 count = rng.randint(1, 8)
                 count = min(count, REGION - start) if start < REGION else count
-                row = (branch, start, born, count, rng.randint(1, 3), rng.randint(0, 2), rng.randint(256, 10**6))
+                place = rng.randint(1, 3), rng.randint(0, 2), rng.randint(256, 10**6)
+                row = (branch, start, born, count, *place)
                 self.rows.append(row)
-                self.database.execute('INSERT INTO extent VALUES (?, ?, ?, ?, ?, ?, ?)', row)
+                self.insert('extent', *row)
                 block += count
 
     def by_the_rules(self, branch: int, number: int, block: int):
         while branch is not None:
-            covering = [row for row in self.rows if row[0] == branch and row[1] <= block < row[1] + row[3] and row[2] <= number]
+            covering = [row for row in self.rows
+                        if row[0] == branch and row[1] <= block < row[1] + row[3] and row[2] <= number]
             if covering:
                 _, start, _, _, kind, member, physical = max(covering, key=lambda row: row[2])
                 return kind, member, physical + block - start
-            branch, number = self.database.execute('SELECT parent, parent_number FROM branch WHERE id = ?', (branch,)).fetchone()
+            parent = self.database.execute('SELECT parent, parent_number FROM branch WHERE id = ?', (branch,))
+            branch, number = parent.fetchone()
         return None
 
 
