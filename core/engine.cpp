@@ -164,6 +164,24 @@ Result<> Engine::commit_with(const Step& step) {
   return commit_line(step);
 }
 
+void Engine::draw_line() {
+  log_->take(net_);
+  // An overtaken place that the catalog names is freed with its row, by the change that overtook it.
+  std::vector<PlaceRun> unnamed;
+  for (const PlaceRun& run : net_.overtaken) {
+    for (std::uint64_t i = 0; i < run.count.value(); ++i) {
+      const Place place = run.start + BlockCount(i);
+      if (allocator_.is_durable(place)) continue;
+      if (!unnamed.empty() && unnamed.back().start + unnamed.back().count == place) {
+        unnamed.back().count = unnamed.back().count + BlockCount(1);
+      } else {
+        unnamed.push_back({place, BlockCount(1)});
+      }
+    }
+  }
+  net_.overtaken = std::move(unnamed);
+}
+
 Result<> Engine::commit_line(const Step& step) {
   VSNAP_TRY(check_writable());
   VSNAP_TRY(members_->flush_data());

@@ -51,7 +51,7 @@ class Engine {
   Result<> commit_with(const Step& step) VSNAP_REQUIRES(commit_mutex_);
   // For a line between two versions: draw_line() takes out the changes so far, while the gates concerned are closed;
   // commit_line() commits them and the step, and nothing that came after.
-  void draw_line() VSNAP_REQUIRES(commit_mutex_) { log_->take(net_); }
+  void draw_line() VSNAP_REQUIRES(commit_mutex_);
   Result<> commit_line(const Step& step) VSNAP_REQUIRES(commit_mutex_);
   // commit(), unless nothing changed since the last one.
   Result<> commit_if_needed() VSNAP_EXCLUDES(commit_mutex_);

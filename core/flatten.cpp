@@ -96,25 +96,28 @@ Result<> PoolImpl::flatten_region(FlattenRun& run, RegionIndex region) {
   }));
   for (std::uint64_t block = 0; block < kRegionBlocks;) {
     const Entry source = inherited.entry(block);
-    if (!needed[block] || source.kind() != BlockKind::data) {
+    if (!needed[block] || !source.mapped()) {
       ++block;
       continue;
     }
     std::uint64_t end = block + 1;
-    while (end < kRegionBlocks && end - block < kCopyBlocks && needed[end] && inherited.entry(end).kind() == BlockKind::data &&
+    while (end < kRegionBlocks && end - block < kCopyBlocks && needed[end] && inherited.entry(end).kind() == source.kind() &&
            inherited.entry(end).place() == source.place() + BlockCount(end - block)) {
       ++end;
     }
     const auto place = engine_->allocate(BlockCount(end - block), std::nullopt, block % kNeighbourhoodBlocks);
     if (!place) return failure(ErrorKind::no_space, fmt::format("{}/{}: the pool is full (vsnap pool add, then flatten again)", name_, run.volume->name));
-    run.buffer.resize(bytes(place->count));
-    auto copied = engine_->members().read(source.place(), 0, run.buffer);
-    if (copied) copied = engine_->members().write(place->start, 0, run.buffer);
+    Result<> copied;
+    if (source.kind() == BlockKind::data) { // a reserved place has no content
+      run.buffer.resize(bytes(place->count));
+      copied = engine_->members().read(source.place(), 0, run.buffer);
+      if (copied) copied = engine_->members().write(place->start, 0, run.buffer);
+    }
     if (copied) {
       MutexLock commit(engine_->commit_mutex());
       copied = engine_->members().flush_data();
       if (copied) copied = engine_->transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
-        engine_->index().insert(run.branch->id, {first_block(region) + BlockCount(block), 0, place->count, BlockKind::data, place->start});
+        engine_->index().insert(run.branch->id, {first_block(region) + BlockCount(block), 0, place->count, source.kind(), place->start});
         engine_->allocator().set_durable(*place, true);
         return {};
       });

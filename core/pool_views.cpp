@@ -156,7 +156,8 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
   kept->modified_ns.store(kept->created_ns);
   kept->mapped_blocks = static_cast<std::uint64_t>(old_branch->mapped.load());
   // Nobody has the volume open, so nothing is in flight; what was written goes to the old branch with this commit.
-  VSNAP_TRY(configure_locked([&](SQLite::Database& db) -> Result<> {
+  const std::uint64_t old_size = volume->size_bytes.exchange(target->size_bytes.load());
+  auto done = configure_locked([&](SQLite::Database& db) -> Result<> {
     branch->id = BranchId(catalog::take_number(db, "next_branch"));
     catalog::insert_branch(db, *branch);
     catalog::point_volume(db, volume->id, branch->id, target->size_bytes.load());
@@ -167,12 +168,15 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
       catalog::insert_snapshot(db, *kept);
     }
     return {};
-  }));
+  });
+  if (!done) {
+    volume->size_bytes.store(old_size);
+    return Failure(done.error());
+  }
   std::shared_ptr<VolumeIo> stale;
   {
     MutexLock lock(objects_.mutex());
     volume->branch = branch.get();
-    volume->size_bytes.store(target->size_bytes.load());
     volume->modified_ns.store(env_.wall_clock_ns());
     add_child(std::move(branch));
     old_branch->has_head = false;

@@ -366,6 +366,7 @@ Result<> VolumeIo::unmap_blocks(BlockIndex from, BlockIndex to) {
 
 Result<> VolumeIo::reserve(std::uint64_t offset, std::uint64_t length, bool extend) {
   VSNAP_TRY(check_range(offset, length));
+  if (!extend) length = offset >= size_bytes() ? 0 : std::min(length, size_bytes() - offset);
   if (blocks_for(length).value() > engine_.allocator().free_blocks() + blocks_for(size_bytes()).value()) {
     return failure(ErrorKind::no_space, "the pool has less free space than that (vsnap pool add)");
   }

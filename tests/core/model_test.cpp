@@ -1,0 +1,357 @@
+// The engine against a model: random operations on both, and everything a user can see must be the same.
+// Seed and length: VSNAP_MODEL_SEED, VSNAP_MODEL_OPERATIONS (100,000 in the normal run). A failure prints the seed.
+#include <cstdlib>
+#include <cstring>
+#include <fmt/format.h>
+#include <random>
+
+#include "core/pool.h"
+#include "tests/support/catch.h"
+#include "tests/support/memory_env.h"
+#include "tests/support/model_pool.h"
+
+using namespace vsnap;
+
+namespace {
+
+constexpr std::uint64_t kMiB = 1ULL << 20;
+constexpr std::size_t kMaxVolumes = 6;
+constexpr std::size_t kMaxSnapshots = 5;
+
+std::uint64_t number_from(const char* name, std::uint64_t otherwise) {
+  const char* const text = std::getenv(name);
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+class Duel {
+ public:
+  explicit Duel(std::uint64_t seed) : random_(seed), env_(seed) {
+    CreatePoolOptions create{.name = "lab", .members = {{"/a", 48 * kMiB}, {"/b", 48 * kMiB}}};
+    REQUIRE(Pool::create(env_, create).has_value());
+    model_ = ModelPool::make("lab");
+    open();
+  }
+
+  void run(std::uint64_t operations) {
+    for (std::uint64_t i = 0; i < operations; ++i) {
+      INFO("operation " << i);
+      step();
+      if (std::getenv("VSNAP_MODEL_TRACE") != nullptr) std::printf("%llu: %s\n", static_cast<unsigned long long>(i), what_.c_str());
+      INFO(what_);
+      compare_lists();
+      if (i % 500 == 499) compare_all();
+    }
+    compare_all();
+  }
+
+ private:
+  std::uint64_t below(std::uint64_t limit) { return random_() % limit; }
+
+  void open() {
+    auto opened = Pool::open(env_, {.member_paths = {"/a", "/b"}, .cache_bytes = 20 * 66000});
+    if (!opened) FAIL(opened.error().message);
+    real_ = std::move(*opened);
+  }
+
+  void reopen() {
+    REQUIRE(real_->close().has_value());
+    real_.reset();
+    open();
+  }
+
+  void power_cut() {
+    REQUIRE(real_->sync().has_value());
+    env_.power_cut(random_());
+    real_.reset(); // what it still says reaches nobody
+    open();
+  }
+
+  std::vector<ViewInfo> of_kind(ViewKind kind) {
+    std::vector<ViewInfo> found;
+    for (ViewInfo& info : model_->list()) {
+      if (info.kind == kind) found.push_back(std::move(info));
+    }
+    return found;
+  }
+  std::optional<ViewInfo> any(ViewKind kind) {
+    const auto found = of_kind(kind);
+    if (found.empty()) return std::nullopt;
+    return found[below(found.size())];
+  }
+
+  // Offsets near the start, and on both sides of the borders of regions.
+  std::uint64_t offset() {
+    static constexpr std::uint64_t kBases[] = {0, 0, 0, 32 * kMiB - 64 * 1024, 64 * kMiB - 32 * 1024};
+    const std::uint64_t base = kBases[below(std::size(kBases))];
+    const std::uint64_t block = below(32) * 4096;
+    return base + (below(3) == 0 ? block + below(8) * 512 : below(8) == 0 ? block + below(4096) : block);
+  }
+  std::uint64_t length() {
+    switch (below(4)) {
+      case 0: return (1 + below(8)) * 512;
+      case 1: return 1 + below(20000);
+      default: return (1 + below(16)) * 4096;
+    }
+  }
+  std::string volume_name() { return "v" + std::to_string(below(8)); }
+  std::string snapshot_name() { return "s" + std::to_string(below(8)); }
+
+  template <class A, class B>
+  bool same(const A& real, const B& model) {
+    INFO("real: " << (real ? "ok" : real.error().message) << "; model: " << (model ? "ok" : model.error().message));
+    REQUIRE(real.has_value() == model.has_value());
+    if (!real) REQUIRE(exit_code(real.error().kind) == exit_code(model.error().kind));
+    return real.has_value();
+  }
+
+  void step() {
+    const std::uint64_t dice = below(1000);
+    what_ = "operation of kind " + std::to_string(dice);
+    if (dice < 480) io(0);
+    else if (dice < 600) io(1);
+    else if (dice < 630) io(2);
+    else if (dice < 760) read_somewhere();
+    else if (dice < 800) create();
+    else if (dice < 850) snapshot();
+    else if (dice < 870) clone();
+    else if (dice < 890) rollback();
+    else if (dice < 897) flatten();
+    else if (dice < 920) resize();
+    else if (dice < 930) rename();
+    else if (dice < 965) remove();
+    else if (dice < 980) seek();
+    else if (dice < 988) diff();
+    else if (dice < 994) fsync();
+    else if (dice < 997) reopen();
+    else power_cut();
+  }
+
+  struct Both {
+    ViewHandle real, model;
+  };
+  Both open_both(const ViewInfo& info) {
+    auto found = real_->find(info.name);
+    REQUIRE(found.has_value());
+    auto real = real_->open_view(found->id);
+    auto model = model_->open_view(info.id);
+    REQUIRE(real.has_value());
+    REQUIRE(model.has_value());
+    return {std::move(*real), std::move(*model)};
+  }
+
+  void io(int what) {
+    const auto volume = any(below(20) == 0 ? ViewKind::snapshot : ViewKind::volume);
+    if (!volume) return;
+    Both view = open_both(*volume);
+    const std::uint64_t at = offset();
+    const std::uint64_t size = what == 1 && below(10) == 0 ? 40 * kMiB : length();
+    what_ = fmt::format("io {} {} at {} length {} (used {} of {})", what, volume->name.text(), at, size, volume->used_bytes,
+                        volume->size_bytes);
+    INFO(what_);
+    if (what == 0) {
+      std::vector<std::byte> data(size);
+      const std::uint64_t stamp = random_();
+      for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>((stamp >> (8 * (i % 8))) + i / 512);
+      same(view.real->write(at, data), view.model->write(at, data));
+    } else if (what == 1) {
+      same(view.real->discard(at, size), view.model->discard(at, size));
+    } else {
+      const bool extend = below(2) == 0;
+      same(view.real->reserve(at, size, extend), view.model->reserve(at, size, extend));
+    }
+    REQUIRE(view.real->size_bytes() == view.model->size_bytes());
+  }
+
+  void read_somewhere() {
+    const auto info = any(below(2) == 0 ? ViewKind::snapshot : ViewKind::volume);
+    if (!info) return;
+    Both view = open_both(*info);
+    compare_range(view, offset(), length());
+  }
+
+  void compare_range(Both& view, std::uint64_t at, std::uint64_t size) {
+    std::vector<std::byte> real(size);
+    std::vector<std::byte> model(size);
+    const auto got = view.real->read(at, real);
+    const auto expected = view.model->read(at, model);
+    REQUIRE(got.has_value());
+    REQUIRE(*got == *expected);
+    INFO("at " << at << " size " << size);
+    REQUIRE(std::memcmp(real.data(), model.data(), *got) == 0);
+  }
+
+  void create() {
+    if (of_kind(ViewKind::volume).size() >= kMaxVolumes) return;
+    const std::string name = volume_name();
+    const std::uint64_t size = below(80 * kMiB);
+    same(real_->create_volume(name, size), model_->create_volume(name, size));
+  }
+
+  void snapshot() {
+    std::vector<ViewName> names;
+    for (const ViewInfo& volume : of_kind(ViewKind::volume)) {
+      const auto snapshots = of_kind(ViewKind::snapshot);
+      const auto count = std::count_if(snapshots.begin(), snapshots.end(),
+                                       [&](const ViewInfo& s) { return s.name.volume == volume.name.volume; });
+      if (static_cast<std::size_t>(count) < kMaxSnapshots && below(2) == 0) names.push_back({volume.name.volume, snapshot_name()});
+    }
+    if (names.empty()) return;
+    same(real_->snapshot(names), model_->snapshot(names));
+  }
+
+  void clone() {
+    const auto origin = any(ViewKind::snapshot);
+    if (!origin || of_kind(ViewKind::volume).size() >= kMaxVolumes) return;
+    const std::string name = volume_name();
+    same(real_->clone(origin->name, name), model_->clone(origin->name, name));
+  }
+
+  void rollback() {
+    const auto target = any(ViewKind::snapshot);
+    if (!target) return;
+    const bool discard = below(2) == 0;
+    what_ = fmt::format("rollback {} discard {}", target->name.text(), discard);
+    INFO(what_);
+    const auto real = real_->rollback(target->name, discard, false);
+    const auto model = model_->rollback(target->name, discard, false);
+    if (same(real, model)) REQUIRE(real->kept == model->kept);
+  }
+
+  void flatten() {
+    const auto volume = any(ViewKind::volume);
+    if (!volume || !volume->origin) return;
+    what_ = "flatten " + volume->name.text();
+    INFO(what_);
+    same(real_->flatten(volume->name.volume, {}), model_->flatten(volume->name.volume, {}));
+  }
+
+  void resize() {
+    const auto volume = any(ViewKind::volume);
+    if (!volume) return;
+    const std::uint64_t size = below(3) == 0 ? offset() : below(80 * kMiB);
+    const bool shrink = below(3) != 0;
+    what_ = fmt::format("resize {} from {} to {}", volume->name.text(), volume->size_bytes, size);
+    INFO(what_);
+    same(real_->resize(volume->name.volume, size, shrink), model_->resize(volume->name.volume, size, shrink));
+  }
+
+  void rename() {
+    const auto object = any(below(2) == 0 ? ViewKind::snapshot : ViewKind::volume);
+    if (!object) return;
+    const std::string name = object->kind == ViewKind::volume ? volume_name() : snapshot_name();
+    same(real_->rename(object->name, name), model_->rename(object->name, name));
+  }
+
+  // What the plan promises is what it frees.
+  void remove() {
+    const auto object = any(below(4) != 0 ? ViewKind::snapshot : ViewKind::volume);
+    if (!object) return;
+    const bool recursive = below(3) == 0;
+    what_ = fmt::format("remove {} recursive {}", object->name.text(), recursive);
+    INFO(what_);
+    REQUIRE(real_->wait_for_removals({}).has_value());
+    const auto usage = real_->disk_usage();
+    REQUIRE(usage.has_value());
+    REQUIRE(usage->space.freeing_bytes == 0);
+    const std::uint64_t before = real_->space().data_bytes;
+    const ViewName name = object->name;
+    const auto real = real_->remove(std::span(&name, 1), {.recursive = recursive});
+    const auto model = model_->remove(std::span(&name, 1), {.recursive = recursive});
+    if (!same(real, model)) return;
+    if (!recursive || object->kind == ViewKind::snapshot) {
+      for (const UsageRow& row : usage->rows) {
+        if (row.view.name == name) REQUIRE(row.frees_bytes == real->frees_bytes);
+      }
+    }
+    if (below(3) == 0) return; // sweeps that wait for others
+    REQUIRE(real_->wait_for_removals({}).has_value());
+    REQUIRE(before - real_->space().data_bytes == real->frees_bytes);
+  }
+
+  void seek() {
+    const auto info = any(below(2) == 0 ? ViewKind::snapshot : ViewKind::volume);
+    if (!info) return;
+    Both view = open_both(*info);
+    const std::uint64_t at = offset();
+    INFO(info->name.text() << " from " << at);
+    REQUIRE(*view.real->seek_data(at) == *view.model->seek_data(at));
+    REQUIRE(*view.real->seek_hole(at) == *view.model->seek_hole(at));
+  }
+
+  // Applying the ranges to the old view gives the new one.
+  void diff() {
+    const auto to = any(below(2) == 0 ? ViewKind::snapshot : ViewKind::volume);
+    const auto from = any(ViewKind::snapshot);
+    if (!to || !from) return;
+    std::vector<DiffRange> ranges;
+    const auto keep = [&](const DiffRange& r) { ranges.push_back(r); return true; };
+    const auto real = real_->diff(from->name, to->name, keep);
+    if (!real) return;
+    Both a = open_both(*from);
+    Both b = open_both(*to);
+    for (int i = 0; i < 8; ++i) {
+      const std::uint64_t at = offset() / 4096 * 4096;
+      std::vector<std::byte> old_block(4096);
+      std::vector<std::byte> new_block(4096);
+      REQUIRE(a.real->read(at, old_block).has_value());
+      REQUIRE(b.real->read(at, new_block).has_value());
+      if (at + 4096 > b.real->size_bytes()) continue;
+      const bool listed = std::any_of(ranges.begin(), ranges.end(),
+                                      [&](const DiffRange& r) { return r.offset <= at && at < r.offset + r.length; });
+      INFO(from->name.text() << " to " << to->name.text() << " at " << at);
+      if (!listed) REQUIRE(std::memcmp(old_block.data(), new_block.data(), 4096) == 0);
+    }
+  }
+
+  void fsync() {
+    const auto volume = any(ViewKind::volume);
+    if (!volume) return;
+    Both view = open_both(*volume);
+    REQUIRE(view.real->fsync().has_value());
+  }
+
+  void compare_lists() {
+    const auto real = real_->list();
+    const auto model = model_->list();
+    REQUIRE(real.size() == model.size());
+    for (std::size_t i = 0; i < real.size(); ++i) {
+      INFO(model[i].name.text());
+      REQUIRE(real[i].name == model[i].name);
+      REQUIRE(real[i].size_bytes == model[i].size_bytes);
+      REQUIRE(real[i].used_bytes == model[i].used_bytes);
+    }
+  }
+
+  void compare_all() {
+    const auto real = real_->list();
+    const auto model = model_->list();
+    for (std::size_t i = 0; i < real.size(); ++i) {
+      INFO(model[i].name.text());
+      Both view = open_both(model[i]);
+      for (const std::uint64_t base : {std::uint64_t{0}, 32 * kMiB - 128 * 1024, 64 * kMiB - 128 * 1024}) {
+        compare_range(view, base, 512 * 1024);
+      }
+    }
+    const auto report = real_->check(false, {});
+    REQUIRE(report.has_value());
+    for (const Finding& finding : report->findings) FAIL_CHECK(finding.what);
+    REQUIRE(report->findings.empty());
+  }
+
+  std::mt19937_64 random_;
+  std::string what_; // the operation under way, for the message
+  MemoryEnv env_;
+  std::unique_ptr<ModelPool> model_;
+  std::unique_ptr<Pool> real_;
+};
+
+} // namespace
+
+TEST_CASE("random operations show what a simple model shows") {
+  const std::uint64_t seed = number_from("VSNAP_MODEL_SEED", std::random_device{}());
+  const std::uint64_t operations = number_from("VSNAP_MODEL_OPERATIONS", 100'000);
+  std::printf("VSNAP_MODEL_SEED=%llu VSNAP_MODEL_OPERATIONS=%llu\n", static_cast<unsigned long long>(seed),
+              static_cast<unsigned long long>(operations));
+  INFO("VSNAP_MODEL_SEED=" << seed);
+  Duel(seed).run(operations);
+}
