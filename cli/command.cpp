@@ -22,6 +22,16 @@ class ShortHelp final : public CLI::Formatter {
   }
   std::string make_description(const CLI::App* app) const override { return app->get_description() + "\n"; }
   std::string make_positionals(const CLI::App*) const override { return {}; } // the usage line has them
+  // In the list of commands one line each: the first sentence, without its stop.
+  std::string make_subcommand(const CLI::App* sub) const override {
+    const std::string description = sub->get_description();
+    return fmt::format("  {:<{}}{}\n", sub->get_name(), get_column_width() - 2,
+                       description.substr(0, std::min(description.find(". "), description.rfind('.'))));
+  }
+  std::string make_footer(const CLI::App* app) const override {
+    const std::string footer = app->get_footer();
+    return footer.empty() ? footer : footer + "\n";
+  }
   std::string make_option_opts(const CLI::Option* option) const override {
     return option->get_type_size() == 0 ? std::string() : " " + option->get_type_name();
   }
@@ -61,7 +71,7 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
 Program::Program() : app_("File-backed volumes and instant snapshots in user space.", "vsnap") {
   app_.formatter(std::make_shared<ShortHelp>(synopses_));
   app_.set_help_flag("-h,--help", "this; vsnap help COMMAND opens the manual page");
-  app_.set_version_flag("--version", "vsnap " VSNAP_VERSION);
+  app_.set_version_flag("--version", "vsnap " VSNAP_VERSION, "print the version");
   app_.require_subcommand(1);
   app_.fallthrough();
 }
@@ -168,6 +178,10 @@ Result<int> Program::parse_and_run(int argc, const char* const* argv) {
       app = app->get_subcommand(word);
       command += " " + word;
     }
+    if (app != &app_ && !names_of(*app).empty()) {
+      return failure(ErrorKind::usage, fmt::format("{}: a command is needed: one of {}", command.substr(6),
+                                                   joined(names_of(*app))));
+    }
     if (words.empty()) return failure(ErrorKind::usage, "no command given (vsnap --help lists them)");
     return failure(ErrorKind::usage, fmt::format("{}: {} ({} --help)", command.substr(6), e.what(), command));
   }
@@ -191,7 +205,7 @@ int print_error(const Error& error) {
 }
 
 void register_all(Program& program) {
-  program.add_group("pool", "pools and their members");
+  program.add_group("pool", "Make and look after pools and their members.");
   register_pool_create(program);
   register_pool_members(program);
   register_pool_list(program);
@@ -213,7 +227,7 @@ void register_all(Program& program) {
   register_unmap(program);
   register_df(program);
   register_check(program);
-  program.add_group("catalog", "the catalog of a pool");
+  program.add_group("catalog", "Write the catalog of a pool to a file.");
   register_catalog(program);
   register_help(program);
 }

@@ -37,8 +37,8 @@ Result<> serve_mount(MountSession& session, const DaemonRecord& record, StopWatc
                      const std::function<void()>& ready) {
   VSNAP_TRY(write_record(record));
   watch.start([&session] { session.stop(); });
-  log::info("{}: mounted at {}, pid {}", record.pool, record.mount_point, record.pid);
   ready();
+  log::info("{}: mounted at {}, pid {}", record.pool, record.mount_point, record.pid);
   const auto served = session.serve();
   watch.finish();
   ::sd_notify(0, "STOPPING=1");

@@ -5,6 +5,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "sync/daemon_record.h"
+
 namespace vsnap::cli {
 namespace {
 
@@ -31,6 +33,21 @@ std::string unescaped(std::string_view text) {
 std::string without_trailing_slash(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   return path;
+}
+
+// Pools of one name may be mounted under different runtime directories; only the daemon that serves this very
+// mount may be asked about its files.
+Result<Spec> of_known_daemon(const Spec& spec, const std::string& path,
+                             const std::vector<PoolMount>& mounts) {
+  const auto daemon = read_record(spec.pool);
+  for (const PoolMount& mount : mounts) {
+    const bool contains_path = path == mount.mount_point || path.starts_with(mount.mount_point + "/");
+    if (contains_path && daemon && daemon->mount_point == mount.mount_point) return spec;
+  }
+  return failure(ErrorKind::not_found,
+                 fmt::format("{}: mounted by a daemon that is not known in {} (set VSNAP_RUNTIME_DIR as for "
+                             "vsnap mount)",
+                             vsnap::quoted(path), runtime_dir()));
 }
 
 } // namespace
@@ -82,14 +99,15 @@ Result<Spec> resolve_target(const std::string& text) {
   // errors.
   std::error_code code;
   const fs::path written = fs::absolute(text, code).lexically_normal();
-  if (auto spec = spec_of_path(without_trailing_slash(written.string()), mounts)) return *spec;
+  std::vector<std::string> paths{without_trailing_slash(written.string())};
   const fs::path real_parent = fs::canonical(written.parent_path(), code);
-  if (!code) {
-    if (auto spec = spec_of_path((real_parent / written.filename()).string(), mounts)) return *spec;
-  }
+  if (!code) paths.push_back((real_parent / written.filename()).string());
   const fs::path real = fs::canonical(written, code);
-  if (!code) {
-    if (auto spec = spec_of_path(real.string(), mounts)) return *spec;
+  if (!code) paths.push_back(real.string());
+  for (const std::string& path : paths) {
+    const auto spec = spec_of_path(path, mounts);
+    if (spec && *spec) return of_known_daemon(**spec, path, mounts);
+    if (spec) return *spec;
   }
   return failure(
       ErrorKind::not_found,

@@ -1,5 +1,7 @@
 // vsnap umount: ends a mount and its daemon.
+#include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <spawn.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
@@ -30,21 +32,45 @@ struct Target {
   std::optional<DaemonRecord> daemon;
 };
 
-Result<Target> find_mount(const std::string& text) {
-  VSNAP_TRY_ASSIGN(const Spec spec, resolve_target(text));
-  if (spec.view) {
-    return failure(ErrorKind::usage,
-                   fmt::format("{}: a whole pool is unmounted (vsnap umount {})", text, spec.pool));
+bool has_mount(const std::vector<PoolMount>& mounts, const std::string& mount_point) {
+  return std::any_of(mounts.begin(), mounts.end(),
+                     [&](const PoolMount& mount) { return mount.mount_point == mount_point; });
+}
+
+// By directory: whatever pool is mounted there.
+Result<Target> find_by_directory(const std::string& text) {
+  const auto mounts = pool_mounts();
+  std::error_code code;
+  std::string path = std::filesystem::absolute(text, code).lexically_normal().string();
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  if (const auto real = absolute_path(text); real && !has_mount(mounts, path)) path = *real;
+  for (const PoolMount& mount : mounts) {
+    if (mount.mount_point != path) continue;
+    const auto daemon = live_daemon(Env::real(), mount.pool);
+    return Target{mount.pool, path, daemon && daemon->mount_point == path ? daemon : std::nullopt};
   }
-  Target target{spec.pool, std::nullopt, live_daemon(Env::real(), spec.pool)};
-  for (const PoolMount& mount : pool_mounts()) {
-    if (mount.pool == spec.pool) target.mount_point = mount.mount_point;
+  return failure(ErrorKind::failed,
+                 fmt::format("{}: no pool is mounted there (vsnap pool list shows mounts)", path));
+}
+
+// By name: what the pool's daemon mounted, also when that daemon was killed since. Not any mount of that
+// name: it may be another pool's, under another runtime directory.
+Result<Target> find_by_name(const std::string& pool) {
+  VSNAP_TRY(check_name("pool", pool));
+  Target target{pool, std::nullopt, live_daemon(Env::real(), pool)};
+  if (const auto record = read_record(pool); record && has_mount(pool_mounts(), record->mount_point)) {
+    target.mount_point = record->mount_point;
   }
   if (!target.mount_point && !target.daemon) {
-    VSNAP_TRY(registry_find(spec.pool)); // a wrong name is another error than one that is not mounted
-    return failure(ErrorKind::failed, fmt::format("{}: not mounted", spec.pool));
+    VSNAP_TRY(registry_find(pool)); // a wrong name is another error than one that is not mounted
+    return failure(ErrorKind::failed, fmt::format("{}: not mounted", pool));
   }
   return target;
+}
+
+Result<Target> find_mount(const std::string& text) {
+  const bool is_path = text.find('/') != std::string::npos || text.starts_with('.');
+  return is_path ? find_by_directory(text) : find_by_name(text);
 }
 
 Failure in_use(const std::string& pool, const std::string& directory) {
@@ -109,6 +135,8 @@ Result<int> run(const CommonOptions& common, const std::string& text) {
     ask_to_stop(*target.daemon);
   }
   if (target.daemon) VSNAP_TRY(wait_for_end(*target.daemon));
+  if (const auto left = read_record(target.pool); left && !is_running(Env::real(), *left))
+    remove_record(*left);
   if (common.json) {
     print_json({{"pool", target.pool},
                 {"mount_point", target.mount_point ? Json(*target.mount_point) : Json(nullptr)}});

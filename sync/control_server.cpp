@@ -159,7 +159,7 @@ void Server::receive() {
     if (parts == 2) {
       handle(peer.to_string(), body);
     } else {
-      log::warning("control socket: a message of {} parts was dropped", parts);
+      log::debug("control socket: a message of {} parts was dropped", parts);
     }
   }
   wake();
@@ -179,7 +179,7 @@ void Server::handle(const std::string& peer, const zmq::message_t& body) {
     return;
   }
   if (running != active_.end()) { // its reply could not be told from that of the first
-    log::warning("control socket: a request was dropped: its sender has one running");
+    log::debug("control socket: a request was dropped: its sender has one running");
     return;
   }
   if (request.version() == wire::kProtocolVersion && request.has_ping()) {

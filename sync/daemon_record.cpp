@@ -45,26 +45,6 @@ std::optional<ProcessState> process_state(std::int64_t pid) {
   return out;
 }
 
-std::optional<DaemonRecord> read_record(const std::string& pool) {
-  std::ifstream in(record_path(pool));
-  if (!in) return std::nullopt;
-  const auto json = nlohmann::json::parse(in, nullptr, false);
-  if (!json.is_object()) return std::nullopt;
-  try {
-    DaemonRecord record;
-    record.pool = json.at("pool").get<std::string>();
-    record.pool_uuid = json.at("uuid").get<std::string>();
-    record.mount_point = json.at("mount_point").get<std::string>();
-    record.socket_path = json.at("socket").get<std::string>();
-    record.pid = json.at("pid").get<std::int64_t>();
-    record.start_ticks = json.at("start_ticks").get<std::uint64_t>();
-    record.boot_id = json.at("boot_id").get<std::string>();
-    return record;
-  } catch (const nlohmann::json::exception&) {
-    return std::nullopt; // half a file or somebody else's: as good as none
-  }
-}
-
 } // namespace
 
 std::string runtime_dir() {
@@ -158,9 +138,30 @@ bool is_running(Env& env, const DaemonRecord& record) {
   return record.start_ticks == 0 || record.start_ticks == state->start_ticks;
 }
 
+std::optional<DaemonRecord> read_record(const std::string& pool) {
+  std::ifstream in(record_path(pool));
+  if (!in) return std::nullopt;
+  const auto json = nlohmann::json::parse(in, nullptr, false);
+  if (!json.is_object()) return std::nullopt;
+  try {
+    DaemonRecord record;
+    record.pool = json.at("pool").get<std::string>();
+    record.pool_uuid = json.at("uuid").get<std::string>();
+    record.mount_point = json.at("mount_point").get<std::string>();
+    record.socket_path = json.at("socket").get<std::string>();
+    record.pid = json.at("pid").get<std::int64_t>();
+    record.start_ticks = json.at("start_ticks").get<std::uint64_t>();
+    record.boot_id = json.at("boot_id").get<std::string>();
+    if (record.pool != pool) return std::nullopt;
+    return record;
+  } catch (const nlohmann::json::exception&) {
+    return std::nullopt; // half a file or somebody else's: as good as none
+  }
+}
+
 std::optional<DaemonRecord> live_daemon(Env& env, const std::string& pool) {
   auto record = read_record(pool);
-  if (!record || record->pool != pool || !is_running(env, *record)) return std::nullopt;
+  if (!record || !is_running(env, *record)) return std::nullopt;
   return record;
 }
 

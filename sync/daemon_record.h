@@ -44,6 +44,8 @@ Result<std::string> control_socket_path(const std::string& pool);
 Result<> write_record(const DaemonRecord& record);
 void remove_record(const DaemonRecord& record) noexcept; // and the socket
 [[nodiscard]] bool is_running(Env& env, const DaemonRecord& record);
+// What the last daemon of `pool` wrote, if it did not end in order; it may be dead.
+[[nodiscard]] std::optional<DaemonRecord> read_record(const std::string& pool);
 // The daemon that has `pool` mounted; nullopt: none that lives.
 [[nodiscard]] std::optional<DaemonRecord> live_daemon(Env& env, const std::string& pool);
 

@@ -1,0 +1,211 @@
+// Requests become the right calls of a pool, and errors the right messages.
+#include <functional>
+
+#include "sync/control_handler.h"
+#include "tests/support/catch.h"
+#include "tests/support/model_pool.h"
+
+namespace vsnap {
+namespace {
+
+class Recorder final : public ControlSink {
+ public:
+  bool progress(std::uint64_t, std::uint64_t) override { return go_on; }
+  bool diff(std::span<const DiffRange> some) override {
+    ranges.insert(ranges.end(), some.begin(), some.end());
+    ++batches;
+    return go_on;
+  }
+  std::vector<DiffRange> ranges;
+  int batches = 0;
+  bool go_on = true;
+};
+
+struct Fixture {
+  std::unique_ptr<ModelPool> pool = ModelPool::make("lab");
+  Recorder recorder;
+
+  wire::ControlReply ask(const std::function<void(wire::ControlRequest&)>& fill) {
+    wire::ControlRequest request;
+    request.set_version(wire::kProtocolVersion);
+    fill(request);
+    return execute(*pool, request, recorder);
+  }
+  Error refused(const std::function<void(wire::ControlRequest&)>& fill) {
+    const auto reply = ask(fill);
+    REQUIRE(reply.has_error());
+    return wire::from_wire(reply.error());
+  }
+  void volume(const std::string& name, std::uint64_t size_bytes = 1 << 20) {
+    REQUIRE(pool->create_volume(name, size_bytes));
+  }
+  void snapshot(const std::string& volume_name, const std::string& name) {
+    const ViewName names[] = {{volume_name, name}};
+    REQUIRE(pool->snapshot(names));
+  }
+  void write(const std::string& name, std::uint64_t offset, std::size_t length) {
+    const auto info = pool->find({name, {}});
+    REQUIRE(info);
+    auto handle = pool->open_view(info->id);
+    REQUIRE(handle);
+    const std::vector<std::byte> data(length, std::byte{0x5a});
+    REQUIRE((*handle)->write(offset, data));
+  }
+};
+
+wire::ViewName name(const std::string& volume, const std::string& snapshot = {}) {
+  return wire::to_wire(ViewName{volume, snapshot});
+}
+
+TEST_CASE_METHOD(Fixture, "a request of another protocol version is refused, saying both versions") {
+  const Error error = refused([](auto& r) {
+    r.set_version(99);
+    r.mutable_list();
+  });
+  CHECK(error.kind == ErrorKind::failed);
+  CHECK(error.message.find("99") != std::string::npos);
+}
+
+TEST_CASE_METHOD(Fixture, "a request without an operation is refused") {
+  CHECK(refused([](auto&) {}).kind == ErrorKind::usage);
+}
+
+TEST_CASE_METHOD(Fixture, "operations of the daemon are refused where there is none") {
+  CHECK(refused([](auto& r) { r.mutable_ping(); }).kind == ErrorKind::usage);
+  CHECK(refused([](auto& r) { r.mutable_shutdown(); }).kind == ErrorKind::usage);
+  CHECK(refused([](auto& r) { r.mutable_cancel(); }).kind == ErrorKind::usage);
+}
+
+TEST_CASE_METHOD(Fixture, "create makes a volume and answers with it") {
+  const auto reply = ask([](auto& r) {
+    r.mutable_create_volume()->set_name("vm1");
+    r.mutable_create_volume()->set_size_bytes(12345);
+  });
+  REQUIRE(reply.has_view());
+  CHECK(wire::from_wire(reply.view()).size_bytes == 12345);
+  CHECK(pool->find({"vm1", {}}));
+}
+
+TEST_CASE_METHOD(Fixture, "a bad name is refused before the pool sees it") {
+  for (const std::string bad : {"", ".hidden", "-x", "a/b", "..", "a\nb", "\xff", "a b"}) {
+    CAPTURE(bad);
+    CHECK(refused([&](auto& r) { r.mutable_create_volume()->set_name(bad); }).kind == ErrorKind::usage);
+  }
+  const Error error = refused([](auto& r) { r.mutable_create_volume()->set_name(std::string(64, 'a')); });
+  CHECK(error.errno_value == ENAMETOOLONG);
+}
+
+TEST_CASE_METHOD(Fixture, "a wrong name is answered with the nearest that exists") {
+  volume("webserver");
+  const Error error = refused([](auto& r) { *r.mutable_info()->mutable_name() = name("webservr"); });
+  CHECK(error.kind == ErrorKind::not_found);
+  CHECK(error.message == "lab/webservr: no such volume (did you mean lab/webserver?)");
+}
+
+TEST_CASE_METHOD(Fixture, "where no name is near, the error says how to list them") {
+  const Error error = refused([](auto& r) { *r.mutable_info()->mutable_name() = name("vm1", "monday"); });
+  CHECK(error.message == "lab/vm1@monday: no such snapshot (vsnap ls lab lists them)");
+}
+
+TEST_CASE_METHOD(Fixture, "snapshot takes several, all or none") {
+  volume("a");
+  const auto both = [](wire::ControlRequest& r, const std::string& second) {
+    *r.mutable_snapshot()->add_names() = name("a", "s");
+    *r.mutable_snapshot()->add_names() = name(second, "s");
+  };
+  CHECK(refused([&](auto& r) { both(r, "missing"); }).kind == ErrorKind::not_found);
+  CHECK_FALSE(pool->find({"a", "s"}));
+  volume("b");
+  CHECK(ask([&](auto& r) { both(r, "b"); }).has_done());
+  CHECK(pool->find({"a", "s"}));
+  CHECK(pool->find({"b", "s"}));
+  CHECK(refused([](auto& r) { *r.mutable_snapshot()->add_names() = name("a"); }).kind == ErrorKind::usage);
+}
+
+TEST_CASE_METHOD(Fixture, "resize refuses to shrink unless told to, and a dry run says what would be lost") {
+  volume("a", 1 << 20);
+  write("a", 0, 8192);
+  write("a", 512 * 1024, 4096);
+  const auto to_64k = [](wire::ControlRequest& r) {
+    r.mutable_resize()->set_volume("a");
+    r.mutable_resize()->set_size_bytes(64 * 1024);
+  };
+  CHECK(refused(to_64k).message.find("--shrink") != std::string::npos);
+  const auto dry = ask([&](auto& r) {
+    to_64k(r);
+    r.mutable_resize()->set_allow_shrink(true);
+    r.mutable_resize()->set_dry_run(true);
+  });
+  REQUIRE(dry.has_resize());
+  CHECK(dry.resize().cut_bytes() == 4096);
+  CHECK(pool->find({"a", {}})->size_bytes == 1 << 20);
+  CHECK(ask([&](auto& r) {
+          to_64k(r);
+          r.mutable_resize()->set_allow_shrink(true);
+        }).has_resize());
+  CHECK(pool->find({"a", {}})->size_bytes == 64 * 1024);
+}
+
+TEST_CASE_METHOD(Fixture, "rollback, clone, flatten and remove do what they say") {
+  volume("a");
+  snapshot("a", "s");
+  const auto rolled = ask([](auto& r) { *r.mutable_rollback()->mutable_to() = name("a", "s"); });
+  REQUIRE(rolled.has_rollback());
+  CHECK(rolled.rollback().has_kept());
+  CHECK(refused([](auto& r) { *r.mutable_rollback()->mutable_to() = name("a"); }).kind == ErrorKind::usage);
+
+  CHECK(ask([](auto& r) {
+          *r.mutable_clone()->mutable_from() = name("a", "s");
+          r.mutable_clone()->set_new_volume("c");
+        }).has_view());
+  CHECK(ask([](auto& r) { r.mutable_flatten()->set_volume("c"); }).has_done());
+  CHECK(refused([](auto& r) {
+          *r.mutable_clone()->mutable_from() = name("a");
+          r.mutable_clone()->set_new_volume("d");
+        }).kind == ErrorKind::usage);
+
+  const auto dry = ask([](auto& r) {
+    *r.mutable_remove()->add_names() = name("a");
+    r.mutable_remove()->set_recursive(true);
+    r.mutable_remove()->set_dry_run(true);
+  });
+  REQUIRE(dry.has_removal());
+  CHECK(dry.removal().removed_size() == 3); // a, a@s and a@before-rollback-1
+  CHECK(pool->find({"a", {}}));
+  CHECK(refused([](auto& r) { *r.mutable_remove()->add_names() = name("a"); }).kind == ErrorKind::busy);
+  CHECK(ask([](auto& r) { *r.mutable_remove()->add_names() = name("c"); }).has_removal());
+  CHECK_FALSE(pool->find({"c", {}}));
+  CHECK(refused([](auto& r) { r.mutable_remove(); }).kind == ErrorKind::usage);
+}
+
+TEST_CASE_METHOD(Fixture, "diff hands on every range, in batches, and stops when told to") {
+  volume("a", 256ULL << 20);
+  snapshot("a", "s");
+  for (std::uint64_t i = 0; i < 5000; ++i) write("a", i * 8192, 4096);
+  const auto diff = [](wire::ControlRequest& r) {
+    *r.mutable_diff()->mutable_from() = name("a", "s");
+    *r.mutable_diff()->mutable_to() = name("a");
+  };
+  CHECK(ask(diff).has_done());
+  CHECK(recorder.ranges.size() == 5000);
+  CHECK(recorder.batches == 2);
+  recorder.go_on = false;
+  CHECK(refused(diff).errno_value == ECANCELED);
+}
+
+TEST_CASE_METHOD(Fixture, "paths for the daemon must be absolute") {
+  CHECK(refused([](auto& r) { r.mutable_add_member()->set_path("disk.img"); }).kind == ErrorKind::usage);
+  CHECK(refused([](auto& r) { r.mutable_add_member(); }).kind == ErrorKind::usage);
+  CHECK(refused([](auto& r) { r.mutable_dump_catalog()->set_path("x.db"); }).kind == ErrorKind::usage);
+}
+
+TEST_CASE_METHOD(Fixture, "status, list, df and check answer on an empty pool") {
+  CHECK(ask([](auto& r) { r.mutable_status(); }).has_status());
+  CHECK(ask([](auto& r) { r.mutable_list(); }).has_views());
+  CHECK(ask([](auto& r) { r.mutable_disk_usage(); }).has_disk_usage());
+  CHECK(ask([](auto& r) { r.mutable_check(); }).has_check());
+  CHECK(ask([](auto& r) { r.mutable_wait_removals(); }).has_done());
+}
+
+} // namespace
+} // namespace vsnap

@@ -1,0 +1,81 @@
+// A pool whose check() and flatten() take as long as the test wants; everything else is the pool in memory.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "tests/support/model_pool.h"
+
+namespace vsnap::test {
+
+class SlowPool final : public Pool {
+ public:
+  std::atomic<bool> release{false};  // lets them end
+  std::atomic<bool> running{false};  // one of them has begun
+  std::atomic<bool> finished{false}; // flatten came to its end
+
+  Result<> close() override { return inner_->close(); }
+  void set_observer(PoolObserver* o) override { inner_->set_observer(o); }
+  std::string name() const override { return inner_->name(); }
+  PoolStatus status() override { return inner_->status(); }
+  std::vector<ViewInfo> list() override { return inner_->list(); }
+  Result<ViewInfo> find(const ViewName& n) override { return inner_->find(n); }
+  Result<ViewInfo> info(ObjectId id) override { return inner_->info(id); }
+  Result<DiskUsage> disk_usage() override { return inner_->disk_usage(); }
+  SpaceInfo space() override { return inner_->space(); }
+  Result<> add_member(const MemberSpec& m, bool f) override { return inner_->add_member(m, f); }
+  Result<ViewInfo> create_volume(const std::string& n, std::uint64_t s) override {
+    return inner_->create_volume(n, s);
+  }
+  Result<> rename(const ViewName& f, const std::string& t) override { return inner_->rename(f, t); }
+  Result<> resize(const std::string& v, std::uint64_t s, bool a) override { return inner_->resize(v, s, a); }
+  Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> m, std::optional<std::uint32_t> u,
+                          std::optional<std::uint32_t> g, std::optional<std::int64_t> t) override {
+    return inner_->set_attributes(id, m, u, g, t);
+  }
+  Result<> snapshot(std::span<const ViewName> n) override { return inner_->snapshot(n); }
+  Result<RollbackResult> rollback(const ViewName& t, bool d, bool n) override {
+    return inner_->rollback(t, d, n);
+  }
+  Result<ViewInfo> clone(const ViewName& f, const std::string& n) override { return inner_->clone(f, n); }
+  Result<> share_into(ObjectId f, ObjectId t) override { return inner_->share_into(f, t); }
+  bool shares_all_of(ObjectId v, ObjectId o) override { return inner_->shares_all_of(v, o); }
+  Result<> flatten(const std::string&, const Progress& progress) override {
+    const auto result = wait(progress);
+    finished = result.has_value();
+    return result;
+  }
+  Result<RemovalPlan> remove(std::span<const ViewName> n, RemoveOptions o) override {
+    return inner_->remove(n, o);
+  }
+  Result<> wait_for_removals(const Progress& p) override { return inner_->wait_for_removals(p); }
+  Result<> diff(const ViewName& f, const ViewName& t,
+                const std::function<bool(const DiffRange&)>& e) override {
+    return inner_->diff(f, t, e);
+  }
+  Result<CheckReport> check(bool, const Progress& progress) override {
+    VSNAP_TRY(wait(progress));
+    return CheckReport{};
+  }
+  Result<> dump_catalog(const std::string& p, const Progress& g) override {
+    return inner_->dump_catalog(p, g);
+  }
+  Result<ViewHandle> open_view(ObjectId id) override { return inner_->open_view(id); }
+  Result<> sync() override { return inner_->sync(); }
+
+ private:
+  void handle_closed(View&) noexcept override {} // handles are those of the inner pool
+  Result<> wait(const Progress& progress) {
+    running = true;
+    for (std::uint64_t i = 0; !release; ++i) {
+      if (!progress(i, 1000)) return failure(ErrorKind::failed, ECANCELED, "given up");
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return {};
+  }
+
+  std::unique_ptr<ModelPool> inner_ = ModelPool::make("lab");
+};
+
+} // namespace vsnap::test
