@@ -55,6 +55,14 @@ def wait_until(condition, seconds=20, what="condition"):
         time.sleep(0.02)
 
 
+def is_running(pid):
+    """Not so for a process that ended and that its parent has not looked at yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 class Done:
     """A command that ended."""
 
@@ -93,8 +101,9 @@ def _processes_of(directory):
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if mark in (entry / "environ").read_bytes() and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
+            pid = int(entry.name)
+            if mark in (entry / "environ").read_bytes() and pid != os.getpid() and is_running(pid):
+                found.append(pid)
         except OSError:
             pass  # it ended in this moment
     return found
@@ -278,6 +287,8 @@ class Lab:
     def mount(self, pool="p", *options):
         point = self.directory(f"mnt-{pool}")
         self.vsnap("mount", pool, point, *options)
+        if not os.path.ismount(point):
+            raise AssertionError(f"vsnap mount said that it worked, but {point} is no mount")
         return point
 
     def umount(self, pool="p"):
@@ -290,7 +301,7 @@ class Lab:
         """Ends the daemon the hard way, and what is left of its mount."""
         pid = self.daemon_pid(pool)
         os.kill(pid, number)
-        wait_until(lambda: not Path(f"/proc/{pid}").exists(), what=f"pid {pid} ended")
+        wait_until(lambda: not is_running(pid), what=f"pid {pid} ended")
         self.run("umount", "-l", self.path / f"mnt-{pool}", code=None)
 
     def map(self, spec, *options):
@@ -305,6 +316,19 @@ class Lab:
         point = self.directory(name)
         self.run("mount", *options, device, point)
         return point
+
+    def umount_device(self, point, device):
+        """Returns when the kernel has let go of the device, too."""
+        self.run("umount", point)
+
+        def is_free():
+            try:
+                os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+                return True
+            except OSError:
+                return False
+
+        wait_until(is_free, what=f"{device} free")
 
     # What the program says
 

@@ -23,12 +23,12 @@ QUERIES = [
     ("info", "p/c"),
     ("diff", "p/a@one"),
     ("diff", "p/a@one", "p/a@two"),
-    ("diff", "p/a@one", "p/c", "-H"),
+    ("diff", "p/a@one", "p/c"),
     ("rm", "-n", "p/a@one"),
     ("rm", "-n", "-r", "p/a"),
     ("rollback", "-n", "p/a@one"),
     ("resize", "-n", "p/a", "1M", "--shrink"),
-    ("pool", "list"),
+    ("pool", "list", "-H"),
     ("check", "p"),
 ]
 # Errors, with the exit code that each must have.
@@ -140,7 +140,8 @@ class Alike(CommandTest):
         ]
         results = []
         for _ in range(2):
-            results.append([self.lab.vsnap(*change, "--json").out for change in changes])
+            outputs = [self.lab.vsnap(*change, "--json").out for change in changes]
+            results.append([re.sub(r'"(id|created|modified)": .*', "", output) for output in outputs])
             views = self.lab.views()
             self.assertEqual(sorted(views), ["a", "a@one", "a@two", "b", "b@one", "c", "e"])
             self.assertEqual(views["a"]["used"], views["a@two"]["used"])
@@ -228,7 +229,7 @@ class Output(CommandTest):
         ):
             self.assertIn(command, overview)
             text = self.lab.vsnap(command, "--help").out
-            self.assertTrue(text.startswith(f"usage: vsnap {command}"), text)
+            self.assertIn(f"usage: vsnap {command}", text)
             self.assertLess(text.count("\n"), 40)
         for verb in ("create", "add", "attach", "detach", "list", "status", "destroy"):
             self.assertIn("usage: vsnap pool " + verb, self.lab.vsnap("pool", verb, "--help").out)

@@ -96,7 +96,7 @@ class Refusal(LabTest):
         self.lab.run("mkfs.ext4", "-q", device)
         self.lab.mount_device(device, "fs")
         self.lab.vsnap("pool", "create", "q", device, "--force", code=(1, 4))
-        self.lab.run("umount", self.lab.path / "fs")
+        self.lab.umount_device(self.lab.path / "fs", device)
         self.lab.run("fsck.ext4", "-n", "-f", device)
 
     def test_a_member_of_a_mounted_pool_is_refused_even_with_force(self):

@@ -3,8 +3,22 @@
 
 import errno
 import os
+import re
 
-from support import BLOCK, GIB, MIB, LabTest, main, read_at, seeded, used_bytes, wait_until
+from support import (
+    BLOCK,
+    GIB,
+    KEEP_SIZE,
+    MIB,
+    PUNCH_HOLE,
+    LabTest,
+    fallocate,
+    main,
+    read_at,
+    seeded,
+    used_bytes,
+)
+from support import wait_until
 
 
 class Full(LabTest):
@@ -80,6 +94,16 @@ class Full(LabTest):
         block = max(self.written)
         for _ in range(100):
             self.write(block)
+        self.verify()
+
+    def test_what_was_discarded_a_moment_ago_can_be_written_at_once(self):
+        with open(self.point / "w", "w+b", buffering=0) as file:
+            os.pwrite(file.fileno(), b"first" * MIB, 0)
+            self.fill()
+            for _ in range(5):
+                fallocate(file.fileno(), PUNCH_HOLE | KEEP_SIZE, 0, 5 * MIB)
+                os.pwrite(file.fileno(), b"again" * MIB, 0)
+            self.assertEqual(os.pread(file.fileno(), 5 * MIB, 0), b"again" * MIB)
         self.verify()
 
     def test_removing_a_snapshot_works_and_makes_room(self):
@@ -169,27 +193,29 @@ class Warnings(LabTest):
         self.lab.pool(size="256M")
         point = self.lab.mount()
         self.lab.vsnap("create", "p/v", "--size", "1G")
-        log = self.lab.path / "run/p.log"
         size = self.lab.space()["size"]
         fd = os.open(point / "v", os.O_RDWR)
         self.addCleanup(os.close, fd)
         at = 0
-        for percent in (70, 82, 91, 96):
-            while self.lab.space()["used"] < size * percent // 100:
+        for percent, levels in ((70, []), (82, [80]), (91, [80, 90]), (96, [80, 90, 95])):
+            while size - self.lab.space()["available"] < size * percent // 100:
                 os.pwrite(fd, b"x" * 2 * MIB, at)
                 at += 2 * MIB
             os.fsync(fd)
-            level = max((level for level in (80, 90, 95) if level <= percent), default=None)
-            if level is None:
-                self.assertEqual(self.lab.status()["health"], "ok")
-                continue
-            wait_until(lambda: f"{level}" in self.health(), seconds=10, what=f"{level} % in the status")
-            wait_until(lambda: f"{level}" in log.read_text(), seconds=10, what=f"{level} % in the log")
+            wait_until(lambda: self.levels_in_log() == levels, seconds=10, what=f"{percent} % in the log")
+            health = self.lab.status()["health"]
+            if levels:
+                self.assertRegex(health, f"warning: ({percent}|{percent + 1}) % full")
+            else:
+                self.assertEqual(health, "ok")
         os.ftruncate(fd, 0)
-        wait_until(lambda: self.health() == "ok", seconds=20, what="ok again")
+        wait_until(lambda: self.lab.status()["health"] == "ok", what="ok again")
 
-    def health(self):
-        return self.lab.status()["health"]
+    def levels_in_log(self):
+        """Of each warning in the daemon's log, the limit that it was given for."""
+        log = (self.lab.path / "run/p.log").read_text()
+        found = [int(percent) for percent in re.findall(r"warning: .* (\d+) % full", log)]
+        return [max(level for level in (80, 90, 95) if level <= percent) for percent in found]
 
 
 class BackingFull(LabTest):

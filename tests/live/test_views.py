@@ -381,7 +381,7 @@ class Crash(LabTest):
                 "--direct=1",
                 "--ioengine=libaio",
                 "--iodepth=32",
-                f"--size={16 * REGION}",
+                f"--size={15 * REGION}",
                 "--io_size=256M",
                 f"--offset={turn * BLOCK}",
                 timeout=120,
@@ -396,7 +396,7 @@ class Crash(LabTest):
             "--direct=1",
             "--ioengine=libaio",
             "--iodepth=32",
-            f"--size={16 * REGION}",
+            f"--size={15 * REGION}",
             "--io_size=256M",
             timeout=120,
         )
