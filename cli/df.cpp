@@ -78,11 +78,11 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
 } // namespace
 
 void register_df(Program& program) {
-  auto& command =
-      program.add("df", "[POOL]",
-                  "Show size, used and available space, and for each volume and snapshot what removing it "
-                  "alone would free.",
-                  Takes::list);
+  auto& command = program.add(
+      "df", "[POOL]",
+      "Show where the space of a pool is. FREES is what removing exactly this volume or snapshot would "
+      "free.",
+      Takes::list);
   auto target = std::make_shared<std::string>();
   command.add_option("POOL", *target);
   program.on(command, [target](const CommonOptions& common) { return run(common, *target); });

@@ -84,8 +84,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 void register_diff(Program& program) {
   auto& command = program.add(
       "diff", "SPEC [SPEC]",
-      "List the ranges, in bytes, in which the second view (default: the live volume) differs from "
-      "the first, and what the second has there.");
+      "List the ranges in which two views differ. The second is the live volume unless given; offsets and "
+      "lengths are bytes; data or hole is what the second view has there.");
   auto options = std::make_shared<Options>();
   command.add_option("FROM", options->from)->required();
   command.add_option("TO", options->to);

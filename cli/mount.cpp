@@ -11,6 +11,7 @@
 #include "cli/mount_table.h"
 #include "cli/output.h"
 #include "cli/registry.h"
+#include "cli/unmount.h"
 #include "sync/daemon_record.h"
 
 namespace vsnap::cli {
@@ -65,8 +66,28 @@ Result<> parse_mount_options(const std::vector<std::string>& lists, DaemonOption
   return {};
 }
 
+std::string as_written(const std::string& text) {
+  std::error_code code;
+  std::string path = std::filesystem::absolute(text, code).lexically_normal().string();
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
+}
+
+// What a killed daemon of this pool left there is only in the way: programs that still have files of it open
+// get errors already.
+Result<> clear_dead_mount(const std::string& pool, const std::string& path) {
+  for (const PoolMount& mount : pool_mounts()) {
+    if (mount != PoolMount{pool, path} || !is_dead_mount(path)) continue;
+    if (const int code = unmount_directory(path, Unmount::at_once); code != 0) {
+      return system_failure(code, fmt::format("{}: a dead mount of pool {} is in the way", path, pool));
+    }
+  }
+  return {};
+}
+
 // A mount hides what lies below it, so only an empty directory is taken.
-Result<std::string> check_mount_point(const std::string& text) {
+Result<std::string> check_mount_point(const std::string& pool, const std::string& text) {
+  VSNAP_TRY(clear_dead_mount(pool, as_written(text)));
   VSNAP_TRY_ASSIGN(std::string path, absolute_path(text));
   for (const PoolMount& mount : pool_mounts()) {
     if (mount.mount_point == path) {
@@ -104,7 +125,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
                                options.pool, running->mount_point, running->pid));
   }
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(options.pool));
-  VSNAP_TRY_ASSIGN(daemon.mount_point, check_mount_point(options.directory));
+  VSNAP_TRY_ASSIGN(daemon.mount_point, check_mount_point(options.pool, options.directory));
   daemon.pool = options.pool;
   daemon.members = entry.members;
   if (options.foreground) {

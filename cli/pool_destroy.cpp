@@ -12,9 +12,10 @@ Result<std::string> contents(const std::string& name) {
   wire::ControlRequest request;
   request.mutable_status();
   const auto reply = ask_pool(name, std::move(request));
-  if (reply)
-    return fmt::format("with {} volumes and {} snapshots", reply->status().volumes(),
-                       reply->status().snapshots());
+  if (reply) {
+    return fmt::format("with {} volumes and {} snapshots, {} of data", reply->status().volumes(),
+                       reply->status().snapshots(), format_size(reply->status().space().data_bytes()));
+  }
   if (reply.error().kind == ErrorKind::damaged) return std::string("which cannot be read");
   return Failure(reply.error());
 }

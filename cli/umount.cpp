@@ -2,9 +2,6 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <spawn.h>
-#include <sys/mount.h>
-#include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
 
@@ -14,9 +11,8 @@
 #include "cli/output.h"
 #include "cli/pool_access.h"
 #include "cli/registry.h"
+#include "cli/unmount.h"
 #include "sync/daemon_record.h"
-
-extern char** environ;
 
 namespace vsnap::cli {
 namespace {
@@ -81,20 +77,8 @@ Failure in_use(const std::string& pool, const std::string& directory) {
                              directory, who.empty() ? "" : " by " + who, who.empty() ? "its files" : "them"));
 }
 
-// As an ordinary user only the set-uid helper may unmount. 0, or the errno it stands for.
-int unmount_by_helper(const std::string& directory) {
-  const char* arguments[] = {"fusermount3", "-u", "-q", "--", directory.c_str(), nullptr};
-  pid_t child = 0;
-  if (::posix_spawnp(&child, arguments[0], nullptr, nullptr, const_cast<char**>(arguments), environ) != 0)
-    return ENOENT;
-  int status = 0;
-  if (::waitpid(child, &status, 0) != child) return ECHILD;
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EBUSY;
-}
-
 Result<> unmount(const std::string& pool, const std::string& directory) {
-  int code = ::umount2(directory.c_str(), UMOUNT_NOFOLLOW) == 0 ? 0 : errno;
-  if (code == EPERM) code = unmount_by_helper(directory);
+  const int code = unmount_directory(directory, Unmount::when_unused);
   if (code == 0 || code == EINVAL) return {}; // EINVAL: somebody else was quicker
   if (code == EBUSY) return in_use(pool, directory);
   return system_failure(code, fmt::format("{}: unmount {}", pool, directory));

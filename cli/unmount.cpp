@@ -1,0 +1,41 @@
+#include "cli/unmount.h"
+
+#include <cerrno>
+#include <spawn.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char** environ;
+
+namespace vsnap::cli {
+namespace {
+
+// It tells only whether it worked; the one common reason for not working is that the mount is in use.
+int unmount_by_helper(const std::string& directory, Unmount how) {
+  const char* options = how == Unmount::at_once ? "-uqz" : "-uq";
+  const char* arguments[] = {"fusermount3", options, "--", directory.c_str(), nullptr};
+  pid_t child = 0;
+  const int code =
+      ::posix_spawnp(&child, arguments[0], nullptr, nullptr, const_cast<char**>(arguments), environ);
+  if (code != 0) return code;
+  int status = 0;
+  if (::waitpid(child, &status, 0) != child) return ECHILD;
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EBUSY;
+}
+
+} // namespace
+
+int unmount_directory(const std::string& directory, Unmount how) {
+  const int flags = UMOUNT_NOFOLLOW | (how == Unmount::at_once ? MNT_DETACH : 0);
+  const int code = ::umount2(directory.c_str(), flags) == 0 ? 0 : errno;
+  return code == EPERM ? unmount_by_helper(directory, how) : code;
+}
+
+bool is_dead_mount(const std::string& directory) {
+  struct stat info {};
+  return ::stat(directory.c_str(), &info) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
+}
+
+} // namespace vsnap::cli
