@@ -4,38 +4,46 @@
 #include "cli/mount_table.h"
 #include "cli/output.h"
 #include "cli/registry.h"
+#include "sync/daemon_record.h"
 
 namespace vsnap::cli {
 namespace {
 
+// Whether it lies over a file of a mount whose daemon is known here; another runtime directory's are not
+// ours.
+bool is_ours(const LoopDevice& loop, const std::vector<PoolMount>& mounts) {
+  const auto spec = spec_of_path(loop.backing_file, mounts);
+  if (!spec || !*spec) return false;
+  const auto daemon = read_record((*spec)->pool);
+  return daemon && loop.backing_file.starts_with(daemon->mount_point + "/");
+}
+
+Result<std::vector<LoopDevice>> named_device(const std::string& target) {
+  VSNAP_TRY_ASSIGN(const std::string device, absolute_path(target));
+  for (const LoopDevice& loop : loop_devices()) {
+    if (loop.device != device) continue;
+    if (is_ours(loop, pool_mounts())) return std::vector{loop};
+    return failure(
+        ErrorKind::failed,
+        fmt::format("{}: over {}, which is not of a pool that is mounted here (losetup -d {} detaches it)",
+                    target, loop.backing_file, device));
+  }
+  return failure(ErrorKind::failed, ENXIO, fmt::format("{}: not an attached loop device", target));
+}
+
 Result<std::vector<LoopDevice>> devices_of(const std::string& target) {
-  const auto mounts = pool_mounts();
-  const auto all = loop_devices();
-  std::vector<LoopDevice> out;
-  if (target.starts_with("/dev/")) {
-    VSNAP_TRY_ASSIGN(const std::string device, absolute_path(target));
-    for (const LoopDevice& loop : all) {
-      if (loop.device == device) out.push_back(loop);
-    }
-    if (out.empty())
-      return failure(ErrorKind::failed, ENXIO, fmt::format("{}: not an attached loop device", target));
-    if (!spec_of_path(out.front().backing_file, mounts)) {
-      return failure(ErrorKind::failed,
-                     fmt::format("{}: over {}, which is not of a mounted pool (losetup -d {} detaches it)",
-                                 target, out.front().backing_file, device));
-    }
-    return out;
-  }
+  if (target.starts_with("/dev/")) return named_device(target);
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target));
-  for (const LoopDevice& loop : all) {
-    const auto found = spec_of_path(loop.backing_file, mounts);
-    if (found && *found && (*found)->pool == spec.pool && (*found)->view == spec.view) out.push_back(loop);
+  std::vector<LoopDevice> out;
+  if (const auto daemon = read_record(spec.pool)) {
+    const std::string file = daemon->mount_point + "/" + spec.view->text();
+    for (const LoopDevice& loop : loop_devices()) {
+      if (loop.backing_file == file) out.push_back(loop);
+    }
   }
-  if (out.empty()) {
-    return failure(ErrorKind::failed, ENXIO,
-                   fmt::format("{}/{}: not mapped to a loop device", spec.pool, spec.view->text()));
-  }
-  return out;
+  if (!out.empty()) return out;
+  return failure(ErrorKind::failed, ENXIO,
+                 fmt::format("{}/{}: not mapped to a loop device", spec.pool, spec.view->text()));
 }
 
 Result<int> run(const CommonOptions& common, const std::string& target) {
