@@ -135,7 +135,10 @@ Result<> PoolImpl::start() {
     MutexLock config(config_mutex_);
     VSNAP_TRY(finish_open());
   }
-  if (options_.background) background_ = std::thread([this] { background_loop(); });
+  if (!options_.background) return {};
+  if (auto counters = LiveCounters::create(to_string(uuid_))) counters_ = std::move(*counters);
+  else log::warning("{}", counters.error().message); // vsnap top does without
+  background_ = std::thread([this] { background_loop(); });
   return {};
 }
 
@@ -208,6 +211,7 @@ Result<> PoolImpl::close() {
       views.swap(views_);
     }
   }
+  counters_.reset();
   engine_->members().clear_owner_records();
   sweeper_.reset();
   engine_.reset();
@@ -343,7 +347,12 @@ void PoolImpl::tell_content(ObjectId id) {
 
 std::shared_ptr<VolumeIo> PoolImpl::view_of_locked(const ObjectPtr& object) {
   auto& view = views_[object->id];
-  if (!view) view = std::make_shared<VolumeIo>(*engine_, objects_, object);
+  if (view) return view;
+  ViewCounters* const slot = counters_ ? &counters_->take(object->id, objects_.name_of(*object).text()) : nullptr;
+  view = std::shared_ptr<VolumeIo>(new VolumeIo(*engine_, objects_, object, slot), [this](VolumeIo* gone) {
+    if (counters_) counters_->give_back(gone->counters());
+    delete gone;
+  });
   return view;
 }
 

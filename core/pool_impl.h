@@ -116,6 +116,7 @@ class PoolImpl final : public Pool {
   std::unique_ptr<Engine> engine_;
   Objects objects_;
   std::unique_ptr<Sweeper> sweeper_;
+  std::unique_ptr<LiveCounters> counters_; // the daemon's
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<PoolObserver*> observer_{nullptr};
   bool closed_ = false;

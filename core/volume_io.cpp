@@ -31,8 +31,8 @@ bool continues(Entry previous, Entry e, std::uint64_t distance) {
 
 } // namespace
 
-VolumeIo::VolumeIo(Engine& engine, Objects& objects, ObjectPtr object)
-    : engine_(engine), objects_(objects), object_(std::move(object)) {
+VolumeIo::VolumeIo(Engine& engine, Objects& objects, ObjectPtr object, ViewCounters* counters)
+    : engine_(engine), objects_(objects), object_(std::move(object)), counters_(counters != nullptr ? *counters : none_) {
   map_.branch = object_->branch;
   map_.head = object_->kind == ViewKind::volume;
   map_.number = object_->number;
@@ -71,6 +71,8 @@ Result<std::size_t> VolumeIo::read(std::uint64_t offset, std::span<std::byte> ou
   VSNAP_TRY(in_regions(offset, out.size(), [&](const Span& span, std::uint64_t done) {
     return read_piece(span, out.subspan(done, span.to - span.from));
   }));
+  counters_.reads.fetch_add(1, std::memory_order_relaxed);
+  counters_.read_bytes.fetch_add(out.size(), std::memory_order_relaxed);
   return out.size();
 }
 
@@ -137,6 +139,8 @@ Result<> VolumeIo::write(std::uint64_t offset, std::span<const std::byte> data) 
     grow_to(offset + done + (span.to - span.from));
     return {};
   }));
+  counters_.writes.fetch_add(1, std::memory_order_relaxed);
+  counters_.written_bytes.fetch_add(data.size(), std::memory_order_relaxed);
   note_modified();
   return {};
 }
@@ -288,6 +292,7 @@ Result<> VolumeIo::write_run(const Span& span, std::span<const std::byte> data, 
 
 Result<> VolumeIo::discard(std::uint64_t offset, std::uint64_t length) {
   VSNAP_TRY(check_range(offset, std::min(length, kMaxVolumeBytes - std::min(offset, kMaxVolumeBytes))));
+  counters_.discards.fetch_add(1, std::memory_order_relaxed);
   const std::uint64_t size = size_bytes();
   if (offset >= size) return {};
   std::uint64_t end = length > size - offset ? size : offset + length;
@@ -467,6 +472,7 @@ Result<std::optional<std::uint64_t>> VolumeIo::seek_hole(std::uint64_t offset) {
 
 Result<> VolumeIo::fsync() {
   if (!map_.head) return {};
+  counters_.flushes.fetch_add(1, std::memory_order_relaxed);
   VSNAP_TRY(engine_.check_writable());
   return engine_.sync();
 }

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "core/engine.h"
+#include "core/live_counters.h"
 #include "core/objects.h"
 #include "core/view.h"
 
@@ -12,7 +13,8 @@ namespace vsnap {
 
 class VolumeIo final : public View {
  public:
-  VolumeIo(Engine& engine, Objects& objects, ObjectPtr object);
+  // `counters`: where to count, or nullptr.
+  VolumeIo(Engine& engine, Objects& objects, ObjectPtr object, ViewCounters* counters);
   ~VolumeIo() override;
 
   [[nodiscard]] ObjectId id() const override { return object_->id; }
@@ -32,6 +34,7 @@ class VolumeIo final : public View {
   Result<std::uint64_t> count_mapped();
   // Makes the block that the end of a volume of `size` bytes falls into read as zeros behind it.
   Result<> zero_tail(std::uint64_t size);
+  [[nodiscard]] ViewCounters& counters() { return counters_; }
   // For configuration operations: the map, and the object it belongs to.
   ViewMap& map() { return map_; }
   const ObjectPtr& object() const { return object_; }
@@ -65,6 +68,8 @@ class VolumeIo final : public View {
   Objects& objects_;
   ObjectPtr object_;
   ViewMap map_;
+  ViewCounters none_; // what nobody looks at
+  ViewCounters& counters_;
 };
 
 } // namespace vsnap

@@ -1,0 +1,108 @@
+#include "core/live_counters.h"
+
+#include <algorithm>
+#include <boost/interprocess/mapped_region.hpp>
+#include <boost/interprocess/shared_memory_object.hpp>
+#include <cstring>
+#include <fmt/format.h>
+#include <new>
+
+namespace vsnap {
+namespace ipc = boost::interprocess;
+
+namespace {
+constexpr std::size_t kSlots = 1024;
+constexpr std::uint64_t kLayout = 1; // of the segment; a reader of another layout keeps away
+constexpr std::uint64_t kSharedId = ~0ULL;
+
+std::string segment_name(const std::string& uuid) { return "vsnap-live-" + uuid; }
+} // namespace
+
+struct LiveCounters::Segment {
+  std::atomic<std::uint64_t> layout{0};
+  std::array<ViewCounters, kSlots> slots;
+};
+
+struct LiveCounters::Mapping {
+  std::string name;
+  ipc::mapped_region region;
+  [[nodiscard]] Segment& segment() const { return *static_cast<Segment*>(region.get_address()); }
+};
+
+LiveCounters::LiveCounters(std::unique_ptr<Mapping> mapping, bool owner) : mapping_(std::move(mapping)), owner_(owner) {}
+
+LiveCounters::~LiveCounters() {
+  if (owner_) ipc::shared_memory_object::remove(mapping_->name.c_str());
+}
+
+Result<std::unique_ptr<LiveCounters>> LiveCounters::create(const std::string& uuid) {
+  try {
+    auto mapping = std::make_unique<Mapping>();
+    mapping->name = segment_name(uuid);
+    ipc::shared_memory_object::remove(mapping->name.c_str()); // of a daemon that was killed
+    ipc::shared_memory_object memory(ipc::create_only, mapping->name.c_str(), ipc::read_write, ipc::permissions(0600));
+    memory.truncate(sizeof(Segment));
+    mapping->region = ipc::mapped_region(memory, ipc::read_write);
+    Segment* const segment = new (mapping->region.get_address()) Segment;
+    segment->layout.store(kLayout, std::memory_order_release);
+    return std::unique_ptr<LiveCounters>(new LiveCounters(std::move(mapping), true));
+  } catch (const ipc::interprocess_exception& e) {
+    return failure(ErrorKind::failed, fmt::format("live counters: {}", e.what()));
+  }
+}
+
+Result<std::unique_ptr<LiveCounters>> LiveCounters::open(const std::string& uuid) {
+  try {
+    auto mapping = std::make_unique<Mapping>();
+    mapping->name = segment_name(uuid);
+    ipc::shared_memory_object memory(ipc::open_only, mapping->name.c_str(), ipc::read_only);
+    mapping->region = ipc::mapped_region(memory, ipc::read_only);
+    if (mapping->region.get_size() < sizeof(Segment) || mapping->segment().layout.load() != kLayout) {
+      return failure(ErrorKind::failed, "the daemon is of another version of vsnap");
+    }
+    return std::unique_ptr<LiveCounters>(new LiveCounters(std::move(mapping), false));
+  } catch (const ipc::interprocess_exception&) {
+    return failure(ErrorKind::not_found, "no daemon shows the pool (vsnap mount)");
+  }
+}
+
+ViewCounters& LiveCounters::take(ObjectId id, const std::string& name) {
+  auto& slots = mapping_->segment().slots;
+  for (std::size_t i = 0; i + 1 < kSlots; ++i) {
+    ViewCounters& slot = slots[i];
+    if (slot.id.load(std::memory_order_acquire) != 0) continue;
+    slot.reads = slot.read_bytes = slot.writes = slot.written_bytes = slot.discards = slot.flushes = 0;
+    slot.name.fill('\0');
+    std::memcpy(slot.name.data(), name.data(), std::min(name.size(), slot.name.size() - 1));
+    slot.id.store(id.value(), std::memory_order_release);
+    return slot;
+  }
+  ViewCounters& shared = slots[kSlots - 1];
+  std::strncpy(shared.name.data(), "(others)", shared.name.size() - 1);
+  shared.id.store(kSharedId, std::memory_order_release);
+  return shared;
+}
+
+void LiveCounters::give_back(ViewCounters& slot) {
+  if (slot.id.load() != kSharedId) slot.id.store(0, std::memory_order_release);
+}
+
+std::vector<LiveCounters::Sample> LiveCounters::read() const {
+  std::vector<Sample> samples;
+  for (const ViewCounters& slot : mapping_->segment().slots) {
+    Sample s;
+    s.id = slot.id.load(std::memory_order_acquire);
+    if (s.id == 0) continue;
+    s.name.assign(slot.name.data(), strnlen(slot.name.data(), slot.name.size()));
+    s.reads = slot.reads.load(std::memory_order_relaxed);
+    s.read_bytes = slot.read_bytes.load(std::memory_order_relaxed);
+    s.writes = slot.writes.load(std::memory_order_relaxed);
+    s.written_bytes = slot.written_bytes.load(std::memory_order_relaxed);
+    s.discards = slot.discards.load(std::memory_order_relaxed);
+    s.flushes = slot.flushes.load(std::memory_order_relaxed);
+    samples.push_back(std::move(s));
+  }
+  return samples;
+}
+
+} // namespace vsnap

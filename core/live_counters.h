@@ -1,0 +1,61 @@
+// Live counters of a mounted pool, in a Boost.Interprocess shared-memory segment: `vsnap top` reads them without
+// asking anybody, and the daemon pays one relaxed addition for each.
+//
+// Invariants
+// 1. A slot belongs to one view for as long as its id is not 0; counters only grow while it does.
+// 2. Everything in the segment is a lock-free atomic or written before the id that announces it.
+// Threads: any; writers and readers in different processes.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/env.h"
+#include "core/error.h"
+#include "core/units.h"
+
+namespace vsnap {
+
+struct ViewCounters { // since the view was opened
+  std::atomic<std::uint64_t> id{0}; // 0: a free slot
+  std::array<char, 160> name{};     // VOLUME or VOLUME@SNAPSHOT
+  std::atomic<std::uint64_t> reads{0}, read_bytes{0};
+  std::atomic<std::uint64_t> writes{0}, written_bytes{0};
+  std::atomic<std::uint64_t> discards{0}, flushes{0};
+};
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
+
+class LiveCounters {
+ public:
+  // `uuid`: the pool's, as text. The daemon's: made anew, removed by the destructor.
+  static Result<std::unique_ptr<LiveCounters>> create(const std::string& uuid);
+  // A reader's; not_found when no daemon has the pool.
+  static Result<std::unique_ptr<LiveCounters>> open(const std::string& uuid);
+  ~LiveCounters();
+  LiveCounters(const LiveCounters&) = delete;
+  LiveCounters& operator=(const LiveCounters&) = delete;
+
+  // A slot for the view; one that is shared by all further views when there are none left.
+  [[nodiscard]] ViewCounters& take(ObjectId id, const std::string& name);
+  void give_back(ViewCounters& slot);
+
+  struct Sample {
+    std::uint64_t id = 0;
+    std::string name;
+    std::uint64_t reads = 0, read_bytes = 0, writes = 0, written_bytes = 0, discards = 0, flushes = 0;
+  };
+  [[nodiscard]] std::vector<Sample> read() const;
+
+ private:
+  struct Segment;
+  struct Mapping;
+  LiveCounters(std::unique_ptr<Mapping> mapping, bool owner);
+  std::unique_ptr<Mapping> mapping_;
+  bool owner_;
+};
+
+} // namespace vsnap
