@@ -28,7 +28,7 @@ PUNCH_HOLE, ZERO_RANGE, KEEP_SIZE = 0x02, 0x10, 0x01
 DATA, HOLE = os.SEEK_DATA, os.SEEK_HOLE
 
 ROOT = Path(__file__).resolve().parents[2]
-VSNAP = Path(os.environ.get("VSNAP_BINARY", ROOT / "build/release/bin/vsnap"))
+VSNAP = Path(os.environ.get("VSNAP_BINARY", ROOT / "build/release/bin/vsnap")).resolve()
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate64.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -221,7 +221,7 @@ class Lab:
             errors="replace",
             timeout=timeout,
             env={**self.env, **(env or {})},
-            **options,
+            **{"cwd": self.path, **options},
         )
         result = Done(argv, done.returncode, done.stdout, done.stderr)
         expected = code if isinstance(code, (tuple, set, list)) or code is None else (code,)
@@ -238,7 +238,7 @@ class Lab:
             stderr=subprocess.STDOUT,
             text=True,
             env=self.env,
-            **options,
+            **{"cwd": self.path, **options},
         )
 
     def vsnap(self, *arguments, **options):
@@ -455,6 +455,7 @@ def fio(target, *options, size="32M", job="verify"):
         f"--size={size}",
         "--verify=crc32c",
         "--verify_fatal=1",
+        "--verify_state_save=0",
         "--randrepeat=1",
         "--output-format=normal",
         *options,

@@ -107,7 +107,7 @@ class Superblocks(CheckTest):
 
     def test_a_wiped_member_is_refused(self):
         self.overwrite(0, 0, bytes(MIB))
-        self.mentions(self.lab.vsnap("ls", "p", code=(3, 6)).err, self.members[0])
+        self.mentions(self.lab.vsnap("ls", "p", code=6).err, self.members[0])
 
 
 class Truncated(CheckTest):
@@ -116,10 +116,12 @@ class Truncated(CheckTest):
         backup = self.members[1].read_bytes()
         for length in (0, 1, 4 * KIB, 32 * KIB, 96 * KIB, MIB, size // 2, size - BLOCK, size - 1):
             with self.subTest(length=length):
-                os.truncate(self.members[1], length)
-                self.mentions(self.lab.vsnap("ls", "p", code=(3, 6)).err, self.members[1])
-                self.lab.vsnap("check", "p", code=(3, 6))
-                self.members[1].write_bytes(backup)
+                try:
+                    os.truncate(self.members[1], length)
+                    self.mentions(self.lab.vsnap("ls", "p", code=6).err, self.members[1])
+                    self.lab.vsnap("check", "p", code=6)
+                finally:
+                    self.members[1].write_bytes(backup)
         self.unharmed()
 
 

@@ -40,11 +40,11 @@ ERRORS = [
     (("clone", "p/a@none", "x"), 3),
     (("rollback", "p/a@none"), 3),
     (("resize", "p/none", "1M"), 3),
-    (("create", "p/a", "--size", "1M"), (1, 4)),
-    (("snapshot", "p/a@one"), (1, 4)),
-    (("clone", "p/a@one", "c"), (1, 4)),
-    (("rename", "p/a", "c"), (1, 4)),
-    (("resize", "p/a", "1M"), (1, 2)),
+    (("create", "p/a", "--size", "1M"), 1),
+    (("snapshot", "p/a@one"), 1),
+    (("clone", "p/a@one", "c"), 1),
+    (("rename", "p/a", "c"), 1),
+    (("resize", "p/a", "1M"), 2),
     (("rm", "p/a"), 4),
     (("diff", "p/a@one", "p/e"), 1),
     (("snapshot", "p/bad name@s"), 2),
@@ -329,13 +329,13 @@ class ExitCodes(CommandTest):
         self.lab.run(
             "dd", "if=/dev/urandom", f"of={self.point}/x", "bs=1M", "count=700", "conv=notrunc", code=1
         )
-        self.lab.vsnap("flatten", "p/c", code=(0, 5))
+        self.lab.vsnap("flatten", "p/c", code=5)
 
     def test_6_damage(self):
         self.unmounted()
         with open(self.members[0], "r+b") as file:
             file.write(bytes(MIB))
-        self.lab.vsnap("ls", "p", code=(3, 6))
+        self.lab.vsnap("ls", "p", code=6)
 
 
 class BadInput(CommandTest):
@@ -417,9 +417,8 @@ class BadInput(CommandTest):
     def test_the_largest_size_and_the_smallest_are_taken(self):
         self.lab.vsnap("create", "p/none", "--size", "0")
         largest = (1 << 63) - 1
-        done = self.lab.vsnap("create", "p/most", "--size", str(largest), code=(0, 2))
-        if done.code == 0:
-            self.assertEqual((self.point / "most").stat().st_size, largest)
+        self.lab.vsnap("create", "p/most", "--size", str(largest))
+        self.assertEqual((self.point / "most").stat().st_size, largest)
         self.lab.vsnap("create", "p/huge", "--size", "4P")
         self.assertEqual((self.point / "huge").stat().st_size, 4 << 50)
         write_at(self.point / "huge", (4 << 50) - 10, b"end")
@@ -435,19 +434,19 @@ class BadInput(CommandTest):
 
     def test_a_path_that_is_no_view_is_refused(self):
         outside = self.lab.file("outside", 1000)
-        for arguments in (
-            ("info", outside),
-            ("rm", outside),
-            ("snapshot", f"{outside}@s"),
-            ("info", "/"),
-            ("rm", "p/../../etc/passwd"),
+        for code, *arguments in (
+            (3, "info", outside),
+            (3, "rm", outside),
+            (3, "snapshot", f"{outside}@s"),
+            (3, "info", "/"),
+            (2, "rm", "p/../../etc/passwd"),
         ):
             with self.subTest(arguments=arguments):
-                self.lab.vsnap(*arguments, code=(2, 3))
+                self.lab.vsnap(*arguments, code=code)
         self.assertTrue(outside.exists())
 
     def test_a_shrink_needs_its_option(self):
-        self.mentions(self.lab.vsnap("resize", "p/a", "1M", code=(1, 2)).err, "--shrink")
+        self.mentions(self.lab.vsnap("resize", "p/a", "1M", code=2).err, "--shrink")
         self.assertEqual(self.lab.views()["a"]["size"], 8 * MIB)
 
 

@@ -245,7 +245,7 @@ class OrdinaryUser(LabTest):
         binary = self.lab.path / "vsnap"  # where he can read it
         shutil.copy(VSNAP, binary)
         self.binary = binary
-        # /dev/fuse as every distribution has it, 0666, whatever this machine does: in a name space of its own.
+        # /dev/fuse as every distribution has it, 0666: in a name space of its own.
         script = (
             'mount -t tmpfs none "$0" && mknod -m 0666 "$0/fuse" c 10 229 && mount --bind "$0/fuse" /dev/fuse'
             ' && umount -l "$0" && echo ready && exec sleep 300'

@@ -27,6 +27,7 @@ class Quickstart(LabTest):
     def test_shows_it_all_can_be_run_twice_and_undone(self):
         for _ in range(2):
             done = self.quickstart()
+            self.assertNotIn("failed", done.err)
             self.mentions(
                 done.out,
                 "OK: the snapshot has the old tree",
