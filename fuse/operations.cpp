@@ -27,6 +27,11 @@ timespec to_timespec(std::int64_t ns) {
 
 std::int64_t to_ns(const timespec& time) { return time.tv_sec * kSecondNs + time.tv_nsec; }
 
+// Removed, but still open: it has lost its own part of the name.
+bool is_unlinked(const ViewInfo& info) {
+  return info.kind == ViewKind::snapshot ? info.name.snapshot.empty() : info.name.volume.empty();
+}
+
 void set_times(struct stat& attributes, std::int64_t ns) {
   attributes.st_atim = attributes.st_mtim = attributes.st_ctim = to_timespec(ns);
 }
@@ -135,7 +140,7 @@ struct stat Operations::describe(const ViewInfo& info) {
   struct stat attributes{};
   attributes.st_ino = info.id.value();
   attributes.st_mode = S_IFREG | (info.mode & (info.kind == ViewKind::snapshot ? kSnapshotModes : 0777U));
-  attributes.st_nlink = info.name.volume.empty() ? 0 : 1; // removed, but still open
+  attributes.st_nlink = is_unlinked(info) ? 0 : 1;
   attributes.st_uid = info.uid;
   attributes.st_gid = info.gid;
   attributes.st_size = static_cast<off_t>(shared_copies.size_so_far(info.id).value_or(info.size_bytes));
@@ -162,7 +167,7 @@ Result<> Operations::set_size(ObjectId id, std::uint64_t size_bytes) {
   VSNAP_TRY_ASSIGN(const ViewInfo info, pool.info(id));
   if (info.kind == ViewKind::snapshot) return refuse(EROFS);
   if (size_bytes > kMaxVolumeBytes) return refuse(EFBIG);
-  if (info.name.volume.empty()) return refuse(ESTALE); // a removed volume has no name to be resized by
+  if (is_unlinked(info)) return refuse(ESTALE); // it has no name to be resized by
   VSNAP_TRY(pool.resize(info.name.volume, size_bytes, true));
   shared_copies.settle(id);
   return {};

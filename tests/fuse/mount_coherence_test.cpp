@@ -153,7 +153,7 @@ TEST_CASE("direct writes to one volume run side by side") {
   }
   for (std::thread& thread : threads) thread.join();
   CHECK(arrived == kThreads);
-  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(4)); // one that waited in vain takes 5
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(4)); // in vain: 5
 }
 
 TEST_CASE("parallel direct writes all arrive") {

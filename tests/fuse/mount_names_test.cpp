@@ -159,6 +159,20 @@ TEST_CASE("an open volume can be unlinked and lives until it is closed") {
   CHECK_FALSE(mounted->pool().info(made.id));
 }
 
+TEST_CASE("an open snapshot can be unlinked and lives until it is closed") {
+  const auto mounted = MountedPool::make();
+  if (!mounted) return;
+  mounted->make_volume("vm1", 10000);
+  take_snapshot(*mounted, "vm1", "a");
+  const Fd fd(mounted->path("vm1@a"), O_RDONLY);
+  REQUIRE(::unlink(mounted->path("vm1@a").c_str()) == 0);
+  CHECK(names_in(mounted->path()) == Names{"vm1"});
+  CHECK(read_at(fd, 0, 10000) == pattern_bytes(0, 10000));
+  struct stat found{};
+  REQUIRE(::fstat(fd.get(), &found) == 0);
+  CHECK(found.st_nlink == 0);
+}
+
 TEST_CASE("a volume with snapshots cannot be removed, a snapshot can") {
   const auto mounted = MountedPool::make();
   if (!mounted) return;

@@ -66,7 +66,7 @@ std::vector<ModelPool::Object> ModelPool::snapshots_of(const std::string& volume
 
 ViewInfo ModelPool::describe(const ModelObject& object) {
   ViewInfo out = object.info;
-  if (object.removed) out.name = {};
+  if (object.removed) (object.info.name.is_snapshot() ? out.name.snapshot : out.name.volume).clear();
   out.used_bytes = object.blocks.size() * kBlockBytes;
   out.open_handles = object.handles;
   if (object.clone_of) {

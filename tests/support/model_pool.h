@@ -6,7 +6,7 @@
 // 1. A view has no block at or past its end, and its last block is zero past the end.
 // 2. Every write gives a block a new stamp; copies keep it. Views share a block where the stamps are equal.
 // 3. Object ids start at 2 and are never used twice. A removed view that is open keeps its object, without a
-//    name.
+//    name (a snapshot: with its volume only).
 // Where the interface leaves a choice: a discard that reaches the end of the view frees a partial last block
 // too; reserve() without extend stops at the end; diff() tells blocks that were written, even with the same
 // content.
@@ -57,7 +57,7 @@ class ModelPool : public Pool {
   PoolStatus status() override;
   [[nodiscard]] std::vector<ViewInfo> list() override;
   Result<ViewInfo> find(const ViewName& name) override;
-  Result<ViewInfo> info(ObjectId id) override; // of a removed view while it is open: with an empty name
+  Result<ViewInfo> info(ObjectId id) override; // of a removed view too, while it is open
   Result<DiskUsage> disk_usage() override;
   [[nodiscard]] SpaceInfo space() override;
 
