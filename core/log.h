@@ -8,7 +8,7 @@
 
 namespace vsnap::log {
 
-enum class Level { debug, info, warning, error };
+enum class Level { debug, info, warning, error, off };
 
 void set_level(Level level);
 void write(Level level, std::string_view line);

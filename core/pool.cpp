@@ -172,7 +172,7 @@ Result<> PoolImpl::recount() {
     }
   }
   for (const ObjectPtr& volume : volumes) {
-    VSNAP_TRY_ASSIGN(const std::uint64_t mapped, view_of(volume)->count_mapped());
+    VSNAP_TRY_ASSIGN(const std::uint64_t mapped, view_of(volume)->count_mapped(0, kMaxVolumeBytes));
     volume->branch->mapped.store(static_cast<std::int64_t>(mapped));
   }
   MutexLock commit(engine_->commit_mutex());

@@ -37,7 +37,7 @@ struct CreatePoolOptions {
 };
 
 struct OpenPoolOptions {
-  std::vector<std::string> member_paths;
+  std::vector<std::string> member_paths = {};
   std::string role = "command"; // or "daemon": told to whoever finds the pool locked
   std::uint64_t cache_bytes = 256ULL << 20; // limit for maps kept in memory
   int lock_wait_ms = 3000;                  // how long to wait for another command to be done

@@ -31,12 +31,9 @@ Result<> PoolImpl::release_pins(const std::vector<Pin>& pins, const Engine::Step
       MutexLock lock(objects_.mutex());
       for (const auto& [branch, viewers] : after) static_cast<Viewers&>(*branch) = viewers;
     }
-    for (const auto& [branch, viewers] : after) {
-      if (const auto view = head_view(*branch); view && viewers.has_head) {
-        engine_->cache().drop_all(view->map(), [b = branch] { b->set_floor(); });
-      } else {
-        branch->set_floor();
-      }
+    for (Branch* const branch : lowered) {
+      if (const auto view = head_view(*branch)) engine_->cache().drop_all(view->map(), [branch] { branch->set_floor(); });
+      else branch->set_floor();
     }
   }
   for (Branch* const branch : lowered) branch->gate.open();

@@ -215,14 +215,19 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
   const bool live = origin->kind == ViewKind::volume;
   VSNAP_TRY(engine_->commit());
   MutexLock commit(engine_->commit_mutex());
-  std::vector<Branch*> branches = {&child};
+  std::vector<Branch*> branches;
   if (live) branches.push_back(origin->branch);
   const auto view = view_of(volume);
   Version number = origin->number;
   std::int64_t mapped = 0;
-  const std::int64_t empty = child.mapped.load();
-  if (empty != 0) return failure(ErrorKind::usage, EXDEV, "the volume is not empty");
-  VSNAP_TRY(draw_line(branches, [&] {
+  // The child is held until its map can be loaded with the parent in it.
+  child.gate.close();
+  child.gate.drain();
+  if (child.mapped.load() != 0) {
+    child.gate.open();
+    return failure(ErrorKind::usage, EXDEV, "the volume is not empty");
+  }
+  const auto drawn = draw_line(branches, [&] {
     if (live) {
       number = origin->branch->version();
       mapped = origin->branch->mapped.load();
@@ -233,7 +238,6 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
     }
     volume->size_bytes.store(origin->size_bytes.load());
     child.mapped.fetch_add(mapped);
-    engine_->cache().drop_all(view->map(), [] {});
   }, [&](SQLite::Database& db) -> Result<> {
     catalog::set_parent(db, child.id, origin->branch, number);
     catalog::set_mapped(db, child.id, mapped);
@@ -242,8 +246,10 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
     child.parent = origin->branch; // under the database's lock, where maps are loaded
     child.parent_number = number;
     return {};
-  }));
-  engine_->cache().drop_all(view->map(), [] {}); // what was loaded while the parent was not there yet
+  });
+  engine_->cache().drop_all(view->map(), [] {});
+  child.gate.open();
+  if (!drawn) return drawn;
   {
     MutexLock lock(objects_.mutex());
     child.parent->pins.insert(number.value());

@@ -372,7 +372,9 @@ Result<> VolumeIo::unmap_blocks(BlockIndex from, BlockIndex to) {
 Result<> VolumeIo::reserve(std::uint64_t offset, std::uint64_t length, bool extend) {
   VSNAP_TRY(check_range(offset, length));
   if (!extend) length = offset >= size_bytes() ? 0 : std::min(length, size_bytes() - offset);
-  if (blocks_for(length).value() > engine_.allocator().free_blocks() + blocks_for(size_bytes()).value()) {
+  VSNAP_TRY_ASSIGN(const std::uint64_t mapped, count_mapped(offset, length));
+  const std::uint64_t blocks = length == 0 ? 0 : (offset + length - 1) / kBlockBytes - offset / kBlockBytes + 1;
+  if (blocks - mapped > engine_.allocator().free_blocks()) {
     return failure(ErrorKind::no_space, "the pool has less free space than that (vsnap pool add)");
   }
   if (offset > size_bytes()) VSNAP_TRY(zero_tail(size_bytes()));
@@ -429,15 +431,21 @@ Result<std::optional<RegionIndex>> VolumeIo::next_mapped_region(RegionIndex from
   return best;
 }
 
-Result<std::uint64_t> VolumeIo::count_mapped() {
+Result<std::uint64_t> VolumeIo::count_mapped(std::uint64_t offset, std::uint64_t length) {
   std::uint64_t mapped = 0;
-  for (RegionIndex index(0);; index = RegionIndex(index.value() + 1)) {
+  const std::uint64_t first = offset / kBlockBytes;
+  const std::uint64_t end = blocks_for(offset + length).value();
+  for (RegionIndex index = region_of(BlockIndex(first));; index = RegionIndex(index.value() + 1)) {
     VSNAP_TRY_ASSIGN(const auto found, next_mapped_region(index));
-    if (!found) return mapped;
+    if (!found || first_block(*found).value() >= end) return mapped;
     index = *found;
     const Grace::Section section(engine_.grace());
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, index));
-    for (std::uint64_t block = 0; block < kRegionBlocks; ++block) mapped += region->entry(block).mapped() ? 1 : 0;
+    const std::uint64_t base = first_block(index).value();
+    const std::uint64_t to = std::min(kRegionBlocks, end - base);
+    for (std::uint64_t block = first > base ? first - base : 0; block < to; ++block) {
+      mapped += region->entry(block).mapped() ? 1 : 0;
+    }
   }
 }
 

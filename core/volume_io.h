@@ -30,8 +30,8 @@ class VolumeIo final : public View {
 
   // Unmaps whole blocks [from, to), also beyond the end: what a shrink leaves behind.
   Result<> unmap_blocks(BlockIndex from, BlockIndex to);
-  // Counts the mapped blocks of the whole view, region by region.
-  Result<std::uint64_t> count_mapped();
+  // Counts the mapped blocks that the range touches, region by region.
+  Result<std::uint64_t> count_mapped(std::uint64_t offset, std::uint64_t length);
   // Makes the block that the end of a volume of `size` bytes falls into read as zeros behind it.
   Result<> zero_tail(std::uint64_t size);
   [[nodiscard]] ViewCounters& counters() { return counters_; }

@@ -1,0 +1,159 @@
+// One I/O call of the members fails, each in turn: errors are told, and what was confirmed is there afterwards.
+#include "core/log.h"
+#include "tests/core/small_pool.h"
+
+using namespace vsnap;
+
+namespace {
+
+struct Confirmed { // what fsync or a command has answered with success
+  bool first_write = false;
+  bool snapshot = false;
+  bool second_write = false;
+};
+
+// A little of everything. Goes on after errors, as a program would that ignores them.
+Confirmed workload(SmallPool& lab) {
+  Confirmed confirmed;
+  const auto info = lab.pool->find({"v", {}});
+  if (!info) return confirmed;
+  const auto handle = lab.pool->open_view(info->id);
+  if (!handle) return confirmed;
+  View& v = **handle;
+  bool written = true;
+  for (std::uint64_t block = 0; block < 24; ++block) written = v.write(block * 3 * kBlockBytes, block_of(1)).has_value() && written;
+  confirmed.first_write = v.fsync().has_value() && written;
+  confirmed.snapshot = lab.snapshot("v@s").has_value() && confirmed.first_write;
+  written = true;
+  for (std::uint64_t block = 0; block < 12; ++block) written = v.write(block * 3 * kBlockBytes + 100, block_of(2, 700)).has_value() && written;
+  const auto discarded = v.discard(0, 5 * kBlockBytes);
+  confirmed.second_write = v.fsync().has_value() && written && discarded && confirmed.first_write;
+  static_cast<void>(lab.snapshot("v@t"));
+  static_cast<void>(lab.remove("v@t"));
+  static_cast<void>(lab.pool->create_volume("w", kMiB));
+  static_cast<void>(lab.pool->wait_for_removals({}));
+  return confirmed;
+}
+
+std::vector<std::byte> merged_block(std::uint8_t below) {
+  auto block = block_of(below);
+  std::fill_n(block.begin() + 100, 700, std::byte{2});
+  return block;
+}
+
+void verify(SmallPool& lab, const Confirmed& confirmed) {
+  REQUIRE(lab.findings().empty());
+  ViewHandle v = lab.view("v");
+  for (std::uint64_t block = 0; block < 24; ++block) {
+    const auto found = read_from(*v, block * 3 * kBlockBytes);
+    const bool zeros = found == block_of(0);
+    const bool first = found == block_of(1);
+    const bool second = found == merged_block(1);
+    const bool second_alone = found == merged_block(0); // the first write failed
+    INFO("block " << block * 3);
+    REQUIRE((zeros || first || second || second_alone));
+    if (confirmed.first_write && block >= 2) REQUIRE((first || (second && block < 12)));
+    if (confirmed.second_write) REQUIRE((block < 2 ? zeros : block < 12 ? second : first));
+  }
+  if (confirmed.snapshot) {
+    ViewHandle s = lab.view("v@s");
+    for (std::uint64_t block = 0; block < 24; ++block) REQUIRE(read_from(*s, block * 3 * kBlockBytes) == block_of(1));
+  }
+}
+
+// The number of calls the workload makes when none of them fails.
+std::uint64_t calls_of_workload() {
+  SmallPool lab(16 * kMiB);
+  lab.create("v", 2 * kMiB);
+  const std::uint64_t before = lab.env.calls();
+  const Confirmed confirmed = workload(lab);
+  REQUIRE(confirmed.second_write);
+  return lab.env.calls() - before;
+}
+
+enum class Fault { once, from_then_on };
+
+void run(std::uint64_t nth, Fault fault, bool power_cut) {
+  INFO("call " << nth << (fault == Fault::once ? " fails once" : " and all later ones fail")
+               << (power_cut ? ", then the power is cut" : ""));
+  SmallPool lab(16 * kMiB);
+  lab.create("v", 2 * kMiB);
+  if (fault == Fault::once) lab.env.fail_once(nth);
+  else lab.env.fail_from(nth);
+  const Confirmed confirmed = workload(lab);
+  if (power_cut) lab.env.power_cut(nth);
+  lab.pool.reset();
+  lab.env.fail_from(std::nullopt);
+  lab.open();
+  verify(lab, confirmed);
+}
+
+} // namespace
+
+TEST_CASE("whichever call fails, once or for good, nothing that was confirmed is lost") {
+  log::set_level(log::Level::off);
+  const std::uint64_t calls = calls_of_workload();
+  REQUIRE(calls > 100);
+  for (std::uint64_t nth = 1; nth <= calls; ++nth) {
+    run(nth, Fault::once, false);
+    run(nth, Fault::from_then_on, false);
+    run(nth, Fault::from_then_on, true);
+  }
+}
+
+TEST_CASE("after a failed flush every fsync fails until the pool is opened again") {
+  log::set_level(log::Level::off);
+  SmallPool lab;
+  lab.create("v", kMiB);
+  ViewHandle v = lab.view("v");
+  REQUIRE(v->write(0, block_of(1)).has_value());
+  lab.env.fail_flush_once();
+  REQUIRE_FALSE(v->fsync().has_value());
+  REQUIRE_FALSE(v->fsync().has_value());
+  REQUIRE_FALSE(v->write(0, block_of(2)).has_value());
+  REQUIRE(lab.pool->status().health != "ok");
+  REQUIRE(read_from(*v, 0) == block_of(1));
+}
+
+TEST_CASE("a block that cannot be read is an error, never zeros") {
+  SmallPool lab;
+  lab.create("v", kMiB);
+  ViewHandle v = lab.view("v");
+  REQUIRE(v->write(0, block_of(1)).has_value());
+  std::vector<std::byte> out(kBlockBytes);
+  lab.env.fail_once(1);
+  const auto read = v->read(0, out);
+  REQUIRE_FALSE(read.has_value());
+  REQUIRE(read.error().errno_value == EIO);
+  REQUIRE(read_from(*v, 0) == block_of(1));
+}
+
+TEST_CASE("what fsync confirmed survives power cuts that lose and tear everything else") {
+  log::set_level(log::Level::off);
+  for (std::uint64_t seed = 1; seed <= 300; ++seed) {
+    INFO("seed " << seed);
+    SmallPool lab(16 * kMiB, seed);
+    lab.create("v", 2 * kMiB);
+    {
+      ViewHandle v = lab.view("v");
+      for (std::uint64_t i = 0; i < 20; ++i) REQUIRE(v->write(i * kBlockBytes, block_of(1)).has_value());
+      REQUIRE(v->fsync().has_value());
+      if (seed % 2 == 0) REQUIRE(lab.snapshot("v@s").has_value());
+      for (std::uint64_t i = 0; i < 20; i += 2) REQUIRE(v->write(i * kBlockBytes, block_of(2)).has_value());
+    }
+    lab.env.power_cut(seed);
+    lab.pool.reset();
+    lab.open();
+    REQUIRE(lab.findings().empty());
+    ViewHandle v = lab.view("v");
+    for (std::uint64_t i = 0; i < 20; ++i) {
+      for (std::uint64_t sector = 0; sector < kBlockBytes; sector += 512) {
+        const auto found = read_from(*v, i * kBlockBytes + sector, 512);
+        REQUIRE((found == block_of(1, 512) || (i % 2 == 0 && found == block_of(2, 512))));
+      }
+    }
+    if (seed % 2 == 0) {
+      for (std::uint64_t i = 0; i < 20; ++i) REQUIRE(read_from(*lab.view("v@s"), i * kBlockBytes) == block_of(1));
+    }
+  }
+}

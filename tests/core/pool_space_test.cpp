@@ -1,0 +1,125 @@
+// A pool that is full, also of metadata: what still works, and that nothing is lost.
+#include "tests/core/small_pool.h"
+
+using namespace vsnap;
+
+namespace {
+
+// Writes block after block in a scattered order until there is no space; returns how many it wrote.
+std::uint64_t fill(View& view, std::uint64_t blocks, std::uint8_t stamp) {
+  std::uint64_t written = 0;
+  for (std::uint64_t i = 0; i < blocks; ++i) {
+    const std::uint64_t block = i * 2654435761U % blocks;
+    const auto done = view.write(block * kBlockBytes, block_of(stamp));
+    if (!done) {
+      REQUIRE(done.error().kind == ErrorKind::no_space);
+      REQUIRE(done.error().errno_value == ENOSPC);
+      return written;
+    }
+    ++written;
+  }
+  return written;
+}
+
+} // namespace
+
+TEST_CASE("a pool can be filled to its last block, and every block that was accepted is there") {
+  SmallPool lab;
+  lab.create("v", 64 * kMiB);
+  ViewHandle v = lab.view("v");
+  const std::uint64_t blocks = 64 * kMiB / kBlockBytes;
+  const std::uint64_t written = fill(*v, blocks, 7);
+  REQUIRE(written < blocks);
+  REQUIRE(lab.pool->space().free_bytes == 0);
+  v = ViewHandle();
+  lab.reopen();
+  v = lab.view("v");
+  for (std::uint64_t i = 0; i < written; ++i) {
+    REQUIRE(read_from(*v, i * 2654435761U % blocks * kBlockBytes) == block_of(7));
+  }
+  REQUIRE(lab.findings().empty());
+}
+
+TEST_CASE("in a pool that is full of data and metadata a snapshot can be removed and writing goes on") {
+  SmallPool lab;
+  lab.create("v", 24 * kMiB);
+  ViewHandle v = lab.view("v");
+  const std::uint64_t blocks = 24 * kMiB / kBlockBytes;
+  // Every round a snapshot and scattered overwrites, until neither finds room.
+  int snapshots = 0;
+  for (; snapshots < 500; ++snapshots) {
+    if (!lab.snapshot("v@s" + std::to_string(snapshots))) break;
+    if (fill(*v, 64 + static_cast<std::uint64_t>(snapshots), static_cast<std::uint8_t>(snapshots)) == 0) break;
+  }
+  while (fill(*v, blocks, 9) == blocks && lab.snapshot("v@more" + std::to_string(snapshots++))) {
+  }
+  // Holes over frozen blocks take rows and no data: metadata fills up as well, and is refused in time.
+  for (int round = 0; round < 300; ++round) {
+    if (!lab.snapshot("v@hole" + std::to_string(round))) break;
+    for (std::uint64_t block = 0; block < blocks; block += 2) {
+      const auto done = v->discard(block * kBlockBytes, kBlockBytes);
+      if (!done) REQUIRE(done.error().kind == ErrorKind::no_space);
+    }
+  }
+  REQUIRE(v->fsync().has_value());
+  REQUIRE(lab.findings().empty());
+  const auto listed = lab.pool->list();
+  REQUIRE(listed.size() > 2);
+  for (const ViewInfo& info : listed) {
+    if (info.kind == ViewKind::snapshot) REQUIRE(lab.remove(info.name.text()).has_value());
+  }
+  REQUIRE(lab.pool->wait_for_removals({}).has_value());
+  REQUIRE(lab.pool->space().available_bytes > kMiB);
+  REQUIRE(v->write(0, block_of(42)).has_value());
+  REQUIRE(read_from(*v, 0) == block_of(42));
+  REQUIRE(lab.findings().empty());
+}
+
+TEST_CASE("a full pool takes another member, and the write that failed succeeds") {
+  SmallPool lab;
+  lab.create("v", 64 * kMiB);
+  ViewHandle v = lab.view("v");
+  fill(*v, 64 * kMiB / kBlockBytes, 1);
+  REQUIRE_FALSE(v->write(60 * kMiB + kBlockBytes * 3, block_of(5, 8 * kMiB)).has_value());
+  REQUIRE(lab.pool->add_member({"/b", 32 * kMiB}, false).has_value());
+  lab.paths.emplace_back("/b");
+  REQUIRE(v->write(60 * kMiB + kBlockBytes * 3, block_of(5, 8 * kMiB)).has_value());
+  v = ViewHandle();
+  lab.reopen();
+  REQUIRE(read_from(*lab.view("v"), 60 * kMiB + kBlockBytes * 3, 4 * kMiB) == block_of(5, 4 * kMiB));
+  REQUIRE(lab.findings().empty());
+}
+
+TEST_CASE("space that was discarded can be written again at once in a full pool") {
+  SmallPool lab;
+  lab.create("v", 64 * kMiB);
+  ViewHandle v = lab.view("v");
+  fill(*v, 64 * kMiB / kBlockBytes, 1);
+  REQUIRE(v->discard(0, 16 * kMiB).has_value());
+  REQUIRE(v->write(40 * kMiB, block_of(3, kMiB)).has_value());
+  REQUIRE(read_from(*v, 40 * kMiB, kMiB) == block_of(3, kMiB));
+}
+
+TEST_CASE("reserved space is there for the writes it was reserved for") {
+  SmallPool lab;
+  lab.create("a", 4 * kMiB);
+  lab.create("b", 64 * kMiB);
+  ViewHandle a = lab.view("a");
+  ViewHandle b = lab.view("b");
+  REQUIRE(a->reserve(0, 4 * kMiB, false).has_value());
+  REQUIRE(read_from(*a, 0, 4 * kMiB) == block_of(0, 4 * kMiB));
+  fill(*b, 64 * kMiB / kBlockBytes, 1);
+  REQUIRE(a->write(0, block_of(8, 4 * kMiB)).has_value());
+  REQUIRE(read_from(*a, 0, 4 * kMiB) == block_of(8, 4 * kMiB));
+  REQUIRE(lab.findings().empty());
+}
+
+TEST_CASE("reserving more than there is fails and takes nothing") {
+  SmallPool lab;
+  lab.create("a", 64 * kMiB);
+  const std::uint64_t before = lab.pool->space().free_bytes;
+  const auto done = lab.view("a")->reserve(0, 64 * kMiB, false);
+  REQUIRE_FALSE(done.has_value());
+  REQUIRE(done.error().kind == ErrorKind::no_space);
+  REQUIRE(lab.pool->space().free_bytes == before);
+}
