@@ -23,6 +23,11 @@ void ModelPool::set_capacity(std::uint64_t bytes) {
   capacity_bytes_ = bytes;
 }
 
+void ModelPool::set_before_write(std::function<void()> hook) {
+  MutexLock lock(mutex_);
+  before_write_ = std::move(hook);
+}
+
 void ModelPool::set_observer(PoolObserver* observer) {
   MutexLock lock(observer_mutex_);
   observer_ = observer;

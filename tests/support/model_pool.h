@@ -46,9 +46,8 @@ class ModelPool : public Pool {
   static std::unique_ptr<ModelPool> make(std::string name);
   // Writes that would need more blocks than this answer ENOSPC. Slow once it is below the default.
   void set_capacity(std::uint64_t bytes) VSNAP_EXCLUDES(mutex_);
-  // Called by every write before it does anything, without locks held: to hold one back. Set it while nobody
-  // writes.
-  void set_before_write(std::function<void()> hook) { before_write_ = std::move(hook); }
+  // Called by every write before it does anything, without locks held: to hold one back.
+  void set_before_write(std::function<void()> hook) VSNAP_EXCLUDES(mutex_);
 
   Result<> close() override { return {}; }
   void set_observer(PoolObserver* observer) override; // returns when no callback is running
@@ -113,7 +112,6 @@ class ModelPool : public Pool {
   SpaceInfo space_locked() VSNAP_REQUIRES(mutex_);
 
   const std::string name_;
-  std::function<void()> before_write_;
   Mutex mutex_;
   std::map<std::uint64_t, Object> objects_ VSNAP_GUARDED_BY(mutex_); // by id, so in order of creation
   std::uint64_t next_id_ VSNAP_GUARDED_BY(mutex_) = 2;               // 1 is the mount's root directory
@@ -121,6 +119,7 @@ class ModelPool : public Pool {
   std::uint64_t generation_ VSNAP_GUARDED_BY(mutex_) = 1;
   std::uint64_t capacity_bytes_ VSNAP_GUARDED_BY(mutex_) = kDefaultCapacityBytes;
   std::vector<MemberInfo> members_ VSNAP_GUARDED_BY(mutex_);
+  std::function<void()> before_write_ VSNAP_GUARDED_BY(mutex_);
 
   Mutex observer_mutex_; // held while the observer is called, never together with mutex_
   PoolObserver* observer_ VSNAP_GUARDED_BY(observer_mutex_) = nullptr;

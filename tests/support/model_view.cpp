@@ -54,7 +54,12 @@ Result<std::size_t> ModelView::read(std::uint64_t offset, std::span<std::byte> o
 }
 
 Result<> ModelView::write(std::uint64_t offset, std::span<const std::byte> data) {
-  if (pool_.before_write_) pool_.before_write_();
+  std::function<void()> hook;
+  {
+    MutexLock lock(pool_.mutex_);
+    hook = pool_.before_write_;
+  }
+  if (hook) hook();
   MutexLock lock(pool_.mutex_);
   VSNAP_TRY(may_change(offset, data.size()));
   if (data.empty()) return {};
