@@ -467,8 +467,20 @@ class LabTest(unittest.TestCase):
 
     on_disk = False
 
+    def run(self, result=None):
+        self.result = result
+        return super().run(result)
+
     def setUp(self):
         self.lab = self.enterContext(Lab(on_disk=self.on_disk))
+        self.addCleanup(self.show_logs)
+
+    def show_logs(self):
+        """What the daemons of a test that failed had to say."""
+        results = [] if self.result is None else self.result.failures + self.result.errors
+        if any(self.id() in test.id() for test, _ in results):
+            for log in sorted(self.lab.path.glob("run/**/*.log")):
+                print(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}---", flush=True)
 
     def fails_with(self, number, function, *arguments):
         with self.assertRaises(OSError) as raised:
