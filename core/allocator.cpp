@@ -127,6 +127,7 @@ bool Allocator::load_group(const SpaceGroup& group) {
   MutexLock lock(mutex_);
   if (group.member >= members_.size() || group.bitmap.size() != format::kGroupBlocks / 8) return false;
   Member& member = *members_[group.member];
+  if (group.group >= member.free_in_group.size()) return false;
   const std::uint64_t first = group.group * format::kGroupBlocks;
   for (std::uint64_t i = 0; i < format::kGroupBlocks; ++i) {
     if (((static_cast<unsigned>(group.bitmap[i / 8]) >> (i % 8)) & 1U) == 0) continue;

@@ -1,0 +1,318 @@
+// The members of a pool: which sets of files are one, and what is said of those that are not.
+#include "core/member_set.h"
+
+#include <unistd.h>
+
+#include "tests/core/memory_members.h"
+#include "tests/core/refusal.h"
+
+using namespace vsnap;
+
+namespace {
+
+constexpr std::size_t kCopyA = format::kSuperblockOffsets[0];
+constexpr std::size_t kCopyB = format::kSuperblockOffsets[1];
+
+Error open_refusal(MemoryEnv& env, const std::vector<std::string>& paths) {
+  return refusal(MemberSet::open(env, paths, "command", 0));
+}
+
+void damage(MemoryEnv& env, const std::string& path, std::size_t offset) {
+  env.bytes_of(path)[offset + 200] ^= std::byte{1};
+}
+
+Result<> flag_for_check(MemberSet& members) {
+  return members.update_layout([](Superblock& layout) { layout.flags = format::kFlagNeedsCheck; });
+}
+
+bool opens(MemoryEnv& env, const std::vector<std::string>& paths) {
+  return MemberSet::open(env, paths, "command", 0).has_value();
+}
+
+} // namespace
+
+TEST_CASE("members that were created can be opened in any order") {
+  MemoryEnv env;
+  const Superblock made = create_members(env, "lab", {"/a", "/b", "/c"})->layout();
+  const auto members = open_members(env, {"/c", "/a", "/b"});
+  CHECK(members->count() == 3);
+  CHECK(members->layout().same_layout(made));
+  CHECK(members->path(0) == "/a");
+  CHECK(members->path(2) == "/c");
+  CHECK(members->remarks().empty());
+}
+
+TEST_CASE("a new pool has two good superblock copies on each member") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a", "/b"});
+  const auto members = open_members(env, {"/a", "/b"});
+  const auto remarks = members->check_superblocks(false);
+  REQUIRE(remarks.has_value());
+  CHECK(remarks->empty());
+}
+
+TEST_CASE("bytes that were written to a member come back from it") {
+  MemoryEnv env;
+  const auto members = create_members(env, "lab", {"/a", "/b"});
+  const std::vector<std::byte> data(1000, std::byte{7});
+  REQUIRE(members->write(Place(1, 300), 96, data).has_value());
+  std::vector<std::byte> back(1000);
+  REQUIRE(members->read(Place(1, 300), 96, back).has_value());
+  CHECK(back == data);
+  CHECK(env.bytes_of("/b")[300 * kBlockBytes + 96] == std::byte{7});
+}
+
+TEST_CASE("the layout survives closing and a power cut") {
+  MemoryEnv env;
+  const MetadataSegment segment{MetadataFile::wal, {Place(1, 500), BlockCount(16)}};
+  {
+    const auto members = create_members(env, "lab", {"/a", "/b"});
+    const auto stored =
+        members->update_layout([&](Superblock& layout) { layout.segments.push_back(segment); });
+    REQUIRE(stored.has_value());
+    env.power_cut(3);
+  }
+  const auto segments = open_members(env, {"/a", "/b"})->layout().segments;
+  REQUIRE(segments.size() == 1);
+  CHECK(segments[0] == segment);
+}
+
+TEST_CASE("no member at all is refused as wrong usage") {
+  MemoryEnv env;
+  CHECK(open_refusal(env, {}).kind == ErrorKind::usage);
+}
+
+TEST_CASE("a member given twice is refused and names both") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a", "/b"});
+  const Error error = open_refusal(env, {"/a", "/b", "/a"});
+  CHECK(error.kind == ErrorKind::usage);
+  CHECK(says(error, "/a: the same member as /a"));
+}
+
+TEST_CASE("a copy of a member beside it is refused") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a", "/b"});
+  new_file(env, "/copy", format::kMinMemberBytes);
+  env.bytes_of("/copy") = env.bytes_of("/a");
+  const Error error = open_refusal(env, {"/a", "/b", "/copy"});
+  CHECK(error.kind == ErrorKind::damaged);
+  CHECK(says(error, "/copy: a copy of member /a"));
+}
+
+TEST_CASE("a missing member is refused with the uuid that was expected and the number found") {
+  MemoryEnv env;
+  const Superblock layout = create_members(env, "lab", {"/a", "/b", "/c"})->layout();
+  const Error error = open_refusal(env, {"/a", "/c"});
+  CHECK(error.kind == ErrorKind::damaged);
+  CHECK(says(error, "expected uuid " + to_string(layout.roster[1].uuid)));
+  CHECK(says(error, "found 2 of 3 members"));
+}
+
+TEST_CASE("a member whose file is not there is not found") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  CHECK(open_refusal(env, {"/a", "/nothing"}).kind == ErrorKind::not_found);
+}
+
+TEST_CASE("a member of another pool is refused with both pools named") {
+  MemoryEnv env;
+  const Superblock lab = create_members(env, "lab", {"/a", "/b"})->layout();
+  const Superblock other = create_members(env, "other", {"/x"})->layout();
+  const Error error = open_refusal(env, {"/a", "/x"});
+  CHECK(error.kind == ErrorKind::damaged);
+  CHECK(says(error, "/x: member of pool other (" + to_string(other.pool_uuid) + ")"));
+  CHECK(says(error, "expected one of lab (" + to_string(lab.pool_uuid) + ")"));
+}
+
+TEST_CASE("a file that was never a member is told from a damaged one") {
+  MemoryEnv env;
+  new_file(env, "/file", format::kMinMemberBytes);
+  CHECK(open_refusal(env, {"/file"}).kind == ErrorKind::not_found);
+}
+
+TEST_CASE("a member that was cut short is refused with both lengths") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  env.bytes_of("/a").resize(format::kMinMemberBytes - kBlockBytes);
+  const Error error = open_refusal(env, {"/a"});
+  CHECK(error.kind == ErrorKind::damaged);
+  CHECK(says(error, "expected 4194304 bytes, found 4190208"));
+}
+
+TEST_CASE("a member cut at any block is refused") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  for (std::uint64_t size = format::kMinMemberBytes; size > 0;) {
+    size -= kBlockBytes;
+    env.bytes_of("/a").resize(size);
+    if (opens(env, {"/a"})) FAIL("cut at " << size);
+  }
+  SUCCEED();
+}
+
+TEST_CASE("a torn newest superblock copy leaves the one before") {
+  MemoryEnv env;
+  {
+    const auto members = create_members(env, "lab", {"/a"}); // A has sequence 2
+    REQUIRE(flag_for_check(*members).has_value());           // B has sequence 3
+  }
+  damage(env, "/a", kCopyB);
+  const auto members = open_members(env, {"/a"});
+  CHECK(members->layout().sequence == 2);
+  CHECK(members->layout().flags == 0);
+}
+
+TEST_CASE("a bad superblock copy is remarked with its member") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a", "/b"});
+  damage(env, "/b", kCopyA);
+  const auto remarks = open_members(env, {"/a", "/b"})->remarks();
+  REQUIRE(remarks.size() == 1);
+  CHECK(remarks[0].find("/b: superblock copy A") == 0);
+}
+
+TEST_CASE("a member with an older layout takes that of the others") {
+  MemoryEnv env;
+  {
+    const auto members = create_members(env, "lab", {"/a", "/b"});
+    REQUIRE(flag_for_check(*members).has_value());
+  }
+  damage(env, "/a", kCopyB);
+  CHECK(open_members(env, {"/a", "/b"})->layout().flags == format::kFlagNeedsCheck);
+}
+
+TEST_CASE("a member with both superblock copies damaged is refused as damaged") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  damage(env, "/a", kCopyA);
+  damage(env, "/a", kCopyB);
+  CHECK(open_refusal(env, {"/a"}).kind == ErrorKind::damaged);
+}
+
+TEST_CASE("members that contradict each other under one sequence are refused") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a", "/b"});
+  const std::vector<std::byte> before = env.bytes_of("/b");
+  REQUIRE(flag_for_check(*open_members(env, {"/a", "/b"})).has_value());
+  env.bytes_of("/b") = before;
+  // /b gets a sequence 3 of its own, as if it had been used without /a.
+  auto file = env.open_file("/b", {});
+  REQUIRE(file.has_value());
+  auto own = newest_superblock(**file, "/b", nullptr);
+  REQUIRE(own.has_value());
+  own->sequence = 3;
+  own->segments.push_back({MetadataFile::wal, {Place(0, 300), BlockCount(16)}});
+  REQUIRE((*file)->write_at(kCopyB, encode(*own)).has_value());
+  const Error error = open_refusal(env, {"/a", "/b"});
+  CHECK(error.kind == ErrorKind::damaged);
+  CHECK(says(error, "contradicts"));
+}
+
+TEST_CASE("a locked member is refused with its owner named") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  auto first = MemberSet::open(env, {"/a"}, "daemon", 0);
+  REQUIRE(first.has_value());
+  (*first)->write_owner_records(env);
+  const Error error = open_refusal(env, {"/a"});
+  CHECK(error.kind == ErrorKind::busy);
+  CHECK(says(error, "vsnap daemon with pid " + std::to_string(::getpid()) + " on host host"));
+}
+
+TEST_CASE("a locked member without an owner record is refused as busy") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  const auto first = open_members(env, {"/a"});
+  CHECK(open_refusal(env, {"/a"}).kind == ErrorKind::busy);
+}
+
+TEST_CASE("closing the members lets go of their locks") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  open_members(env, {"/a"}).reset();
+  CHECK(opens(env, {"/a"}));
+}
+
+TEST_CASE("an opening that is refused keeps no lock") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a", "/b"});
+  REQUIRE_FALSE(opens(env, {"/a"}));
+  CHECK(opens(env, {"/a", "/b"}));
+}
+
+TEST_CASE("an added member belongs to the pool from then on") {
+  MemoryEnv env;
+  {
+    const auto members = create_members(env, "lab", {"/a"});
+    const auto index = members->add(env, "/new", new_file(env, "/new", format::kMinMemberBytes));
+    REQUIRE(index.has_value());
+    CHECK(*index == 1);
+    CHECK(members->count() == 2);
+    env.power_cut(5);
+  }
+  CHECK(open_members(env, {"/new", "/a"})->count() == 2);
+  CHECK(says(open_refusal(env, {"/a"}), "missing"));
+}
+
+TEST_CASE("an addition that fails at any call leaves a pool that opens") {
+  bool added = false;
+  for (std::uint64_t nth = 1; !added; ++nth) {
+    MemoryEnv env;
+    {
+      const auto members = create_members(env, "lab", {"/a", "/b"});
+      auto file = new_file(env, "/new", format::kMinMemberBytes);
+      env.fail_once(nth);
+      added = members->add(env, "/new", std::move(file)).has_value();
+    }
+    env.power_cut(nth);
+    INFO("call " << nth);
+    env.fail_from(std::nullopt);
+    REQUIRE((opens(env, {"/a", "/b"}) || opens(env, {"/a", "/b", "/new"})));
+  }
+}
+
+TEST_CASE("a file that is a member already cannot be claimed again") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  const auto members = open_members(env, {"/a"});
+  auto again = env.open_file("/a", {});
+  REQUIRE(again.has_value());
+  CHECK(refusal(members->claim(env, "/a", **again, 0)).kind == ErrorKind::usage);
+}
+
+TEST_CASE("a failed flush stays failed") {
+  MemoryEnv env;
+  const auto members = create_members(env, "lab", {"/a"});
+  REQUIRE(members->write(Place(0, 300), 0, std::vector<std::byte>(512)).has_value());
+  env.fail_flush_once();
+  CHECK_FALSE(members->flush_data().has_value());
+  CHECK_FALSE(members->flush_data().has_value());
+  CHECK(members->flush_failed());
+}
+
+TEST_CASE("a flush with nothing written since the last one asks nothing of the members") {
+  MemoryEnv env;
+  const auto members = create_members(env, "lab", {"/a", "/b"});
+  REQUIRE(members->write(Place(0, 300), 0, std::vector<std::byte>(512)).has_value());
+  REQUIRE(members->flush_data().has_value());
+  const std::uint64_t calls = env.calls();
+  REQUIRE(members->flush_data().has_value());
+  CHECK(env.calls() == calls);
+}
+
+TEST_CASE("checking superblocks names a bad copy and mends it on demand") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  const auto members = open_members(env, {"/a"});
+  damage(env, "/a", kCopyB);
+  CHECK(members->check_superblocks(true)->size() == 1);
+  CHECK(members->check_superblocks(false)->empty());
+}
+
+TEST_CASE("members whose headers were erased are members no longer") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  REQUIRE(open_members(env, {"/a"})->erase_headers().has_value());
+  CHECK(open_refusal(env, {"/a"}).kind == ErrorKind::not_found);
+}
