@@ -46,10 +46,11 @@ void add_rows(Table& table, Source& source, double seconds) {
   };
   for (const auto& [id, sample] : now) {
     const LiveCounters::Sample& old = source.before[id];
-    table.add({Cell::text(source.pool + "/" + sample.name), Cell::number(rate(sample.reads, old.reads)),
-               Cell::size(rate(sample.read_bytes, old.read_bytes)), Cell::number(rate(sample.writes, old.writes)),
-               Cell::size(rate(sample.written_bytes, old.written_bytes)),
-               Cell::number(rate(sample.discards, old.discards)), Cell::number(rate(sample.flushes, old.flushes))});
+    table.add(
+        {Cell::text(source.pool + "/" + sample.name), Cell::number(rate(sample.reads, old.reads)),
+         Cell::size(rate(sample.read_bytes, old.read_bytes)), Cell::number(rate(sample.writes, old.writes)),
+         Cell::size(rate(sample.written_bytes, old.written_bytes)),
+         Cell::number(rate(sample.discards, old.discards)), Cell::number(rate(sample.flushes, old.flushes))});
   }
   source.before = std::move(now);
 }
@@ -65,20 +66,28 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   std::vector<Source> sources;
   for (const std::string& pool : pools) {
     auto source = open_source(pool);
-    if (source) sources.push_back(std::move(*source));
-    else if (!options.pool.empty()) return Failure(source.error());
+    if (source)
+      sources.push_back(std::move(*source));
+    else if (!options.pool.empty())
+      return Failure(source.error());
   }
   if (sources.empty()) return failure(ErrorKind::not_found, "no pool is mounted (vsnap mount POOL DIR)");
   const bool terminal = ::isatty(STDOUT_FILENO) == 1 && !common.json;
   const unsigned rounds = options.count > 0 ? options.count : terminal ? ~0U : 1;
   for (Source& source : sources) {
-    for (LiveCounters::Sample& sample : source.counters->read()) source.before.emplace(sample.id, std::move(sample));
+    for (LiveCounters::Sample& sample : source.counters->read())
+      source.before.emplace(sample.id, std::move(sample));
   }
   auto last = std::chrono::steady_clock::now();
   for (unsigned round = 0; round < rounds; ++round) {
     std::this_thread::sleep_for(std::chrono::duration<double>(options.interval_s));
     const auto now = std::chrono::steady_clock::now();
-    Table table({{"name"}, {"reads", true}, {"read", true}, {"writes", true}, {"written", true}, {"discards", true},
+    Table table({{"name"},
+                 {"reads", true},
+                 {"read", true},
+                 {"writes", true},
+                 {"written", true},
+                 {"discards", true},
                  {"flushes", true}});
     VSNAP_TRY(table.check(common));
     for (Source& source : sources) add_rows(table, source, std::chrono::duration<double>(now - last).count());
@@ -93,14 +102,17 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_top(Program& program) {
-  auto& command = program.add("top", "[POOL] [--interval SECONDS] [--count N]",
-                              "Show live rates of open volumes and snapshots of mounted pools: requests and bytes a "
-                              "second.",
-                              Takes::list);
+  auto& command =
+      program.add("top", "[POOL] [--interval SECONDS] [--count N]",
+                  "Show live rates of open volumes and snapshots of mounted pools: requests and bytes a "
+                  "second.",
+                  Takes::list);
   auto options = std::make_shared<Options>();
   command.add_option("POOL", options->pool);
-  command.add_option("--interval", options->interval_s, "seconds between two tables (1)")->type_name("SECONDS");
-  command.add_option("--count", options->count, "tables to print (on a terminal: until interrupted; else 1)")->type_name("N");
+  command.add_option("--interval", options->interval_s, "seconds between two tables (1)")
+      ->type_name("SECONDS");
+  command.add_option("--count", options->count, "tables to print (on a terminal: until interrupted; else 1)")
+      ->type_name("N");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

@@ -17,10 +17,15 @@ constexpr std::uint64_t kChunk = kNeighbourhoodBlocks;
 class Bitmap {
  public:
   explicit Bitmap(std::uint64_t bits) : words_((bits + kWordBits - 1) / kWordBits), bits_(bits) {}
-  [[nodiscard]] bool test(std::uint64_t i) const { return ((words_[i / kWordBits] >> (i % kWordBits)) & 1) != 0; }
+  [[nodiscard]] bool test(std::uint64_t i) const {
+    return ((words_[i / kWordBits] >> (i % kWordBits)) & 1) != 0;
+  }
   void set(std::uint64_t i, bool on) {
     const std::uint64_t mask = 1ULL << (i % kWordBits);
-    if (on) words_[i / kWordBits] |= mask; else words_[i / kWordBits] &= ~mask;
+    if (on)
+      words_[i / kWordBits] |= mask;
+    else
+      words_[i / kWordBits] &= ~mask;
   }
   [[nodiscard]] std::uint64_t word(std::uint64_t i) const { return words_[i]; }
   [[nodiscard]] std::uint64_t bits() const { return bits_; }
@@ -31,8 +36,8 @@ class Bitmap {
     while (length < limit) {
       const std::uint64_t at = start + length;
       const std::uint64_t shifted = words_[at / kWordBits] >> (at % kWordBits);
-      const std::uint64_t zeros = shifted == 0 ? kWordBits - at % kWordBits
-                                               : static_cast<std::uint64_t>(std::countr_zero(shifted));
+      const std::uint64_t zeros =
+          shifted == 0 ? kWordBits - at % kWordBits : static_cast<std::uint64_t>(std::countr_zero(shifted));
       length += zeros;
       if (shifted != 0) break;
     }
@@ -48,7 +53,9 @@ class Bitmap {
 
 struct Allocator::Member {
   explicit Member(std::uint64_t blocks)
-      : taken(blocks), durable(blocks), free_in_group((blocks + format::kGroupBlocks - 1) / format::kGroupBlocks) {}
+      : taken(blocks),
+        durable(blocks),
+        free_in_group((blocks + format::kGroupBlocks - 1) / format::kGroupBlocks) {}
   Bitmap taken;
   Bitmap durable;
   std::vector<std::uint32_t> free_in_group;
@@ -58,7 +65,8 @@ struct Allocator::Member {
   std::set<std::uint64_t> changed_groups;
 
   [[nodiscard]] bool chunk_free(std::uint64_t start) const {
-    return start + kChunk <= taken.bits() && ((taken.word(start / kWordBits) >> (start % kWordBits)) & 0xFFFF) == 0;
+    return start + kChunk <= taken.bits() &&
+           ((taken.word(start / kWordBits) >> (start % kWordBits)) & 0xFFFF) == 0;
   }
   void take(std::uint64_t start, std::uint64_t count) {
     for (std::uint64_t i = start; i < start + count; ++i) {
@@ -154,9 +162,9 @@ bool Allocator::take_metadata(PlaceRun run) {
 std::vector<std::uint32_t> Allocator::members_by_free() const {
   std::vector<std::uint32_t> order(members_.size());
   for (std::uint32_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) VSNAP_NO_THREAD_SAFETY_ANALYSIS {
-    return members_[a]->free > members_[b]->free;
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::uint32_t a, std::uint32_t b)
+                       VSNAP_NO_THREAD_SAFETY_ANALYSIS { return members_[a]->free > members_[b]->free; });
   return order;
 }
 
@@ -179,7 +187,8 @@ std::optional<PlaceRun> Allocator::allocate_on(Member& member, std::uint32_t ind
   return PlaceRun{Place(index, *block), BlockCount(count)};
 }
 
-std::optional<PlaceRun> Allocator::allocate(BlockCount wanted, std::optional<Place> near, std::uint64_t phase) {
+std::optional<PlaceRun> Allocator::allocate(BlockCount wanted, std::optional<Place> near,
+                                            std::uint64_t phase) {
   VSNAP_ASSERT(wanted.value() > 0 && phase < kChunk);
   MutexLock lock(mutex_);
   if (near && near->member() < members_.size()) {
@@ -193,7 +202,8 @@ std::optional<PlaceRun> Allocator::allocate(BlockCount wanted, std::optional<Pla
   // Stay on one member for a while (locality), and change over before it lags behind by more than a group.
   const auto order = members_by_free();
   if (order.empty()) return std::nullopt;
-  if (members_[order[0]]->free > members_[current_]->free + format::kGroupBlocks || members_[current_]->free < kChunk) {
+  if (members_[order[0]]->free > members_[current_]->free + format::kGroupBlocks ||
+      members_[current_]->free < kChunk) {
     current_ = order[0];
   }
   if (auto run = allocate_on(*members_[current_], current_, wanted.value(), phase)) return run;
@@ -212,7 +222,8 @@ std::optional<PlaceRun> Allocator::allocate_segment(BlockCount minimum, BlockCou
       const auto block = member.find_block(at, member.taken.bits());
       if (!block) break;
       const std::uint64_t count = member.taken.clear_run(*block, wanted.value());
-      if (count >= minimum.value() && (!best || count > best->count.value())) best = PlaceRun{Place(index, *block), BlockCount(count)};
+      if (count >= minimum.value() && (!best || count > best->count.value()))
+        best = PlaceRun{Place(index, *block), BlockCount(count)};
       if (best && best->count == wanted) break;
       at = *block + count;
     }
@@ -235,7 +246,8 @@ void Allocator::set_durable(PlaceRun run, bool in_use) {
     member.durable.set(i, in_use);
     member.changed_groups.insert(i / format::kGroupBlocks);
   }
-  member.durable_count = in_use ? member.durable_count + run.count.value() : member.durable_count - run.count.value();
+  member.durable_count =
+      in_use ? member.durable_count + run.count.value() : member.durable_count - run.count.value();
 }
 
 std::vector<SpaceGroup> Allocator::take_changed_groups() {

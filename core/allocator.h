@@ -1,17 +1,19 @@
 // Which blocks of the members are taken, and where the next ones go.
 //
-// Two bitmaps for each member. `taken` is the truth of this moment: a block that is set belongs to somebody, or did so
-// until an operation that is not durable yet. `durable` is what the catalog's space table says (data only: header and
-// metadata segments are known from the superblock).
+// Two bitmaps for each member. `taken` is the truth of this moment: a block that is set belongs to somebody,
+// or did so until an operation that is not durable yet. `durable` is what the catalog's space table says
+// (data only: header and metadata segments are known from the superblock).
 //
 // Invariants
 // 1. A block is handed out only while its `taken` bit is clear, and the bit is set before anyone gets it.
-// 2. durable ⊆ taken. A block in durable belongs to exactly one row of the extent index, in the same transaction.
-// 3. A freed block becomes allocatable only by release(), which is called after the transaction that freed it is
-//    durable and no I/O that could still touch it is in flight.
-// Placement: a neighbourhood (64 KiB) of a view that is written bit by bit gets an aligned chunk of 16 free blocks and
-// puts each block at its own position in it; chunks that are in part taken are used by others only when no wholly free
-// one is left. So a volume written at random reads in runs, without a reservation that would have to be remembered.
+// 2. durable ⊆ taken. A block in durable belongs to exactly one row of the extent index, in the same
+//    transaction.
+// 3. A freed block becomes allocatable only by release(), which is called after the transaction that freed it
+//    is durable and no I/O that could still touch it is in flight.
+// Placement: a neighbourhood (64 KiB) of a view that is written bit by bit gets an aligned chunk of 16 free
+// blocks and puts each block at its own position in it; chunks that are in part taken are used by others only
+// when no wholly free one is left. So a volume written at random reads in runs, without a reservation that
+// would have to be remembered.
 // Threads: any; one internal lock, held for short.
 #pragma once
 
@@ -46,9 +48,10 @@ class Allocator {
   [[nodiscard]] bool load_group(const SpaceGroup& group);
   [[nodiscard]] bool take_metadata(PlaceRun run);
 
-  // Up to `wanted` blocks next to each other, at least one; nullopt: no space. `near`: try exactly this place first.
-  // `phase`: position of the first block within its neighbourhood, 0 to 15.
-  [[nodiscard]] std::optional<PlaceRun> allocate(BlockCount wanted, std::optional<Place> near, std::uint64_t phase);
+  // Up to `wanted` blocks next to each other, at least one; nullopt: no space. `near`: try exactly this place
+  // first. `phase`: position of the first block within its neighbourhood, 0 to 15.
+  [[nodiscard]] std::optional<PlaceRun> allocate(BlockCount wanted, std::optional<Place> near,
+                                                 std::uint64_t phase);
   // The longest of the free runs found up to `wanted`, at least `minimum` blocks; for metadata segments.
   [[nodiscard]] std::optional<PlaceRun> allocate_segment(BlockCount minimum, BlockCount wanted);
   void release(PlaceRun run);

@@ -1,10 +1,12 @@
-// A branch in memory: a line of versions that at most one volume writes to, and that snapshots and clones look at.
+// A branch in memory: a line of versions that at most one volume writes to, and that snapshots and clones
+// look at.
 //
 // Invariants
 // 1. `number` is higher than every pin; `floor` is the highest pin, or kNoFloor.
 // 2. A row of the extent index belongs to the head alone exactly when it was born after `floor`.
 // 3. number, floor, pins and parent change under the commit lock with the gate closed; parent also under the
-//    database's lock, where maps are loaded, and pins and has_head under the mutex of Objects. Writers inside the gate may read number and floor as they like.
+//    database's lock, where maps are loaded, and pins and has_head under the mutex of Objects. Writers inside
+//    the gate may read number and floor as they like.
 #pragma once
 
 #include <atomic>
@@ -22,7 +24,8 @@ struct Viewers {
   bool has_head = false;             // a volume writes to it
   std::multiset<std::uint64_t> pins; // numbers that snapshots and clones see
 
-  // Does any view see a version that was born at `born` and overtaken at `overtaken` (nullopt: it is the newest)?
+  // Does any view see a version that was born at `born` and overtaken at `overtaken` (nullopt: it is the
+  // newest)?
   [[nodiscard]] bool seen(std::uint64_t born, std::optional<std::uint64_t> overtaken) const {
     if (!overtaken && has_head) return true;
     const auto pin = pins.lower_bound(born);

@@ -10,8 +10,10 @@ Failure damaged(std::string_view what) {
 }
 
 void bind_name(SQLite::Statement& s, int index, const std::string& name) {
-  if (name.empty()) s.bind(index);
-  else s.bind(index, name);
+  if (name.empty())
+    s.bind(index);
+  else
+    s.bind(index, name);
 }
 
 Result<> load_branches(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
@@ -25,9 +27,11 @@ Result<> load_branches(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(ob
   }
   SQLite::Statement parents(db, "SELECT id, parent, parent_number FROM branch WHERE parent IS NOT NULL");
   while (parents.executeStep()) {
-    Branch* const child = objects.branch(BranchId(static_cast<std::uint64_t>(parents.getColumn(0).getInt64())));
+    Branch* const child =
+        objects.branch(BranchId(static_cast<std::uint64_t>(parents.getColumn(0).getInt64())));
     child->parent = objects.branch(BranchId(static_cast<std::uint64_t>(parents.getColumn(1).getInt64())));
-    if (child->parent == nullptr) return damaged(fmt::format("branch {} has a parent that does not exist", child->id.value()));
+    if (child->parent == nullptr)
+      return damaged(fmt::format("branch {} has a parent that does not exist", child->id.value()));
     child->parent_number = Version(static_cast<std::uint64_t>(parents.getColumn(2).getInt64()));
     child->parent->pins.insert(child->parent_number.value());
   }
@@ -35,21 +39,25 @@ Result<> load_branches(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(ob
   for (const Branch* branch : branches) {
     std::size_t steps = 0;
     for (const Branch* at = branch; at != nullptr; at = at->parent) {
-      if (++steps > branches.size()) return damaged(fmt::format("branch {} is its own ancestor", branch->id.value()));
+      if (++steps > branches.size())
+        return damaged(fmt::format("branch {} is its own ancestor", branch->id.value()));
     }
   }
   return {};
 }
 
 Result<> load_volumes(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
-  SQLite::Statement s(db, "SELECT id, name, branch, size, created, modified, mode, uid, gid, trim FROM volume");
+  SQLite::Statement s(db,
+                      "SELECT id, name, branch, size, created, modified, mode, uid, gid, trim FROM volume");
   while (s.executeStep()) {
     auto volume = std::make_shared<Object>();
     volume->id = ObjectId(static_cast<std::uint64_t>(s.getColumn(0).getInt64()));
     volume->name = s.getColumn(1).getString();
-    if (!volume->name.empty() && !valid_name(volume->name)) return damaged(fmt::format("bad volume name {}", vsnap::quoted(volume->name)));
+    if (!volume->name.empty() && !valid_name(volume->name))
+      return damaged(fmt::format("bad volume name {}", vsnap::quoted(volume->name)));
     volume->branch = objects.branch(BranchId(static_cast<std::uint64_t>(s.getColumn(2).getInt64())));
-    if (volume->branch == nullptr) return damaged(fmt::format("volume {} has no branch", vsnap::quoted(volume->name)));
+    if (volume->branch == nullptr)
+      return damaged(fmt::format("volume {} has no branch", vsnap::quoted(volume->name)));
     volume->branch->has_head = true;
     volume->size_bytes.store(static_cast<std::uint64_t>(s.getColumn(3).getInt64()));
     volume->created_ns = s.getColumn(4).getInt64();
@@ -57,7 +65,8 @@ Result<> load_volumes(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(obj
     volume->mode = s.getColumn(6).getUInt();
     volume->uid = s.getColumn(7).getUInt();
     volume->gid = s.getColumn(8).getUInt();
-    if (!s.getColumn(9).isNull()) volume->trim = BlockIndex(static_cast<std::uint64_t>(s.getColumn(9).getInt64()));
+    if (!s.getColumn(9).isNull())
+      volume->trim = BlockIndex(static_cast<std::uint64_t>(s.getColumn(9).getInt64()));
     if (objects.find(volume->id)) return damaged("two objects have one number");
     objects.add(volume);
   }
@@ -65,17 +74,20 @@ Result<> load_volumes(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(obj
 }
 
 Result<> load_snapshots(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
-  SQLite::Statement s(db, "SELECT id, volume, name, branch, number, size, mapped, created FROM snapshot ORDER BY id");
+  SQLite::Statement s(
+      db, "SELECT id, volume, name, branch, number, size, mapped, created FROM snapshot ORDER BY id");
   while (s.executeStep()) {
     auto snapshot = std::make_shared<Object>();
     snapshot->id = ObjectId(static_cast<std::uint64_t>(s.getColumn(0).getInt64()));
     snapshot->kind = ViewKind::snapshot;
     snapshot->volume = objects.find(ObjectId(static_cast<std::uint64_t>(s.getColumn(1).getInt64())));
     snapshot->name = s.getColumn(2).getString();
-    if (!snapshot->name.empty() && !valid_name(snapshot->name)) return damaged(fmt::format("bad snapshot name {}", vsnap::quoted(snapshot->name)));
+    if (!snapshot->name.empty() && !valid_name(snapshot->name))
+      return damaged(fmt::format("bad snapshot name {}", vsnap::quoted(snapshot->name)));
     snapshot->branch = objects.branch(BranchId(static_cast<std::uint64_t>(s.getColumn(3).getInt64())));
     if (!snapshot->volume || snapshot->branch == nullptr || objects.find(snapshot->id)) {
-      return damaged(fmt::format("snapshot {} has no volume, no branch or a number that is taken", vsnap::quoted(snapshot->name)));
+      return damaged(fmt::format("snapshot {} has no volume, no branch or a number that is taken",
+                                 vsnap::quoted(snapshot->name)));
     }
     snapshot->number = Version(static_cast<std::uint64_t>(s.getColumn(4).getInt64()));
     snapshot->size_bytes.store(static_cast<std::uint64_t>(s.getColumn(5).getInt64()));
@@ -96,7 +108,8 @@ Result<> load(SQLite::Database& db, Objects& objects) {
   VSNAP_TRY(load_volumes(db, objects));
   VSNAP_TRY(load_snapshots(db, objects));
   for (Branch* branch : objects.branches()) {
-    if (!branch->pins.empty() && *branch->pins.rbegin() > branch->number.load() - (branch->has_head ? 1 : 0)) {
+    if (!branch->pins.empty() &&
+        *branch->pins.rbegin() > branch->number.load() - (branch->has_head ? 1 : 0)) {
       return damaged(fmt::format("branch {} has a snapshot from its future", branch->id.value()));
     }
     branch->set_floor();
@@ -161,7 +174,9 @@ void delete_branch(SQLite::Database& db, BranchId branch) {
 }
 
 void insert_volume(SQLite::Database& db, const Object& volume) {
-  SQLite::Statement s(db, "INSERT INTO volume(id, name, branch, size, created, modified, mode, uid, gid) VALUES(?,?,?,?,?,?,?,?,?)");
+  SQLite::Statement s(db,
+                      "INSERT INTO volume(id, name, branch, size, created, modified, mode, uid, gid) "
+                      "VALUES(?,?,?,?,?,?,?,?,?)");
   s.bind(1, volume.id.sql());
   bind_name(s, 2, volume.name);
   s.bind(3, volume.branch->id.sql());
@@ -175,7 +190,8 @@ void insert_volume(SQLite::Database& db, const Object& volume) {
 }
 
 void update_volume(SQLite::Database& db, const Object& volume) {
-  SQLite::Statement s(db, "UPDATE volume SET size = ?, modified = ?, mode = ?, uid = ?, gid = ? WHERE id = ?");
+  SQLite::Statement s(db,
+                      "UPDATE volume SET size = ?, modified = ?, mode = ?, uid = ?, gid = ? WHERE id = ?");
   s.bind(1, static_cast<std::int64_t>(volume.size_bytes.load()));
   s.bind(2, volume.modified_ns.load());
   s.bind(3, volume.mode);
@@ -201,7 +217,9 @@ void point_volume(SQLite::Database& db, ObjectId volume, BranchId branch, std::u
 }
 
 void insert_snapshot(SQLite::Database& db, const Object& snapshot) {
-  SQLite::Statement s(db, "INSERT INTO snapshot(id, volume, name, branch, number, size, mapped, created) VALUES(?,?,?,?,?,?,?,?)");
+  SQLite::Statement s(db,
+                      "INSERT INTO snapshot(id, volume, name, branch, number, size, mapped, created) "
+                      "VALUES(?,?,?,?,?,?,?,?)");
   s.bind(1, snapshot.id.sql());
   s.bind(2, snapshot.volume->id.sql());
   bind_name(s, 3, snapshot.name);
@@ -222,7 +240,8 @@ void rename(SQLite::Database& db, const Object& object, const std::string& name)
 }
 
 void erase(SQLite::Database& db, const Object& object) {
-  SQLite::Statement s(db, object.kind == ViewKind::volume ? "DELETE FROM volume WHERE id = ?" : "DELETE FROM snapshot WHERE id = ?");
+  SQLite::Statement s(db, object.kind == ViewKind::volume ? "DELETE FROM volume WHERE id = ?"
+                                                          : "DELETE FROM snapshot WHERE id = ?");
   s.bind(1, object.id.sql());
   s.exec();
 }

@@ -1,13 +1,14 @@
 // The changes of maps that the catalog does not have yet, in the order in which they happened.
 //
-// The I/O engine appends a record for every change of a head's map; a commit takes all records out, brings them into
-// net form (the last change of a block counts) and writes them to the extent index.
+// The I/O engine appends a record for every change of a head's map; a commit takes all records out, brings
+// them into net form (the last change of a block counts) and writes them to the extent index.
 //
 // Invariants
 // 1. Records about one block are appended in the order of the map's changes (both under the region's mutex).
-// 2. A record names the version and floor its branch had when it was made; take() between two records of one branch
-//    with different versions is what draws the line of a snapshot.
-// 3. Places of changes that were overtaken before they reached the catalog come out in `overtaken`: nobody owns them.
+// 2. A record names the version and floor its branch had when it was made; take() between two records of one
+//    branch with different versions is what draws the line of a snapshot.
+// 3. Places of changes that were overtaken before they reached the catalog come out in `overtaken`: nobody
+//    owns them.
 // Threads: append() from any thread; take() under the commit lock.
 #pragma once
 
@@ -31,13 +32,15 @@ struct MapChange {
   BlockKind kind = BlockKind::data; // data, reserved or hole
   Place place;                      // of the first block; holes have none
   Version born;                     // the branch's number
-  std::int64_t floor = kNoFloor;    // newest number below `born` that some other view sees; rows born later are the head's own
-  bool fresh = false;               // the head had no row of its own for any of these blocks
-  bool keep_hole = false;           // of a hole: older versions or a parent would show through without a row
-  std::int64_t mapped_change = 0;   // blocks mapped after minus before
+  std::int64_t floor =
+      kNoFloor; // newest number below `born` that some other view sees; rows born later are the head's own
+  bool fresh = false;             // the head had no row of its own for any of these blocks
+  bool keep_hole = false;         // of a hole: older versions or a parent would show through without a row
+  std::int64_t mapped_change = 0; // blocks mapped after minus before
 };
 
-// What a commit brings to the catalog: for each branch, changes that do not overlap, in order of their blocks.
+// What a commit brings to the catalog: for each branch, changes that do not overlap, in order of their
+// blocks.
 struct NetChanges {
   std::map<BranchId, std::map<BlockIndex, MapChange>> by_branch;
   std::map<BranchId, std::int64_t> mapped_change;

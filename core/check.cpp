@@ -1,7 +1,7 @@
-// Check: superblocks, SQLite's own integrity, and our invariants, in plain words. The catalog is read under the commit
-// lock: it stands still, while reads and writes go on until their changes want to be committed.
-#include <algorithm>
+// Check: superblocks, SQLite's own integrity, and our invariants, in plain words. The catalog is read under
+// the commit lock: it stands still, while reads and writes go on until their changes want to be committed.
 #include <fmt/format.h>
+#include <algorithm>
 #include <map>
 #include <vector>
 
@@ -42,10 +42,15 @@ constexpr std::size_t kMaxFindings = 100;
 class Checker {
  public:
   Checker(Engine& engine, Objects& objects, CheckReport& report)
-      : engine_(engine), objects_(objects), report_(report), layout_(engine.members().layout()), ownership_(layout_) {}
+      : engine_(engine),
+        objects_(objects),
+        report_(report),
+        layout_(engine.members().layout()),
+        ownership_(layout_) {}
 
   void find(std::string what, bool repairable = false) {
-    if (report_.findings.size() < kMaxFindings) report_.findings.push_back({std::move(what), repairable, false});
+    if (report_.findings.size() < kMaxFindings)
+      report_.findings.push_back({std::move(what), repairable, false});
   }
 
   void check_segments() {
@@ -74,14 +79,17 @@ class Checker {
   Result<> check_space(bool repair) {
     std::map<std::pair<std::uint32_t, std::uint64_t>, SpaceGroup> stored;
     VSNAP_TRY(engine_.db().read([&](SQLite::Database&) -> Result<> {
-      engine_.index().load_space([&](const SpaceGroup& group) { stored[{group.member, group.group}] = group; });
+      engine_.index().load_space([&](const SpaceGroup& group) {
+        stored[{group.member, group.group}] = group;
+      });
       return {};
     }));
     std::uint64_t leaked = 0;
     std::uint64_t unrecorded = 0;
     std::vector<SpaceGroup> right;
     for (std::uint32_t member = 0; member < layout_.roster.size(); ++member) {
-      const std::uint64_t groups = (ownership_.blocks(member) + format::kGroupBlocks - 1) / format::kGroupBlocks;
+      const std::uint64_t groups =
+          (ownership_.blocks(member) + format::kGroupBlocks - 1) / format::kGroupBlocks;
       for (std::uint64_t group = 0; group < groups; ++group) {
         SpaceGroup expected{member, group, std::vector<std::byte>(format::kGroupBlocks / 8)};
         const auto found = stored.find({member, group});
@@ -91,9 +99,12 @@ class Checker {
       }
     }
     for (const auto& [key, group] : stored) {
-      find(fmt::format("the record of used space names member {} part {}, which does not exist", key.first, key.second));
+      find(fmt::format("the record of used space names member {} part {}, which does not exist", key.first,
+                       key.second));
     }
-    if (leaked > 0) find(fmt::format("{} of space belong to nobody but count as used", format_size(leaked * kBlockBytes)), true);
+    if (leaked > 0)
+      find(fmt::format("{} of space belong to nobody but count as used", format_size(leaked * kBlockBytes)),
+           true);
     if (unrecorded > 0) {
       find(fmt::format("{} of data count as free space", format_size(unrecorded * kBlockBytes)), true);
     }
@@ -110,7 +121,8 @@ class Checker {
     std::map<BranchId, std::int64_t> stored;
     VSNAP_TRY(engine_.db().read([&](SQLite::Database& db) -> Result<> {
       SQLite::Statement s(db, "SELECT id, mapped FROM branch");
-      while (s.executeStep()) stored[BranchId(static_cast<std::uint64_t>(s.getColumn(0).getInt64()))] = s.getColumn(1).getInt64();
+      while (s.executeStep())
+        stored[BranchId(static_cast<std::uint64_t>(s.getColumn(0).getInt64()))] = s.getColumn(1).getInt64();
       return {};
     }));
     MutexLock lock(objects_.mutex());
@@ -119,7 +131,8 @@ class Checker {
       if (object->kind == ViewKind::volume && stored[object->branch->id] < 0) {
         find(fmt::format("{}: its count of mapped blocks is negative", name));
       }
-      if (object->size_bytes.load() > kMaxVolumeBytes) find(fmt::format("{}: its size is out of range", name));
+      if (object->size_bytes.load() > kMaxVolumeBytes)
+        find(fmt::format("{}: its size is out of range", name));
     }
     return {};
   }
@@ -145,7 +158,8 @@ class Checker {
       if (!found) return {};
       check_rows(id, branch, rows);
       report_.extents_checked += rows.size();
-      if (progress && !progress(report_.extents_checked, total)) return failure(ErrorKind::failed, ECANCELED, "given up");
+      if (progress && !progress(report_.extents_checked, total))
+        return failure(ErrorKind::failed, ECANCELED, "given up");
       region = RegionIndex(found->value() + 1);
     }
   }
@@ -153,24 +167,30 @@ class Checker {
   void check_rows(BranchId id, const Branch* branch, const std::vector<ExtentRow>& rows) {
     std::map<std::uint64_t, BlockIndex> last_end; // of each age: rows come in the order of their starts
     for (const ExtentRow& row : rows) {
-      const std::string where = fmt::format("branch {} block {} born {}", id.value(), row.start.value(), row.born);
-      if (branch != nullptr && row.born > branch->number.load()) find(where + ": a version from the future of its branch");
+      const std::string where =
+          fmt::format("branch {} block {} born {}", id.value(), row.start.value(), row.born);
+      if (branch != nullptr && row.born > branch->number.load())
+        find(where + ": a version from the future of its branch");
       auto& end = last_end[row.born];
       if (end > row.start) find(where + ": overlaps another version of the same age");
       end = std::max(end, row.end());
       if (row.kind == BlockKind::hole) continue;
-      if (!ownership_.inside(row.place, row.count)) find(where + ": lies outside the members");
-      else if (!ownership_.claim({row.place, row.count})) find(where + ": its blocks belong to somebody else as well");
+      if (!ownership_.inside(row.place, row.count))
+        find(where + ": lies outside the members");
+      else if (!ownership_.claim({row.place, row.count}))
+        find(where + ": its blocks belong to somebody else as well");
     }
   }
 
   // Fills `expected`; true: it differs from what is stored.
-  bool compare_group(SpaceGroup& expected, const SpaceGroup* old, std::uint64_t& leaked, std::uint64_t& unrecorded) {
+  bool compare_group(SpaceGroup& expected, const SpaceGroup* old, std::uint64_t& leaked,
+                     std::uint64_t& unrecorded) {
     const std::uint64_t first = expected.group * format::kGroupBlocks;
     std::uint64_t differing = 0;
     for (std::uint64_t i = 0; i < format::kGroupBlocks; ++i) {
       const bool exists = first + i < ownership_.blocks(expected.member);
-      const bool data = exists && ownership_.owned(expected.member, first + i) && !metadata(expected.member, first + i);
+      const bool data =
+          exists && ownership_.owned(expected.member, first + i) && !metadata(expected.member, first + i);
       const bool recorded = old != nullptr && old->bitmap.size() == expected.bitmap.size() &&
                             ((static_cast<unsigned>(old->bitmap[i / 8]) >> (i % 8)) & 1U) != 0;
       if (data) expected.bitmap[i / 8] |= static_cast<std::byte>(1U << (i % 8));
@@ -184,7 +204,8 @@ class Checker {
   [[nodiscard]] bool metadata(std::uint32_t member, std::uint64_t block) const {
     if (block < format::kHeaderBlocks) return true;
     return std::any_of(layout_.segments.begin(), layout_.segments.end(), [&](const MetadataSegment& s) {
-      return s.run.start.member() == member && block >= s.run.start.block() && block < s.run.start.block() + s.run.count.value();
+      return s.run.start.member() == member && block >= s.run.start.block() &&
+             block < s.run.start.block() + s.run.count.value();
     });
   }
 
@@ -204,7 +225,8 @@ Result<CheckReport> PoolImpl::check(bool repair, const Progress& progress) {
   VSNAP_TRY_ASSIGN(const auto superblocks, engine_->members().check_superblocks(repair));
   for (const std::string& remark : superblocks) report.findings.push_back({remark, true, repair});
   VSNAP_TRY_ASSIGN(const auto problems, engine_->db().integrity_problems());
-  for (const std::string& problem : problems) report.findings.push_back({"catalog: " + problem, false, false});
+  for (const std::string& problem : problems)
+    report.findings.push_back({"catalog: " + problem, false, false});
   Checker checker(*engine_, objects_, report);
   checker.check_segments();
   VSNAP_TRY(checker.check_extents(progress));

@@ -15,7 +15,8 @@ Failure Database::translate(const std::exception_ptr& thrown) {
       case SQLITE_NOTADB:
         return failure(ErrorKind::damaged, fmt::format("the catalog is damaged: {} (vsnap check)", e.what()));
       case SQLITE_FULL:
-        return failure(ErrorKind::no_space, fmt::format("no space for the catalog: {} (vsnap rm or vsnap pool add)", e.what()));
+        return failure(ErrorKind::no_space,
+                       fmt::format("no space for the catalog: {} (vsnap rm or vsnap pool add)", e.what()));
       default:
         return failure(ErrorKind::failed, EIO, fmt::format("catalog: {}", e.what()));
     }
@@ -24,13 +25,17 @@ Failure Database::translate(const std::exception_ptr& thrown) {
   }
 }
 
-Result<std::unique_ptr<Database>> Database::open(const std::string& file, const std::string& vfs, int checkpoint_pages) {
+Result<std::unique_ptr<Database>> Database::open(const std::string& file, const std::string& vfs,
+                                                 int checkpoint_pages) {
   try {
-    auto connection = std::make_unique<SQLite::Database>(file, SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE, 0, vfs);
-    // Exclusive mode before the first access: the WAL index stays in our memory, no shared-memory file is needed.
+    auto connection =
+        std::make_unique<SQLite::Database>(file, SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE, 0, vfs);
+    // Exclusive mode before the first access: the WAL index stays in our memory, no shared-memory file is
+    // needed.
     connection->exec("PRAGMA locking_mode=EXCLUSIVE");
     connection->exec("PRAGMA page_size=4096");
-    connection->exec("PRAGMA journal_mode=MEMORY"); // there is no journal file to write the change to WAL through
+    connection->exec(
+        "PRAGMA journal_mode=MEMORY"); // there is no journal file to write the change to WAL through
     connection->exec("PRAGMA journal_mode=WAL");
     connection->exec("PRAGMA synchronous=FULL");
     connection->exec("PRAGMA temp_store=MEMORY");
@@ -57,7 +62,8 @@ Result<std::vector<std::string>> Database::integrity_problems() {
     std::vector<std::string> problems;
     SQLite::Statement query(db, "PRAGMA integrity_check(50)");
     while (query.executeStep()) {
-      if (std::string line = query.getColumn(0).getString(); line != "ok") problems.push_back(std::move(line));
+      if (std::string line = query.getColumn(0).getString(); line != "ok")
+        problems.push_back(std::move(line));
     }
     return problems;
   });

@@ -1,9 +1,9 @@
-// The one SQLite connection of a pool. Nobody else in the program may open another: before 3.51.3 two connections that
-// write and checkpoint a WAL database at the same moment can corrupt it.
+// The one SQLite connection of a pool. Nobody else in the program may open another: before 3.51.3 two
+// connections that write and checkpoint a WAL database at the same moment can corrupt it.
 //
 // Invariants
-// 1. Statements run only inside read() and write(), which hold the lock; write() is one transaction, committed when
-//    the body returns success and rolled back when it returns an error or throws.
+// 1. Statements run only inside read() and write(), which hold the lock; write() is one transaction,
+//    committed when the body returns success and rolled back when it returns an error or throws.
 // 2. Exceptions of SQLiteCpp end here: bodies may throw them, callers get a Result.
 // 3. synchronous=FULL: what a successful write() did survives a power cut.
 // Threads: any. A body must not call read() or write() again.
@@ -25,7 +25,8 @@ namespace vsnap {
 class Database {
  public:
   // `vfs`: name of the SQLite VFS to use; an empty file is a new database.
-  static Result<std::unique_ptr<Database>> open(const std::string& file, const std::string& vfs, int checkpoint_pages);
+  static Result<std::unique_ptr<Database>> open(const std::string& file, const std::string& vfs,
+                                                int checkpoint_pages);
 
   template <class Body>
   auto read(Body body) -> decltype(body(std::declval<SQLite::Database&>())) {
@@ -52,7 +53,8 @@ class Database {
 
   // Brings the WAL back into the database file, so that it starts anew.
   Result<> checkpoint();
-  // Copies the whole database into an ordinary file, in steps, so that I/O goes on. `each`: pages done, pages in all.
+  // Copies the whole database into an ordinary file, in steps, so that I/O goes on. `each`: pages done, pages
+  // in all.
   template <class Each>
   Result<> copy_to(const std::string& path, Each each) {
     try {
@@ -67,7 +69,8 @@ class Database {
         MutexLock lock(mutex_);
         more = backup->executeStep(1024) != kStepDone;
         const int total = backup->getTotalPageCount();
-        if (!each(static_cast<std::uint64_t>(total - backup->getRemainingPageCount()), static_cast<std::uint64_t>(total))) {
+        if (!each(static_cast<std::uint64_t>(total - backup->getRemainingPageCount()),
+                  static_cast<std::uint64_t>(total))) {
           return failure(ErrorKind::failed, ECANCELED, "given up");
         }
       }

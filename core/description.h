@@ -42,9 +42,10 @@ struct MemberInfo {
 // size = data + metadata + free, always. Data that could still be written = available.
 struct SpaceInfo {
   std::uint64_t size_bytes = 0;
-  std::uint64_t data_bytes = 0;      // blocks that belong to some view
-  std::uint64_t freeing_bytes = 0;   // part of data_bytes: nobody can see them any more; being freed in the background
-  std::uint64_t metadata_bytes = 0;  // superblocks and metadata segments
+  std::uint64_t data_bytes = 0; // blocks that belong to some view
+  std::uint64_t freeing_bytes =
+      0; // part of data_bytes: nobody can see them any more; being freed in the background
+  std::uint64_t metadata_bytes = 0; // superblocks and metadata segments
   std::uint64_t metadata_used_bytes = 0;
   std::uint64_t free_bytes = 0;
   std::uint64_t available_bytes = 0;
@@ -59,7 +60,7 @@ struct PoolStatus {
   std::vector<MemberInfo> members;
   std::uint64_t volumes = 0;
   std::uint64_t snapshots = 0;
-  std::uint64_t extents = 0;  // rows of the extent index
+  std::uint64_t extents = 0; // rows of the extent index
   bool removal_pending = false;
 };
 
@@ -90,7 +91,7 @@ struct DiffRange {
   DiffState state = DiffState::data; // what the second view has there
 };
 
-struct Finding { // of check
+struct Finding {    // of check
   std::string what; // plain words
   bool repairable = false;
   bool repaired = false;
@@ -100,8 +101,9 @@ struct CheckReport {
   std::vector<Finding> findings;
 };
 
-// done and total in one unit of the caller's choice (bytes or extents); called now and then from the working thread.
-// Returns false to give up: the work stops at the next safe point with an error of kind failed (ECANCELED).
+// done and total in one unit of the caller's choice (bytes or extents); called now and then from the working
+// thread. Returns false to give up: the work stops at the next safe point with an error of kind failed
+// (ECANCELED).
 using Progress = std::function<bool(std::uint64_t done, std::uint64_t total)>;
 
 } // namespace vsnap

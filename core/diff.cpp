@@ -1,7 +1,8 @@
-// The differences of two related views: blocks whose newest versions are not the same. A version never changes its
-// place while two views can see it, so that the same place means the same content, and nothing has to be read.
-#include <algorithm>
+// The differences of two related views: blocks whose newest versions are not the same. A version never
+// changes its place while two views can see it, so that the same place means the same content, and nothing
+// has to be read.
 #include <fmt/format.h>
+#include <algorithm>
 #include <set>
 
 #include "core/pool_impl.h"
@@ -41,14 +42,17 @@ class RangeJoiner {
 
 } // namespace
 
-Result<> PoolImpl::diff(const ViewName& from, const ViewName& to, const std::function<bool(const DiffRange&)>& each) {
+Result<> PoolImpl::diff(const ViewName& from, const ViewName& to,
+                        const std::function<bool(const DiffRange&)>& each) {
   VSNAP_TRY_ASSIGN(const ObjectPtr old_object, object_named(from));
   VSNAP_TRY_ASSIGN(const ObjectPtr new_object, object_named(to));
   const auto new_chain = ancestry(new_object->branch);
   const auto old_chain = ancestry(old_object->branch);
-  if (std::none_of(old_chain.begin(), old_chain.end(), [&](const Branch* b) { return new_chain.contains(b); })) {
-    return failure(ErrorKind::usage, fmt::format("{}/{} and {}/{} have no common origin; there is nothing to compare by", name_,
-                                                 from.text(), name_, to.text()));
+  if (std::none_of(old_chain.begin(), old_chain.end(),
+                   [&](const Branch* b) { return new_chain.contains(b); })) {
+    return failure(ErrorKind::usage,
+                   fmt::format("{}/{} and {}/{} have no common origin; there is nothing to compare by", name_,
+                               from.text(), name_, to.text()));
   }
   // Handles keep both views from going away meanwhile.
   VSNAP_TRY_ASSIGN(const ViewHandle old_handle, open_view(old_object->id));

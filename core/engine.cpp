@@ -1,8 +1,8 @@
 #include "core/engine.h"
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <cstring>
-#include <fmt/format.h>
 
 #include "core/assert.h"
 #include "core/log.h"
@@ -13,24 +13,29 @@ namespace {
 
 // Headroom in the catalog's segments: 1/64 of the pool, at least 512 pages (2 MiB), at most 16,384 (64 MiB).
 //
-// Why that is enough: at most `limit` records are pending (log_limit: a quarter of the target, at least 512). In the
-// worst case each falls into a full leaf of its own and splits it: one page more a record, but no more pages than the
-// index has leaves. With the smallest target, 512 records cannot add more than 512 pages, and to add that many they
-// would need 512 full leaves (2 MiB of index), at which size half of the splits share a leaf: at most 256 pages, half
-// the target, which is where writes are refused.
+// Why that is enough: at most `limit` records are pending (log_limit: a quarter of the target, at least 512).
+// In the worst case each falls into a full leaf of its own and splits it: one page more a record, but no more
+// pages than the index has leaves. With the smallest target, 512 records cannot add more than 512 pages, and
+// to add that many they would need 512 full leaves (2 MiB of index), at which size half of the splits share a
+// leaf: at most 256 pages, half the target, which is where writes are refused.
 constexpr std::uint64_t kMinHeadroomBlocks = 512;
 constexpr std::uint64_t kMaxHeadroomBlocks = 16384;
 
-// The WAL: 1/64 of the pool, 1 to 16 MiB. It starts anew at a quarter; a transaction dirties at most a leaf, two split
-// pages and a bitmap row (two pages) for each change, so that a 1/16 of its frames in changes always fits.
+// The WAL: 1/64 of the pool, 1 to 16 MiB. It starts anew at a quarter; a transaction dirties at most a leaf,
+// two split pages and a bitmap row (two pages) for each change, so that a 1/16 of its frames in changes
+// always fits.
 constexpr std::uint64_t kMinWalBlocks = 256;
 constexpr std::uint64_t kMaxWalBlocks = 4096;
 
-std::uint64_t wal_blocks(std::uint64_t pool_blocks) { return std::clamp(pool_blocks / 64, kMinWalBlocks, kMaxWalBlocks); }
+std::uint64_t wal_blocks(std::uint64_t pool_blocks) {
+  return std::clamp(pool_blocks / 64, kMinWalBlocks, kMaxWalBlocks);
+}
 std::uint64_t headroom_blocks(std::uint64_t pool_blocks) {
   return std::clamp(pool_blocks / 64, kMinHeadroomBlocks, kMaxHeadroomBlocks);
 }
-std::uint64_t log_limit(std::uint64_t pool_blocks) { return std::max<std::uint64_t>(512, headroom_blocks(pool_blocks) / 4); }
+std::uint64_t log_limit(std::uint64_t pool_blocks) {
+  return std::max<std::uint64_t>(512, headroom_blocks(pool_blocks) / 4);
+}
 
 } // namespace
 
@@ -87,17 +92,20 @@ Result<> Engine::open_catalog(bool for_check) {
   bool sound = true;
   VSNAP_TRY(db_->read([&](SQLite::Database& db) -> Result<> {
     if (db.execAndGet("PRAGMA application_id").getInt() != schema::kApplicationId) {
-      return failure(ErrorKind::damaged, "the catalog is missing or not a catalog (restore the members from a copy)");
+      return failure(ErrorKind::damaged,
+                     "the catalog is missing or not a catalog (restore the members from a copy)");
     }
     if (const int version = db.execAndGet("PRAGMA user_version").getInt(); version != schema::kVersion) {
-      return failure(ErrorKind::failed, fmt::format("catalog version {}; this vsnap knows version {}", version, schema::kVersion));
+      return failure(ErrorKind::failed, fmt::format("catalog version {}; this vsnap knows version {}",
+                                                    version, schema::kVersion));
     }
     index_ = std::make_unique<ExtentIndex>(db);
     index_->load_space([&](const SpaceGroup& group) { sound = allocator_.load_group(group) && sound; });
     return {};
   }));
   if (!sound && !for_check) {
-    return failure(ErrorKind::damaged, "the catalog's record of used space contradicts the members (vsnap check --repair)");
+    return failure(ErrorKind::damaged,
+                   "the catalog's record of used space contradicts the members (vsnap check --repair)");
   }
   log_ = std::make_unique<ChangeLog>(log_limit(pool_blocks_));
   cache_ = std::make_unique<RegionCache>(*db_, *index_, grace_, cache_bytes_);
@@ -218,14 +226,16 @@ Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>&
       }
     }
     index_->store_space(allocator_.take_changed_groups());
-    // Between the batches of one commit the counts of mapped blocks are behind; an open that finds it so counts anew.
+    // Between the batches of one commit the counts of mapped blocks are behind; an open that finds it so
+    // counts anew.
     if (!last && !recount_set_) db.exec("INSERT OR REPLACE INTO pool(key, value) VALUES('recount', 1)");
     if (!last) return {};
     if (recount_set_) db.exec("DELETE FROM pool WHERE key = 'recount'");
     return store_figures(db, step);
   });
   if (!done) {
-    // The step's own refusal leaves everything as it was; the allocator knows better only where changes were applied.
+    // The step's own refusal leaves everything as it was; the allocator knows better only where changes were
+    // applied.
     if (!applied.empty() || done.error().errno_value == EIO || done.error().kind == ErrorKind::damaged) {
       fail(done.error().message);
     }
@@ -296,8 +306,10 @@ void Engine::keep_headroom() {
   if (!used) return;
   metadata_used_bytes_.store(*used * kBlockBytes);
   const std::uint64_t target = headroom_target_blocks();
-  const auto unused = [&] { return vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes - std::min(
-                                *used, vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes); };
+  const auto unused = [&] {
+    return vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes -
+           std::min(*used, vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes);
+  };
   while (unused() < target) {
     const std::uint64_t quarter = vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes / 4;
     if (!vfs_->grow(MetadataFile::catalog, BlockCount(std::max<std::uint64_t>(quarter, 256)))) break;

@@ -1,13 +1,15 @@
-// The engine of an open pool: members, allocator, catalog, maps in memory and the commit that ties them together.
-// Views do their I/O through it; configuration operations hang their catalog changes onto its commit.
+// The engine of an open pool: members, allocator, catalog, maps in memory and the commit that ties them
+// together. Views do their I/O through it; configuration operations hang their catalog changes onto its
+// commit.
 //
 // Invariants
 // 1. The catalog changes only under commit_mutex().
-// 2. commit(): members are flushed before the catalog names what was written to them; a place that the catalog no
-//    longer names is released after the transaction is durable and a grace period has passed.
-// 3. After a failed flush or commit the pool takes no more changes (failure()); what is in memory stays readable.
-// 4. There is always room in the metadata segments for the changes that were accepted: writes that need a new place
-//    or row are refused (ENOSPC) once the headroom is half used and cannot grow; removal never is.
+// 2. commit(): members are flushed before the catalog names what was written to them; a place that the
+//    catalog no longer names is released after the transaction is durable and a grace period has passed.
+// 3. After a failed flush or commit the pool takes no more changes (failure()); what is in memory stays
+//    readable.
+// 4. There is always room in the metadata segments for the changes that were accepted: writes that need a new
+//    place or row are refused (ENOSPC) once the headroom is half used and cannot grow; removal never is.
 // Threads: any; commit_mutex() is the outermost lock but for the pool's configuration lock.
 #pragma once
 
@@ -49,8 +51,8 @@ class Engine {
   Result<> commit() VSNAP_EXCLUDES(commit_mutex_);
   // The same, and `step` with it in the last transaction: all of it or nothing of the step.
   Result<> commit_with(const Step& step) VSNAP_REQUIRES(commit_mutex_);
-  // For a line between two versions: draw_line() takes out the changes so far, while the gates concerned are closed;
-  // commit_line() commits them and the step, and nothing that came after.
+  // For a line between two versions: draw_line() takes out the changes so far, while the gates concerned are
+  // closed; commit_line() commits them and the step, and nothing that came after.
   void draw_line() VSNAP_REQUIRES(commit_mutex_);
   Result<> commit_line(const Step& step) VSNAP_REQUIRES(commit_mutex_);
   // commit(), unless nothing changed since the last one.
@@ -62,7 +64,8 @@ class Engine {
   Result<> sync() VSNAP_EXCLUDES(commit_mutex_);
 
   // nullopt: no space, now; a commit may bring some back.
-  [[nodiscard]] std::optional<PlaceRun> allocate(BlockCount wanted, std::optional<Place> near, std::uint64_t phase);
+  [[nodiscard]] std::optional<PlaceRun> allocate(BlockCount wanted, std::optional<Place> near,
+                                                 std::uint64_t phase);
   // Records up to this number are in the catalog.
   [[nodiscard]] std::uint64_t committed() const { return committed_.load(std::memory_order_acquire); }
   [[nodiscard]] bool metadata_low() const { return metadata_low_.load(std::memory_order_relaxed); }
@@ -84,7 +87,8 @@ class Engine {
 
  private:
   Result<> start(bool fresh);
-  Result<> apply_batch(bool last, const Step& step, std::vector<PlaceRun>& freed) VSNAP_REQUIRES(commit_mutex_);
+  Result<> apply_batch(bool last, const Step& step, std::vector<PlaceRun>& freed)
+      VSNAP_REQUIRES(commit_mutex_);
   Result<> store_figures(SQLite::Database& db, const Step& step) VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] std::uint64_t batch_changes() const;
   void release(std::vector<PlaceRun>& freed) VSNAP_REQUIRES(commit_mutex_);

@@ -1,8 +1,9 @@
-// The only way from `core` to files, clocks and randomness; tests put another one in its place that loses, tears and
-// fails what the real one would keep.
+// The only way from `core` to files, clocks and randomness; tests put another one in its place that loses,
+// tears and fails what the real one would keep.
 //
 // Invariants
-// 1. A File is a member: an image file or a block device. Its size is fixed while it is open, but for resize().
+// 1. A File is a member: an image file or a block device. Its size is fixed while it is open, but for
+//    resize().
 // 2. read_at / write_at move all bytes asked for or fail; nothing in between is reported as success.
 // 3. What was written is durable only after a flush() that began later has returned success.
 // Threads: any thread may call any method of a File and of an Env at any time.
@@ -28,7 +29,8 @@ class File {
   virtual Result<> read_at(std::uint64_t offset, std::span<std::byte> out) = 0;
   virtual Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) = 0;
   virtual Result<> flush() = 0;
-  // Gives the bytes back to whatever is below (hole punch, discard). Contents are undefined afterwards. Best effort.
+  // Gives the bytes back to whatever is below (hole punch, discard). Contents are undefined afterwards. Best
+  // effort.
   virtual void discard(std::uint64_t offset, std::uint64_t length) = 0;
   [[nodiscard]] virtual std::uint64_t size_bytes() const = 0;
   virtual Result<> resize(std::uint64_t size_bytes) = 0;

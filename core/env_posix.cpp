@@ -9,9 +9,9 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
 #include <cstring>
 #include <ctime>
-#include <fmt/format.h>
 #include <fstream>
 #include <mutex>
 
@@ -25,7 +25,10 @@ namespace {
 class PosixFile final : public File {
  public:
   PosixFile(int fd, std::string path, bool block_device, std::uint64_t size_bytes, std::string identity)
-      : fd_(fd), path_(std::move(path)), block_device_(block_device), size_bytes_(size_bytes),
+      : fd_(fd),
+        path_(std::move(path)),
+        block_device_(block_device),
+        size_bytes_(size_bytes),
         identity_(std::move(identity)) {}
   ~PosixFile() override { ::close(fd_); }
 
@@ -34,7 +37,8 @@ class PosixFile final : public File {
       const ssize_t n = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return system_failure(errno, fmt::format("{}: read at {}", path_, offset));
-      if (n == 0) return failure(ErrorKind::failed, EIO, fmt::format("{}: read at {}: end of file", path_, offset));
+      if (n == 0)
+        return failure(ErrorKind::failed, EIO, fmt::format("{}: read at {}: end of file", path_, offset));
       out = out.subspan(static_cast<std::size_t>(n));
       offset += static_cast<std::uint64_t>(n);
     }
@@ -46,7 +50,9 @@ class PosixFile final : public File {
       const ssize_t n = ::pwrite(fd_, data.data(), data.size(), static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return system_failure(errno, fmt::format("{}: write at {}", path_, offset));
-      if (n == 0) return failure(ErrorKind::failed, EIO, fmt::format("{}: write at {}: nothing written", path_, offset));
+      if (n == 0)
+        return failure(ErrorKind::failed, EIO,
+                       fmt::format("{}: write at {}: nothing written", path_, offset));
       data = data.subspan(static_cast<std::size_t>(n));
       offset += static_cast<std::uint64_t>(n);
     }
@@ -63,15 +69,16 @@ class PosixFile final : public File {
       std::uint64_t range[2] = {offset, length};
       static_cast<void>(::ioctl(fd_, BLKDISCARD, range));
     } else {
-      static_cast<void>(::fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
-                                    static_cast<off_t>(length)));
+      static_cast<void>(::fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                    static_cast<off_t>(offset), static_cast<off_t>(length)));
     }
   }
 
   [[nodiscard]] std::uint64_t size_bytes() const override { return size_bytes_; }
 
   Result<> resize(std::uint64_t size_bytes) override {
-    if (block_device_) return failure(ErrorKind::usage, fmt::format("{}: a block device has the size it has", path_));
+    if (block_device_)
+      return failure(ErrorKind::usage, fmt::format("{}: a block device has the size it has", path_));
     if (::ftruncate(fd_, static_cast<off_t>(size_bytes)) != 0) {
       return system_failure(errno, fmt::format("{}: set size to {}", path_, format_size(size_bytes)));
     }
@@ -105,11 +112,12 @@ std::int64_t clock_ns(clockid_t clock) {
 class PosixEnv final : public Env {
  public:
   Result<std::unique_ptr<File>> open_file(const std::string& path, OpenMode mode) override {
-    struct stat s{};
+    struct stat s {};
     int flags = O_RDWR | O_CLOEXEC;
     if (mode.create || mode.exclusive_create) flags |= O_CREAT;
     if (mode.exclusive_create) flags |= O_EXCL;
-    // On a block device O_EXCL without O_CREAT claims it: refused while it is mounted or claimed by somebody else.
+    // On a block device O_EXCL without O_CREAT claims it: refused while it is mounted or claimed by somebody
+    // else.
     if (::stat(path.c_str(), &s) == 0 && S_ISBLK(s.st_mode)) flags = O_RDWR | O_CLOEXEC | O_EXCL;
     const int fd = ::open(path.c_str(), flags, 0600);
     if (fd < 0) return system_failure(errno, path);

@@ -1,7 +1,9 @@
-// What went wrong, as a value. `core` never throws across its interface: every call that can fail returns Result<T>.
+// What went wrong, as a value. `core` never throws across its interface: every call that can fail returns
+// Result<T>.
 //
-// An Error carries one line for a person ("what was asked: what is wrong (what to do next)"), the errno that a file
-// operation answers with, and its kind, from which the exit code of a command follows (see exit_code()).
+// An Error carries one line for a person ("what was asked: what is wrong (what to do next)"), the errno that
+// a file operation answers with, and its kind, from which the exit code of a command follows (see
+// exit_code()).
 #pragma once
 
 #include <cerrno>
@@ -48,19 +50,19 @@ using Failure = tl::unexpected<Error>;
 #define VSNAP_JOIN2(a, b) a##b
 #define VSNAP_JOIN(a, b) VSNAP_JOIN2(a, b)
 #define VSNAP_TRY(...) VSNAP_TRY_NAMED(VSNAP_JOIN(vsnap_result_, __COUNTER__), __VA_ARGS__)
-#define VSNAP_TRY_NAMED(name, ...)                                    \
-  do {                                                                \
-    if (auto name = (__VA_ARGS__); !name) {                           \
-      return ::vsnap::Failure(std::move(name).error());               \
-    }                                                                 \
+#define VSNAP_TRY_NAMED(name, ...)                      \
+  do {                                                  \
+    if (auto name = (__VA_ARGS__); !name) {             \
+      return ::vsnap::Failure(std::move(name).error()); \
+    }                                                   \
   } while (false)
 
 // VSNAP_TRY_ASSIGN(declaration, expr): the same, and keeps the value.
 #define VSNAP_TRY_ASSIGN(declaration, ...) \
   VSNAP_TRY_ASSIGN_NAMED(VSNAP_JOIN(vsnap_value_, __COUNTER__), declaration, __VA_ARGS__)
-#define VSNAP_TRY_ASSIGN_NAMED(name, declaration, ...)     \
-  auto name = (__VA_ARGS__);                               \
-  if (!name) {                                             \
-    return ::vsnap::Failure(std::move(name).error());      \
-  }                                                        \
+#define VSNAP_TRY_ASSIGN_NAMED(name, declaration, ...) \
+  auto name = (__VA_ARGS__);                           \
+  if (!name) {                                         \
+    return ::vsnap::Failure(std::move(name).error());  \
+  }                                                    \
   declaration = std::move(*name)

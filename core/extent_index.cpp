@@ -24,7 +24,9 @@ class Run {
   SQLite::Statement& s_;
 };
 
-std::uint64_t unsigned_column(SQLite::Statement& s, int i) { return static_cast<std::uint64_t>(s.getColumn(i).getInt64()); }
+std::uint64_t unsigned_column(SQLite::Statement& s, int i) {
+  return static_cast<std::uint64_t>(s.getColumn(i).getInt64());
+}
 
 bool has_place(BlockKind kind) { return kind != BlockKind::hole; }
 
@@ -44,7 +46,10 @@ ExtentIndex::ExtentIndex(SQLite::Database& db) : db_(db) {
 }
 
 void ExtentIndex::hold_unswept(BranchId branch, bool hold) {
-  if (hold) holds_.insert(branch); else holds_.erase(branch);
+  if (hold)
+    holds_.insert(branch);
+  else
+    holds_.erase(branch);
 }
 
 SQLite::Statement& ExtentIndex::prepared(std::unique_ptr<SQLite::Statement>& slot, const char* sql) {
@@ -69,7 +74,8 @@ ExtentRow ExtentIndex::row_of(SQLite::Statement& s) {
   return row;
 }
 
-void ExtentIndex::load_region(const Branch& branch, Version number, std::optional<std::int64_t> head_floor, Region& region) {
+void ExtentIndex::load_region(const Branch& branch, Version number, std::optional<std::int64_t> head_floor,
+                              Region& region) {
   // Blocks still to be found, and of those that were found in this link the age of what was found.
   thread_local std::array<std::int64_t, kRegionBlocks> born;
   thread_local std::array<bool, kRegionBlocks> settled;
@@ -95,17 +101,20 @@ void ExtentIndex::load_region(const Branch& branch, Version number, std::optiona
         if (settled[block] || static_cast<std::int64_t>(row.born) < born[block]) continue;
         if (born[block] < 0) --open;
         born[block] = static_cast<std::int64_t>(row.born);
-        region.set_entry(block, Entry(row.kind, has_place(row.kind) ? row.place + BlockCount(i) : Place(), own));
+        region.set_entry(block,
+                         Entry(row.kind, has_place(row.kind) ? row.place + BlockCount(i) : Place(), own));
       }
     }
-    for (std::uint64_t block = 0; block < kRegionBlocks; ++block) settled[block] = settled[block] || born[block] >= 0;
+    for (std::uint64_t block = 0; block < kRegionBlocks; ++block)
+      settled[block] = settled[block] || born[block] >= 0;
     seen_number = link->parent_number.value();
   }
 }
 
 std::vector<ExtentRow> ExtentIndex::rows(BranchId branch, RegionIndex region) {
-  auto& s = prepared(region_rows_, "SELECT start, born, count, kind, member, physical FROM extent "
-                                   "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start, born");
+  auto& s = prepared(region_rows_,
+                     "SELECT start, born, count, kind, member, physical FROM extent "
+                     "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start, born");
   s.bind(1, branch.sql());
   s.bind(2, first_block(region).sql());
   s.bind(3, first_block(region).sql() + static_cast<std::int64_t>(kRegionBlocks));
@@ -116,7 +125,8 @@ std::vector<ExtentRow> ExtentIndex::rows(BranchId branch, RegionIndex region) {
 }
 
 std::optional<RegionIndex> ExtentIndex::next_region(BranchId branch, RegionIndex from) {
-  auto& s = prepared(next_row_, "SELECT start FROM extent WHERE branch = ? AND start >= ? ORDER BY start LIMIT 1");
+  auto& s =
+      prepared(next_row_, "SELECT start FROM extent WHERE branch = ? AND start >= ? ORDER BY start LIMIT 1");
   s.bind(1, branch.sql());
   s.bind(2, first_block(from).sql());
   Run run(s);
@@ -137,8 +147,11 @@ std::uint64_t ExtentIndex::count_rows(BranchId branch) {
 }
 
 void ExtentIndex::insert(BranchId branch, const ExtentRow& row) {
-  VSNAP_ASSERT(row.count.value() > 0 && row.start.value() % kRegionBlocks + row.count.value() <= kRegionBlocks);
-  auto& s = prepared(insert_, "INSERT INTO extent(branch, start, born, count, kind, member, physical) VALUES(?,?,?,?,?,?,?)");
+  VSNAP_ASSERT(row.count.value() > 0 &&
+               row.start.value() % kRegionBlocks + row.count.value() <= kRegionBlocks);
+  auto& s = prepared(
+      insert_,
+      "INSERT INTO extent(branch, start, born, count, kind, member, physical) VALUES(?,?,?,?,?,?,?)");
   s.bind(1, branch.sql());
   s.bind(2, row.start.sql());
   s.bind(3, static_cast<std::int64_t>(row.born));
@@ -167,8 +180,9 @@ void ExtentIndex::cut_own_rows(const MapChange& change, Allocator& allocator, st
   const BlockIndex end = change.start + change.count;
   std::vector<ExtentRow> overlapping;
   {
-    auto& s = prepared(before_, "SELECT start, born, count, kind, member, physical FROM extent "
-                                "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start DESC, born DESC");
+    auto& s = prepared(before_,
+                       "SELECT start, born, count, kind, member, physical FROM extent "
+                       "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start DESC, born DESC");
     s.bind(1, change.branch.sql());
     s.bind(2, first_block(region_of(change.start)).sql());
     s.bind(3, end.sql());
@@ -213,7 +227,8 @@ bool ExtentIndex::extend_left(const MapChange& change) {
     if (!run.step()) return false;
     left = row_of(s);
   }
-  if (left.end() != change.start || left.born != change.born.value() || left.kind != change.kind) return false;
+  if (left.end() != change.start || left.born != change.born.value() || left.kind != change.kind)
+    return false;
   if (has_place(change.kind) && left.place + left.count != change.place) return false;
   auto& s = prepared(grow_, "UPDATE extent SET count = ? WHERE branch = ? AND start = ? AND born = ?");
   s.bind(1, (left.count + change.count).sql());
@@ -227,8 +242,9 @@ bool ExtentIndex::extend_left(const MapChange& change) {
 void ExtentIndex::apply(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed) {
   std::vector<PlaceRun> kept; // places of the change that a row named already
   if (!before_) {
-    prepared(before_, "SELECT start, born, count, kind, member, physical FROM extent "
-                      "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start DESC, born DESC");
+    prepared(before_,
+             "SELECT start, born, count, kind, member, physical FROM extent "
+             "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start DESC, born DESC");
   }
   if (!change.fresh) cut_own_rows(change, allocator, freed, kept);
   if (change.kind == BlockKind::hole && !change.keep_hole) return;
@@ -247,8 +263,9 @@ void ExtentIndex::apply(const MapChange& change, Allocator& allocator, std::vect
 }
 
 void ExtentIndex::store_space(const std::vector<SpaceGroup>& groups) {
-  auto& s = prepared(space_store_, "INSERT INTO space(member, part, bitmap) VALUES(?,?,?) "
-                                   "ON CONFLICT(member, part) DO UPDATE SET bitmap = excluded.bitmap");
+  auto& s = prepared(space_store_,
+                     "INSERT INTO space(member, part, bitmap) VALUES(?,?,?) "
+                     "ON CONFLICT(member, part) DO UPDATE SET bitmap = excluded.bitmap");
   for (const SpaceGroup& group : groups) {
     s.bind(1, group.member);
     s.bind(2, static_cast<std::int64_t>(group.group));
@@ -271,7 +288,9 @@ void ExtentIndex::load_space(const std::function<void(const SpaceGroup&)>& each)
 void ExtentIndex::start_sweep(BranchId branch) { set_sweep(branch, BlockIndex(0)); }
 
 void ExtentIndex::set_sweep(BranchId branch, BlockIndex next) {
-  SQLite::Statement s(db_, "INSERT INTO sweep(branch, next) VALUES(?,?) ON CONFLICT(branch) DO UPDATE SET next = excluded.next");
+  SQLite::Statement s(
+      db_,
+      "INSERT INTO sweep(branch, next) VALUES(?,?) ON CONFLICT(branch) DO UPDATE SET next = excluded.next");
   s.bind(1, branch.sql());
   s.bind(2, next.sql());
   s.exec();

@@ -2,12 +2,12 @@
 //
 //   extent(branch, start, born -> count, kind, member, physical)
 //
-// A view is (branch, number): for each block the newest row with born <= number counts; where there is none, the
-// parent's view; where there is none, zeros. Nothing is ever copied to make a view.
+// A view is (branch, number): for each block the newest row with born <= number counts; where there is none,
+// the parent's view; where there is none, zeros. Nothing is ever copied to make a view.
 //
 // Invariants
-// 1. Rows do not cross a region. Rows of one branch and one `born` do not overlap; nor, once the branch is swept, do
-//    rows born after the floor.
+// 1. Rows do not cross a region. Rows of one branch and one `born` do not overlap; nor, once the branch is
+//    swept, do rows born after the floor.
 // 2. No two rows name the same block of a member.
 // 3. The space table has exactly the blocks that rows name, in every committed state.
 // Threads: only inside a body of Database::read() or write() of its own database.
@@ -42,8 +42,10 @@ class ExtentIndex {
  public:
   explicit ExtentIndex(SQLite::Database& db);
 
-  // Fills the map of a region as seen at `number` of `branch`; `head_floor`: of a head, rows born after it are its own.
-  void load_region(const Branch& branch, Version number, std::optional<std::int64_t> head_floor, Region& region);
+  // Fills the map of a region as seen at `number` of `branch`; `head_floor`: of a head, rows born after it
+  // are its own.
+  void load_region(const Branch& branch, Version number, std::optional<std::int64_t> head_floor,
+                   Region& region);
   // Rows of one branch in one region, by start and born.
   std::vector<ExtentRow> rows(BranchId branch, RegionIndex region);
   // The first region >= `from` in which the branch has a row.
@@ -52,8 +54,8 @@ class ExtentIndex {
   std::uint64_t count_rows();
   std::uint64_t count_rows(BranchId branch);
 
-  // Writes one net change of a head. Places that nobody owns any more are added to `freed`; they are already out of
-  // the allocator's durable map.
+  // Writes one net change of a head. Places that nobody owns any more are added to `freed`; they are already
+  // out of the allocator's durable map.
   void apply(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed);
   void insert(BranchId branch, const ExtentRow& row);
   void remove(BranchId branch, const ExtentRow& row);
@@ -75,12 +77,15 @@ class ExtentIndex {
   void cut_own_rows(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
                     std::vector<PlaceRun>& kept);
   bool extend_left(const MapChange& change);
-  [[nodiscard]] bool unswept(BranchId branch) const { return sweeps_.contains(branch) || holds_.contains(branch); }
+  [[nodiscard]] bool unswept(BranchId branch) const {
+    return sweeps_.contains(branch) || holds_.contains(branch);
+  }
 
   SQLite::Database& db_;
   std::set<BranchId> sweeps_; // branches in the table sweep (or more, after a rollback)
   std::set<BranchId> holds_;
-  std::unique_ptr<SQLite::Statement> region_rows_, view_rows_, next_row_, before_, insert_, delete_, grow_, space_store_;
+  std::unique_ptr<SQLite::Statement> region_rows_, view_rows_, next_row_, before_, insert_, delete_, grow_,
+      space_store_;
 };
 
 } // namespace vsnap

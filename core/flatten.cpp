@@ -1,10 +1,11 @@
-// Flatten: gives a clone places of its own for everything it still sees through its parent, then cuts the link.
+// Flatten: gives a clone places of its own for everything it still sees through its parent, then cuts the
+// link.
 //
-// The copies become rows born at 0, under all versions of the clone: so its snapshots are complete as well. Sources
-// are versions that nobody changes; the copying takes no lock and holds no I/O. Only the cut does, for a moment: every
-// map in memory may name places of the parent and is loaded anew.
-#include <algorithm>
+// The copies become rows born at 0, under all versions of the clone: so its snapshots are complete as well.
+// Sources are versions that nobody changes; the copying takes no lock and holds no I/O. Only the cut does,
+// for a moment: every map in memory may name places of the parent and is loaded anew.
 #include <fmt/format.h>
+#include <algorithm>
 
 #include "core/pool_impl.h"
 
@@ -30,7 +31,9 @@ Result<> PoolImpl::flatten(const std::string& name, const Progress& progress) {
     VSNAP_TRY_ASSIGN(run.volume, volume_named(name));
     run.branch = run.volume->branch;
     if (run.branch->parent == nullptr) {
-      return failure(ErrorKind::failed, EINVAL, fmt::format("{}/{}: shares nothing with an origin; there is nothing to do", name_, name));
+      return failure(
+          ErrorKind::failed, EINVAL,
+          fmt::format("{}/{}: shares nothing with an origin; there is nothing to do", name_, name));
     }
     if (!flattening_.insert(run.volume->id).second) {
       return failure(ErrorKind::busy, fmt::format("{}/{}: is being flattened already", name_, name));
@@ -55,20 +58,25 @@ Result<> PoolImpl::flatten(const std::string& name, const Progress& progress) {
     if (!done || !found) break;
     done = flatten_region(run, *found);
     region = RegionIndex(found->value() + 1);
-    if (done && progress && !progress(std::min(run.done_bytes, total_bytes), std::max(total_bytes, run.done_bytes))) {
-      done = failure(ErrorKind::failed, ECANCELED, fmt::format("{}/{}: given up; what was copied is used next time", name_, name));
+    if (done && progress &&
+        !progress(std::min(run.done_bytes, total_bytes), std::max(total_bytes, run.done_bytes))) {
+      done = failure(ErrorKind::failed, ECANCELED,
+                     fmt::format("{}/{}: given up; what was copied is used next time", name_, name));
     }
   }
   MutexLock config(config_mutex_);
   if (done) done = finish_flatten(run.volume);
   flattening_.erase(run.volume->id);
   MutexLock commit(engine_->commit_mutex());
-  // Copies that a newer version of the head has overtaken meanwhile go with a sweep, and until it ends the rows overlap.
-  Result<> swept = engine_->check_writable() ? engine_->transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
-    engine_->index().start_sweep(run.branch->id);
-    engine_->index().hold_unswept(run.branch->id, false);
-    return {};
-  }) : Result<>();
+  // Copies that a newer version of the head has overtaken meanwhile go with a sweep, and until it ends the
+  // rows overlap.
+  Result<> swept = engine_->check_writable()
+                       ? engine_->transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
+                           engine_->index().start_sweep(run.branch->id);
+                           engine_->index().hold_unswept(run.branch->id, false);
+                           return {};
+                         })
+                       : Result<>();
   background_wake_.notify_all();
   return done ? swept : done;
 }
@@ -80,8 +88,10 @@ Result<> PoolImpl::flatten_region(FlattenRun& run, RegionIndex region) {
     std::uint64_t oldest_view = run.branch->number.load();
     {
       MutexLock lock(objects_.mutex());
-      if (run.volume->branch != run.branch || run.volume->name.empty() || objects_.find(run.volume->id) != run.volume) {
-        return failure(ErrorKind::busy, fmt::format("{}/{}: was removed or rolled back meanwhile", name_, run.volume->name));
+      if (run.volume->branch != run.branch || run.volume->name.empty() ||
+          objects_.find(run.volume->id) != run.volume) {
+        return failure(ErrorKind::busy,
+                       fmt::format("{}/{}: was removed or rolled back meanwhile", name_, run.volume->name));
       }
       if (!run.branch->pins.empty()) oldest_view = *run.branch->pins.begin();
     }
@@ -101,12 +111,16 @@ Result<> PoolImpl::flatten_region(FlattenRun& run, RegionIndex region) {
       continue;
     }
     std::uint64_t end = block + 1;
-    while (end < kRegionBlocks && end - block < kCopyBlocks && needed[end] && inherited.entry(end).kind() == source.kind() &&
+    while (end < kRegionBlocks && end - block < kCopyBlocks && needed[end] &&
+           inherited.entry(end).kind() == source.kind() &&
            inherited.entry(end).place() == source.place() + BlockCount(end - block)) {
       ++end;
     }
     const auto place = engine_->allocate(BlockCount(end - block), std::nullopt, block % kNeighbourhoodBlocks);
-    if (!place) return failure(ErrorKind::no_space, fmt::format("{}/{}: the pool is full (vsnap pool add, then flatten again)", name_, run.volume->name));
+    if (!place)
+      return failure(ErrorKind::no_space,
+                     fmt::format("{}/{}: the pool is full (vsnap pool add, then flatten again)", name_,
+                                 run.volume->name));
     Result<> copied;
     if (source.kind() == BlockKind::data) { // a reserved place has no content
       run.buffer.resize(bytes(place->count));
@@ -116,11 +130,13 @@ Result<> PoolImpl::flatten_region(FlattenRun& run, RegionIndex region) {
     if (copied) {
       MutexLock commit(engine_->commit_mutex());
       copied = engine_->members().flush_data();
-      if (copied) copied = engine_->transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
-        engine_->index().insert(run.branch->id, {first_block(region) + BlockCount(block), 0, place->count, source.kind(), place->start});
-        engine_->allocator().set_durable(*place, true);
-        return {};
-      });
+      if (copied)
+        copied = engine_->transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
+          engine_->index().insert(run.branch->id, {first_block(region) + BlockCount(block), 0, place->count,
+                                                   source.kind(), place->start});
+          engine_->allocator().set_durable(*place, true);
+          return {};
+        });
     }
     if (!copied) {
       if (engine_->check_writable()) engine_->allocator().release(*place);
@@ -160,7 +176,9 @@ Result<> PoolImpl::finish_flatten(const ObjectPtr& volume) {
     }
     for (const auto& view : views) {
       Branch* const head = view->map().head ? view->map().branch : nullptr;
-      engine_->cache().drop_all(view->map(), [&] { if (head == parent) parent->set_floor(); });
+      engine_->cache().drop_all(view->map(), [&] {
+        if (head == parent) parent->set_floor();
+      });
     }
     parent->set_floor();
   }

@@ -1,4 +1,5 @@
-// Where things lie on a member; the same on a file and on a block device. man/vsnap-pool-format.5 is the prose.
+// Where things lie on a member; the same on a file and on a block device. man/vsnap-pool-format.5 is the
+// prose.
 //
 //   0         superblock, copy A (32 KiB)
 //   64 KiB    superblock, copy B
@@ -24,7 +25,8 @@ inline constexpr std::uint64_t kHeaderBytes = 1024 * 1024;
 inline constexpr std::uint64_t kHeaderBlocks = kHeaderBytes / kBlockBytes;
 
 inline constexpr std::uint32_t kMaxMembers = 255;
-// 32 KiB - 256 bytes of fixed fields - 255 members of 24 bytes leave 26,392 bytes: 1,099 segments of 24 bytes.
+// 32 KiB - 256 bytes of fixed fields - 255 members of 24 bytes leave 26,392 bytes: 1,099 segments of 24
+// bytes.
 inline constexpr std::uint32_t kMaxSegments = 1024;
 
 // A pool must have room for its header, the first segments and something to store.
@@ -38,6 +40,7 @@ inline constexpr std::uint64_t kGroupBlocks = 32768;
 inline constexpr std::uint64_t kKnownIncompat = 0;
 inline constexpr std::uint64_t kKnownRoCompat = 0;
 
-inline constexpr std::uint32_t kFlagNeedsCheck = 1; // a flush failed, or damage was seen: run check before writing
+inline constexpr std::uint32_t kFlagNeedsCheck =
+    1; // a flush failed, or damage was seen: run check before writing
 
 } // namespace vsnap::format

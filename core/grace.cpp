@@ -13,7 +13,9 @@ Grace::Token Grace::enter() {
   return {shard, epoch};
 }
 
-void Grace::leave(Token token) { shards_[token.shard].inside[token.epoch].fetch_sub(1, std::memory_order_seq_cst); }
+void Grace::leave(Token token) {
+  shards_[token.shard].inside[token.epoch].fetch_sub(1, std::memory_order_seq_cst);
+}
 
 void Grace::wait_for_epoch(std::uint32_t epoch) {
   for (int round = 0;; ++round) {
@@ -21,8 +23,10 @@ void Grace::wait_for_epoch(std::uint32_t epoch) {
     for (const Shard& shard : shards_) inside += shard.inside[epoch].load(std::memory_order_seq_cst);
     if (inside == 0) return;
     // Requests take microseconds; those on a slow disk milliseconds. Nobody is in a hurry here.
-    if (round < 16) std::this_thread::yield();
-    else std::this_thread::sleep_for(std::chrono::microseconds(50));
+    if (round < 16)
+      std::this_thread::yield();
+    else
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
 }
 

@@ -1,6 +1,7 @@
-// Grace periods: how long a place or a map that was taken out of use must be left alone because an I/O that began
-// before may still look at it. The scheme is sleepable RCU (McKenney, "Sleepable Read-Copy Update", 2006): counters for
-// two epochs, spread over shards; synchronize() turns the epoch over and waits for the old one to run dry, twice.
+// Grace periods: how long a place or a map that was taken out of use must be left alone because an I/O that
+// began before may still look at it. The scheme is sleepable RCU (McKenney, "Sleepable Read-Copy Update",
+// 2006): counters for two epochs, spread over shards; synchronize() turns the epoch over and waits for the
+// old one to run dry, twice.
 //
 // Invariant: an I/O that entered before synchronize() was called has left when it returns.
 // Threads: any. enter() and leave() never wait. synchronize() must not be called between them.

@@ -1,5 +1,5 @@
-// The gate that writes to one branch pass, so that a snapshot can draw its line: closed, it lets nobody in; drained,
-// nobody is inside.
+// The gate that writes to one branch pass, so that a snapshot can draw its line: closed, it lets nobody in;
+// drained, nobody is inside.
 //
 // Invariant: between close_and_drain() and open() no write to the branch is in flight.
 // Threads: any. A thread inside the gate must not wait for the commit lock (its holder may be waiting in

@@ -1,11 +1,11 @@
 #include "core/live_counters.h"
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <boost/interprocess/mapped_region.hpp>
 #include <boost/interprocess/shared_memory_object.hpp>
 #include <cstring>
-#include <fmt/format.h>
-#include <new>
+#include <memory>
 
 namespace vsnap {
 namespace ipc = boost::interprocess;
@@ -29,7 +29,8 @@ struct LiveCounters::Mapping {
   [[nodiscard]] Segment& segment() const { return *static_cast<Segment*>(region.get_address()); }
 };
 
-LiveCounters::LiveCounters(std::unique_ptr<Mapping> mapping, bool owner) : mapping_(std::move(mapping)), owner_(owner) {}
+LiveCounters::LiveCounters(std::unique_ptr<Mapping> mapping, bool owner)
+    : mapping_(std::move(mapping)), owner_(owner) {}
 
 LiveCounters::~LiveCounters() {
   if (owner_) ipc::shared_memory_object::remove(mapping_->name.c_str());
@@ -40,10 +41,11 @@ Result<std::unique_ptr<LiveCounters>> LiveCounters::create(const std::string& uu
     auto mapping = std::make_unique<Mapping>();
     mapping->name = segment_name(uuid);
     ipc::shared_memory_object::remove(mapping->name.c_str()); // of a daemon that was killed
-    ipc::shared_memory_object memory(ipc::create_only, mapping->name.c_str(), ipc::read_write, ipc::permissions(0600));
+    ipc::shared_memory_object memory(ipc::create_only, mapping->name.c_str(), ipc::read_write,
+                                     ipc::permissions(0600));
     memory.truncate(sizeof(Segment));
     mapping->region = ipc::mapped_region(memory, ipc::read_write);
-    Segment* const segment = new (mapping->region.get_address()) Segment;
+    Segment* const segment = std::construct_at(static_cast<Segment*>(mapping->region.get_address()));
     segment->layout.store(kLayout, std::memory_order_release);
     return std::unique_ptr<LiveCounters>(new LiveCounters(std::move(mapping), true));
   } catch (const ipc::interprocess_exception& e) {
@@ -66,25 +68,24 @@ Result<std::unique_ptr<LiveCounters>> LiveCounters::open(const std::string& uuid
   }
 }
 
-ViewCounters& LiveCounters::take(ObjectId id, const std::string& name) {
+std::shared_ptr<ViewCounters> LiveCounters::take(ObjectId id, const std::string& name) {
+  const auto set_name = [](ViewCounters& slot, std::string_view text) {
+    slot.name.fill('\0');
+    std::memcpy(slot.name.data(), text.data(), std::min(text.size(), slot.name.size() - 1));
+  };
   auto& slots = mapping_->segment().slots;
   for (std::size_t i = 0; i + 1 < kSlots; ++i) {
     ViewCounters& slot = slots[i];
     if (slot.id.load(std::memory_order_acquire) != 0) continue;
     slot.reads = slot.read_bytes = slot.writes = slot.written_bytes = slot.discards = slot.flushes = 0;
-    slot.name.fill('\0');
-    std::memcpy(slot.name.data(), name.data(), std::min(name.size(), slot.name.size() - 1));
+    set_name(slot, name);
     slot.id.store(id.value(), std::memory_order_release);
-    return slot;
+    return {&slot, [](ViewCounters* used) { used->id.store(0, std::memory_order_release); }};
   }
   ViewCounters& shared = slots[kSlots - 1];
-  std::strncpy(shared.name.data(), "(others)", shared.name.size() - 1);
+  set_name(shared, "(others)");
   shared.id.store(kSharedId, std::memory_order_release);
-  return shared;
-}
-
-void LiveCounters::give_back(ViewCounters& slot) {
-  if (slot.id.load() != kSharedId) slot.id.store(0, std::memory_order_release);
+  return {&shared, [](ViewCounters*) {}};
 }
 
 std::vector<LiveCounters::Sample> LiveCounters::read() const {

@@ -1,5 +1,5 @@
-// Live counters of a mounted pool, in a Boost.Interprocess shared-memory segment: `vsnap top` reads them without
-// asking anybody, and the daemon pays one relaxed addition for each.
+// Live counters of a mounted pool, in a Boost.Interprocess shared-memory segment: `vsnap top` reads them
+// without asking anybody, and the daemon pays one relaxed addition for each.
 //
 // Invariants
 // 1. A slot belongs to one view for as long as its id is not 0; counters only grow while it does.
@@ -20,7 +20,7 @@
 
 namespace vsnap {
 
-struct ViewCounters { // since the view was opened
+struct ViewCounters {               // since the view was opened
   std::atomic<std::uint64_t> id{0}; // 0: a free slot
   std::array<char, 160> name{};     // VOLUME or VOLUME@SNAPSHOT
   std::atomic<std::uint64_t> reads{0}, read_bytes{0};
@@ -40,8 +40,8 @@ class LiveCounters {
   LiveCounters& operator=(const LiveCounters&) = delete;
 
   // A slot for the view; one that is shared by all further views when there are none left.
-  [[nodiscard]] ViewCounters& take(ObjectId id, const std::string& name);
-  void give_back(ViewCounters& slot);
+  // Given back when the last reference goes, which must be before the segment does.
+  [[nodiscard]] std::shared_ptr<ViewCounters> take(ObjectId id, const std::string& name);
 
   struct Sample {
     std::uint64_t id = 0;

@@ -1,5 +1,5 @@
-// The daemon's log: one line an event, to standard error (systemd's journal picks it up from there).
-// Commands do not log; their errors are Results. Any thread may call these.
+// The daemon's log: one line an event, to standard error (systemd's journal picks it up from there). Commands
+// do not log; their errors are Results. Any thread may call these.
 #pragma once
 
 #include <fmt/format.h>
@@ -14,12 +14,20 @@ void set_level(Level level);
 void write(Level level, std::string_view line);
 
 template <class... Args>
-void debug(fmt::format_string<Args...> f, Args&&... args) { write(Level::debug, fmt::format(f, std::forward<Args>(args)...)); }
+void debug(fmt::format_string<Args...> f, Args&&... args) {
+  write(Level::debug, fmt::format(f, std::forward<Args>(args)...));
+}
 template <class... Args>
-void info(fmt::format_string<Args...> f, Args&&... args) { write(Level::info, fmt::format(f, std::forward<Args>(args)...)); }
+void info(fmt::format_string<Args...> f, Args&&... args) {
+  write(Level::info, fmt::format(f, std::forward<Args>(args)...));
+}
 template <class... Args>
-void warning(fmt::format_string<Args...> f, Args&&... args) { write(Level::warning, fmt::format(f, std::forward<Args>(args)...)); }
+void warning(fmt::format_string<Args...> f, Args&&... args) {
+  write(Level::warning, fmt::format(f, std::forward<Args>(args)...));
+}
 template <class... Args>
-void error(fmt::format_string<Args...> f, Args&&... args) { write(Level::error, fmt::format(f, std::forward<Args>(args)...)); }
+void error(fmt::format_string<Args...> f, Args&&... args) {
+  write(Level::error, fmt::format(f, std::forward<Args>(args)...));
+}
 
 } // namespace vsnap::log

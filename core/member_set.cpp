@@ -2,9 +2,9 @@
 
 #include <unistd.h>
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <chrono>
-#include <fmt/format.h>
 #include <thread>
 
 #include "core/assert.h"
@@ -27,7 +27,8 @@ Result<Superblock> newest_superblock(File& file, const std::string& path, std::v
     if (!decoded) {
       if (decoded.error().kind == ErrorKind::failed) refusal = decoded.error();
       if (remarks != nullptr) {
-        remarks->push_back(fmt::format("{}: superblock copy {}: {}", path, copy == 0 ? 'A' : 'B', decoded.error().message));
+        remarks->push_back(
+            fmt::format("{}: superblock copy {}: {}", path, copy == 0 ? 'A' : 'B', decoded.error().message));
       }
       continue;
     }
@@ -36,10 +37,13 @@ Result<Superblock> newest_superblock(File& file, const std::string& path, std::v
   if (newest) return *newest;
   if (refusal) return failure(refusal->kind, fmt::format("{}: {}", path, refusal->message));
   if (magic) {
-    return failure(ErrorKind::damaged, fmt::format("{}: both copies of the superblock are damaged (restore the member "
-                                                   "from a copy)", path));
+    return failure(ErrorKind::damaged,
+                   fmt::format("{}: both copies of the superblock are damaged (restore the member "
+                               "from a copy)",
+                               path));
   }
-  return failure(ErrorKind::not_found, fmt::format("{}: not a member of a pool (vsnap pool create makes one)", path));
+  return failure(ErrorKind::not_found,
+                 fmt::format("{}: not a member of a pool (vsnap pool create makes one)", path));
 }
 
 Result<> lock_member(Env& env, File& file, const std::string& path, int wait_ms) {
@@ -51,10 +55,13 @@ Result<> lock_member(Env& env, File& file, const std::string& path, int wait_ms)
     // A daemon stays for long; only another command is worth waiting for.
     const bool wait = env.monotonic_ns() < until_ns && !(owner && owner->role == "daemon");
     if (!wait) {
-      if (!owner) return failure(ErrorKind::busy, fmt::format("{}: in use by another process (try again when it is done)", path));
-      return failure(ErrorKind::busy,
-                     fmt::format("{}: in use by vsnap {} with pid {} on host {} (vsnap umount, or wait for it)", path,
-                                 owner->role, owner->pid, owner->host));
+      if (!owner)
+        return failure(ErrorKind::busy,
+                       fmt::format("{}: in use by another process (try again when it is done)", path));
+      return failure(
+          ErrorKind::busy,
+          fmt::format("{}: in use by vsnap {} with pid {} on host {} (vsnap umount, or wait for it)", path,
+                      owner->role, owner->pid, owner->host));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
@@ -67,8 +74,8 @@ void MemberSet::attach(std::uint32_t index, std::string path, std::unique_ptr<Fi
   slots_[index] = std::move(slot);
 }
 
-Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<std::string>& paths, const std::string& role,
-                                                   int lock_wait_ms) {
+Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<std::string>& paths,
+                                                   const std::string& role, int lock_wait_ms) {
   std::unique_ptr<MemberSet> set(new MemberSet);
   set->role_ = role;
   std::vector<std::pair<std::string, std::unique_ptr<File>>> files;
@@ -92,9 +99,10 @@ Result<> MemberSet::read_superblocks(std::vector<std::pair<std::string, std::uni
   for (auto& [path, file] : files) {
     VSNAP_TRY_ASSIGN(Superblock superblock, newest_superblock(*file, path, &remarks_));
     if (!found.empty() && superblock.pool_uuid != found[0].pool_uuid) {
-      return failure(ErrorKind::damaged, fmt::format("{}: member of pool {} ({}), expected one of {} ({})", path,
-                                                     superblock.pool_name, to_string(superblock.pool_uuid),
-                                                     found[0].pool_name, to_string(found[0].pool_uuid)));
+      return failure(
+          ErrorKind::damaged,
+          fmt::format("{}: member of pool {} ({}), expected one of {} ({})", path, superblock.pool_name,
+                      to_string(superblock.pool_uuid), found[0].pool_name, to_string(found[0].pool_uuid)));
     }
     found.push_back(std::move(superblock));
     if (found.back().sequence > found[newest].sequence) newest = found.size() - 1;
@@ -107,27 +115,34 @@ Result<> MemberSet::read_superblocks(std::vector<std::pair<std::string, std::uni
     const std::uint32_t index = found[i].member_index;
     const Uuid uuid = found[i].roster[index].uuid;
     if (found[i].sequence == layout.sequence && !found[i].same_layout(layout)) {
-      return failure(ErrorKind::damaged, fmt::format("{}: contradicts {} about the pool's layout", path, files[newest].first));
+      return failure(ErrorKind::damaged,
+                     fmt::format("{}: contradicts {} about the pool's layout", path, files[newest].first));
     }
     if (index >= layout.roster.size() || layout.roster[index].uuid != uuid) {
-      return failure(ErrorKind::damaged, fmt::format("{}: no longer a member of pool {}", path, layout.pool_name));
+      return failure(ErrorKind::damaged,
+                     fmt::format("{}: no longer a member of pool {}", path, layout.pool_name));
     }
     if (slots_[index]) {
-      return failure(ErrorKind::damaged, fmt::format("{}: a copy of member {}; give one of them", path, slots_[index]->path));
+      return failure(ErrorKind::damaged,
+                     fmt::format("{}: a copy of member {}; give one of them", path, slots_[index]->path));
     }
     if (file->size_bytes() < layout.roster[index].blocks * kBlockBytes) {
-      return failure(ErrorKind::damaged, fmt::format("{}: cut short: expected {} bytes, found {} (restore the member)", path,
-                                                     layout.roster[index].blocks * kBlockBytes, file->size_bytes()));
+      return failure(ErrorKind::damaged,
+                     fmt::format("{}: cut short: expected {} bytes, found {} (restore the member)", path,
+                                 layout.roster[index].blocks * kBlockBytes, file->size_bytes()));
     }
     attach(index, path, std::move(files[i].second));
     ++present;
   }
   for (std::size_t index = 0; index < layout.roster.size(); ++index) {
     if (!slots_[index]) {
-      return failure(ErrorKind::damaged,
-                     fmt::format("pool {}: member {} of {} is missing: expected uuid {}, found {} of {} members (vsnap pool "
-                                 "attach with all of them)", layout.pool_name, index + 1, layout.roster.size(),
-                                 to_string(layout.roster[index].uuid), present, layout.roster.size()));
+      return failure(
+          ErrorKind::damaged,
+          fmt::format(
+              "pool {}: member {} of {} is missing: expected uuid {}, found {} of {} members (vsnap pool "
+              "attach with all of them)",
+              layout.pool_name, index + 1, layout.roster.size(), to_string(layout.roster[index].uuid),
+              present, layout.roster.size()));
     }
   }
   count_.store(static_cast<std::uint32_t>(layout.roster.size()), std::memory_order_release);
@@ -136,8 +151,9 @@ Result<> MemberSet::read_superblocks(std::vector<std::pair<std::string, std::uni
   return {};
 }
 
-Result<std::unique_ptr<MemberSet>> MemberSet::create(Env& env, const std::string& pool_name,
-                                                     std::vector<std::pair<std::string, std::unique_ptr<File>>> files) {
+Result<std::unique_ptr<MemberSet>> MemberSet::create(
+    Env& env, const std::string& pool_name,
+    std::vector<std::pair<std::string, std::unique_ptr<File>>> files) {
   std::unique_ptr<MemberSet> set(new MemberSet);
   Superblock superblock;
   superblock.pool_uuid = env.random_uuid();
@@ -171,7 +187,8 @@ Result<> MemberSet::store_superblock(std::uint32_t member, const Superblock& sup
 
 Result<> MemberSet::store_layout(Superblock changed) {
   changed.sequence = std::max(layout_.sequence, changed.sequence) + 1;
-  for (std::uint32_t member = 0; member < changed.roster.size(); ++member) VSNAP_TRY(store_superblock(member, changed));
+  for (std::uint32_t member = 0; member < changed.roster.size(); ++member)
+    VSNAP_TRY(store_superblock(member, changed));
   layout_ = std::move(changed);
   return {};
 }
@@ -248,7 +265,9 @@ Result<> MemberSet::flush_member(Slot& slot) {
 Result<> MemberSet::flush_data() {
   for (std::uint32_t member = 0; member < count(); ++member) {
     if (flush_failed_.load()) {
-      return failure(ErrorKind::failed, EIO, "an earlier flush failed: what was written since may be lost (vsnap umount, then vsnap check)");
+      return failure(
+          ErrorKind::failed, EIO,
+          "an earlier flush failed: what was written since may be lost (vsnap umount, then vsnap check)");
     }
     VSNAP_TRY(flush_member(*slots_[member]));
   }

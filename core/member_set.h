@@ -1,12 +1,14 @@
-// The members of an open pool: their locks, superblocks and bytes. Everything that reaches a member goes through here.
+// The members of an open pool: their locks, superblocks and bytes. Everything that reaches a member goes
+// through here.
 //
 // Invariants
 // 1. While it exists, this process holds the lock of every member.
 // 2. All members belong to one pool, none is missing or doubled; each is at least as long as the roster says.
-// 3. The layout (roster, segments, flags) on the members is the one in layout(), or the one before during update_layout().
+// 3. The layout (roster, segments, flags) on the members is the one in layout(), or the one before during
+//    update_layout().
 // 4. Once a flush has failed every later flush_data() fails, until the pool is opened again after a check.
-// Threads: any, after open(). update_layout() and add() are called under the pool's commit lock or during SQLite's
-// writes, which that lock covers; they exclude each other by layout_mutex_.
+// Threads: any, after open(). update_layout() and add() are called under the pool's commit lock or during
+// SQLite's writes, which that lock covers; they exclude each other by layout_mutex_.
 #pragma once
 
 #include <array>
@@ -29,11 +31,12 @@ namespace vsnap {
 class MemberSet {
  public:
   // Locks and verifies. Kinds: busy (names the owner), damaged, not_found, failed.
-  static Result<std::unique_ptr<MemberSet>> open(Env& env, const std::vector<std::string>& paths, const std::string& role,
-                                                 int lock_wait_ms);
+  static Result<std::unique_ptr<MemberSet>> open(Env& env, const std::vector<std::string>& paths,
+                                                 const std::string& role, int lock_wait_ms);
   // Lays out a new pool on the given open and locked files; writes superblocks, not the catalog.
-  static Result<std::unique_ptr<MemberSet>> create(Env& env, const std::string& pool_name,
-                                                   std::vector<std::pair<std::string, std::unique_ptr<File>>> files);
+  static Result<std::unique_ptr<MemberSet>> create(
+      Env& env, const std::string& pool_name,
+      std::vector<std::pair<std::string, std::unique_ptr<File>>> files);
 
   Result<> read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out);
   Result<> write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data);
@@ -50,13 +53,16 @@ class MemberSet {
     return store_layout(std::move(changed));
   }
   // A new member at the end of the roster; durable on all members when it returns.
-  Result<std::uint32_t> add(Env& env, const std::string& path, std::unique_ptr<File> file) VSNAP_EXCLUDES(layout_mutex_);
+  Result<std::uint32_t> add(Env& env, const std::string& path, std::unique_ptr<File> file)
+      VSNAP_EXCLUDES(layout_mutex_);
   // Locks the file for us and checks that it is none of the members already.
   Result<> claim(Env& env, const std::string& path, File& file, int lock_wait_ms);
 
   [[nodiscard]] std::uint32_t count() const { return count_.load(std::memory_order_acquire); }
   [[nodiscard]] const std::string& path(std::uint32_t member) const { return slots_[member]->path; }
-  [[nodiscard]] bool is_block_device(std::uint32_t member) const { return slots_[member]->file->is_block_device(); }
+  [[nodiscard]] bool is_block_device(std::uint32_t member) const {
+    return slots_[member]->file->is_block_device();
+  }
   [[nodiscard]] bool flush_failed() const { return flush_failed_.load(); }
   // Damage seen in single superblock copies at open; empty when all were good.
   [[nodiscard]] const std::vector<std::string>& remarks() const { return remarks_; }
@@ -94,7 +100,8 @@ class MemberSet {
 };
 
 // Reads the newest good superblock of one file, without locking it. Says in `remarks` which copies were bad.
-[[nodiscard]] Result<Superblock> newest_superblock(File& file, const std::string& path, std::vector<std::string>* remarks);
+[[nodiscard]] Result<Superblock> newest_superblock(File& file, const std::string& path,
+                                                   std::vector<std::string>* remarks);
 // Waits for the lock of a member; kind busy names the owner.
 Result<> lock_member(Env& env, File& file, const std::string& path, int wait_ms);
 

@@ -2,10 +2,10 @@
 
 #include <sqlite3.h>
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <fmt/format.h>
 
 #include "core/assert.h"
 #include "core/format.h"
@@ -71,9 +71,10 @@ Result<bool> MetadataVfs::Stream::read(std::uint64_t offset, std::span<std::byte
   const std::uint64_t there = offset >= size ? 0 : std::min<std::uint64_t>(out.size(), size - offset);
   std::fill(out.begin() + static_cast<std::ptrdiff_t>(there), out.end(), std::byte{0});
   if (there > 0) {
-    VSNAP_TRY(for_pieces(offset, there, [&](Place place, std::uint64_t in_block, std::uint64_t done, std::uint64_t n) {
-      return owner_.members_.read(place, in_block, out.subspan(done, n));
-    }));
+    VSNAP_TRY(for_pieces(offset, there,
+                         [&](Place place, std::uint64_t in_block, std::uint64_t done, std::uint64_t n) {
+                           return owner_.members_.read(place, in_block, out.subspan(done, n));
+                         }));
   }
   return there == out.size();
 }
@@ -86,9 +87,10 @@ Result<> MetadataVfs::Stream::write(std::uint64_t offset, std::span<const std::b
     const std::uint64_t quarter = capacity_bytes() / kBlockBytes / 4;
     VSNAP_TRY(owner_.grow(file_, BlockCount(std::max<std::uint64_t>({missing, quarter, 256}))));
   }
-  VSNAP_TRY(for_pieces(offset, data.size(), [&](Place place, std::uint64_t in_block, std::uint64_t done, std::uint64_t n) {
-    return owner_.members_.write(place, in_block, data.subspan(done, n));
-  }));
+  VSNAP_TRY(for_pieces(offset, data.size(),
+                       [&](Place place, std::uint64_t in_block, std::uint64_t done, std::uint64_t n) {
+                         return owner_.members_.write(place, in_block, data.subspan(done, n));
+                       }));
   if (end > size_bytes_) size_bytes_ = end;
   return {};
 }
@@ -132,8 +134,9 @@ int file_read(sqlite3_file* file, void* out, int amount, sqlite3_int64 offset) {
 }
 
 int file_write(sqlite3_file* file, const void* data, int amount, sqlite3_int64 offset) {
-  const auto written = stream_of(file).write(static_cast<std::uint64_t>(offset),
-                                             {static_cast<const std::byte*>(data), static_cast<std::size_t>(amount)});
+  const auto written =
+      stream_of(file).write(static_cast<std::uint64_t>(offset),
+                            {static_cast<const std::byte*>(data), static_cast<std::size_t>(amount)});
   return written ? SQLITE_OK : code_of(written.error(), SQLITE_IOERR_WRITE);
 }
 
@@ -216,7 +219,9 @@ int vfs_full_path(sqlite3_vfs*, const char* name, int size, char* out) {
 }
 
 sqlite3_vfs* default_vfs() { return sqlite3_vfs_find(nullptr); }
-int vfs_randomness(sqlite3_vfs*, int size, char* out) { return default_vfs()->xRandomness(default_vfs(), size, out); }
+int vfs_randomness(sqlite3_vfs*, int size, char* out) {
+  return default_vfs()->xRandomness(default_vfs(), size, out);
+}
 int vfs_sleep(sqlite3_vfs*, int us) { return default_vfs()->xSleep(default_vfs(), us); }
 int vfs_time(sqlite3_vfs*, double* out) { return default_vfs()->xCurrentTime(default_vfs(), out); }
 int vfs_last_error(sqlite3_vfs*, int, char*) { return 0; }
@@ -249,7 +254,9 @@ MetadataVfs::MetadataVfs(MemberSet& members, Allocator& allocator)
 
 MetadataVfs::~MetadataVfs() { sqlite3_vfs_unregister(vfs_.get()); }
 
-MetadataVfs::Stream& MetadataVfs::stream(MetadataFile file) { return *streams_[static_cast<std::size_t>(file)]; }
+MetadataVfs::Stream& MetadataVfs::stream(MetadataFile file) {
+  return *streams_[static_cast<std::size_t>(file)];
+}
 
 Result<> MetadataVfs::load() {
   const Superblock layout = members_.layout();

@@ -1,13 +1,16 @@
-// The catalog's two files, the SQLite database and its WAL, as runs of blocks on the members ("segments"), offered to
-// SQLite as a VFS. There is no third file: temporary tables stay in memory and exclusive locking needs no shared memory.
+// The catalog's two files, the SQLite database and its WAL, as runs of blocks on the members ("segments"),
+// offered to SQLite as a VFS. There is no third file: temporary tables stay in memory and exclusive locking
+// needs no shared memory.
 //
 // Invariants
-// 1. The bytes of a file are those of its segments in the order of the superblock's table; capacity = their sum.
+// 1. The bytes of a file are those of its segments in the order of the superblock's table; capacity = their
+//    sum.
 // 2. A segment is in the superblock of every member, durably, before a byte is written into it.
 // 3. Segments never shrink and never move.
-// 4. A file without its magic number in the first bytes counts as empty, any other as long as its capacity: SQLite
-//    knows by itself how much of a database or WAL is valid.
-// Threads: SQLite calls are serialised by the Database's lock; grow() and the figures may be asked from any thread.
+// 4. A file without its magic number in the first bytes counts as empty, any other as long as its capacity:
+//    SQLite knows by itself how much of a database or WAL is valid.
+// Threads: SQLite calls are serialised by the Database's lock; grow() and the figures may be asked from any
+// thread.
 #pragma once
 
 #include <atomic>

@@ -1,9 +1,9 @@
 #include "core/names.h"
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <fmt/format.h>
 
 #include "core/units.h"
 
@@ -11,7 +11,8 @@ namespace vsnap {
 namespace {
 
 bool name_character(char c) {
-  return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+  return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+         c == '-';
 }
 
 constexpr std::string_view kUnitLetters = "BKMGTPE"; // unit i is 1024^i bytes
@@ -41,11 +42,13 @@ bool valid_name(std::string_view name) {
 Result<> check_name(std::string_view what, std::string_view name) {
   if (valid_name(name)) return {};
   if (name.size() > kMaxNameLength) {
-    return failure(ErrorKind::usage, ENAMETOOLONG,
-                   fmt::format("{}: {} name is too long (at most {} characters)", quoted(name), what, kMaxNameLength));
+    return failure(
+        ErrorKind::usage, ENAMETOOLONG,
+        fmt::format("{}: {} name is too long (at most {} characters)", quoted(name), what, kMaxNameLength));
   }
-  return failure(ErrorKind::usage, fmt::format("{}: bad {} name (use A-Z a-z 0-9 . _ - and do not start with . or -)",
-                                               quoted(name), what));
+  return failure(ErrorKind::usage,
+                 fmt::format("{}: bad {} name (use A-Z a-z 0-9 . _ - and do not start with . or -)",
+                             quoted(name), what));
 }
 
 std::string quoted(std::string_view text) {
@@ -84,7 +87,8 @@ Result<Spec> parse_spec(std::string_view text) {
 
 Result<std::uint64_t> parse_size(std::string_view text) {
   const auto bad = [&](std::string_view why) {
-    return failure(ErrorKind::usage, fmt::format("{}: bad size: {} (write 4096, 64K, 20G or 1T)", quoted(text), why));
+    return failure(ErrorKind::usage,
+                   fmt::format("{}: bad size: {} (write 4096, 64K, 20G or 1T)", quoted(text), why));
   };
   std::string_view number = text;
   unsigned shift = 0;
@@ -109,7 +113,8 @@ Result<std::uint64_t> parse_size(std::string_view text) {
     std::uint64_t fraction = 0;
     const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), fraction);
     if (parsed.ec != std::errc() || parsed.ptr != digits.data() + digits.size()) return bad("not a number");
-    const long double part = static_cast<long double>(fraction) / std::pow(10.0L, static_cast<int>(digits.size()));
+    const long double part =
+        static_cast<long double>(fraction) / std::pow(10.0L, static_cast<int>(digits.size()));
     size += static_cast<std::uint64_t>(part * static_cast<long double>(1ULL << shift));
     if (size > kMaxVolumeBytes) return bad("too large, at most 8E - 1");
   }

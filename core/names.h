@@ -1,7 +1,7 @@
 // Names and sizes as people write them.
 //
-// A name is 1 to 63 of A-Za-z0-9._- and starts with neither '.' nor '-'. Everything that reaches a path, a log or
-// the catalog as a name went through valid_name() first. Pure functions; any thread.
+// A name is 1 to 63 of A-Za-z0-9._- and starts with neither '.' nor '-'. Everything that reaches a path, a
+// log or the catalog as a name went through valid_name() first. Pure functions; any thread.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +44,9 @@ struct Spec {
 // "1.5G", "64K", "100B": at most four characters of number, exact where it is a whole number of units.
 [[nodiscard]] std::string format_size(std::uint64_t size_bytes);
 
-// The candidate nearest to `wrong` (edit distance at most a third of its length, at least one), for "did you mean".
-[[nodiscard]] std::optional<std::string> nearest(std::string_view wrong, const std::vector<std::string>& candidates);
+// The candidate nearest to `wrong` (edit distance at most a third of its length, at least one), for "did you
+// mean".
+[[nodiscard]] std::optional<std::string> nearest(std::string_view wrong,
+                                                 const std::vector<std::string>& candidates);
 
 } // namespace vsnap

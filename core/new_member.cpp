@@ -20,7 +20,8 @@ Result<std::unique_ptr<File>> open_new_member(Env& env, const MemberSpec& spec, 
   if (!existing && !missing) return Failure(existing.error());
   if (missing) {
     if (spec.size_bytes == 0) {
-      return failure(ErrorKind::not_found, fmt::format("{}: no such file or device (give --size to make a file)", spec.path));
+      return failure(ErrorKind::not_found,
+                     fmt::format("{}: no such file or device (give --size to make a file)", spec.path));
     }
     if (dry_run) return std::unique_ptr<File>();
     VSNAP_TRY_ASSIGN(auto made, env.open_file(spec.path, {.create = true, .exclusive_create = true}));
@@ -31,18 +32,25 @@ Result<std::unique_ptr<File>> open_new_member(Env& env, const MemberSpec& spec, 
   if (!force) {
     std::vector<std::string> remarks;
     if (const auto superblock = newest_superblock(*file, spec.path, &remarks)) {
-      return failure(ErrorKind::failed, EEXIST, fmt::format("{}: is a member of pool {} (vsnap pool attach, or --force to "
-                                                            "overwrite it)", spec.path, superblock->pool_name));
+      return failure(ErrorKind::failed, EEXIST,
+                     fmt::format("{}: is a member of pool {} (vsnap pool attach, or --force to "
+                                 "overwrite it)",
+                                 spec.path, superblock->pool_name));
     } else if (superblock.error().kind != ErrorKind::not_found) {
-      return failure(ErrorKind::failed, EEXIST, fmt::format("{}: carries what was a pool's superblock (--force to overwrite "
-                                                            "it)", spec.path));
+      return failure(ErrorKind::failed, EEXIST,
+                     fmt::format("{}: carries what was a pool's superblock (--force to overwrite "
+                                 "it)",
+                                 spec.path));
     }
     VSNAP_TRY_ASSIGN(const auto found, probe_contents(spec.path));
-    if (found) return failure(ErrorKind::failed, EEXIST, fmt::format("{}: has {} (--force to overwrite it)", spec.path, *found));
+    if (found)
+      return failure(ErrorKind::failed, EEXIST,
+                     fmt::format("{}: has {} (--force to overwrite it)", spec.path, *found));
   }
   if (spec.size_bytes > file->size_bytes()) {
     if (file->is_block_device()) {
-      return failure(ErrorKind::usage, fmt::format("{}: a block device has the size it has; leave --size out", spec.path));
+      return failure(ErrorKind::usage,
+                     fmt::format("{}: a block device has the size it has; leave --size out", spec.path));
     }
     if (!dry_run) VSNAP_TRY(file->resize(spec.size_bytes));
   }
@@ -51,8 +59,9 @@ Result<std::unique_ptr<File>> open_new_member(Env& env, const MemberSpec& spec, 
 
 Result<> check_member_size(const std::string& path, std::uint64_t size_bytes) {
   if (size_bytes >= format::kMinMemberBytes) return {};
-  return failure(ErrorKind::usage, fmt::format("{}: {} is too small for a member (at least {})", path, format_size(size_bytes),
-                                               format_size(format::kMinMemberBytes)));
+  return failure(ErrorKind::usage,
+                 fmt::format("{}: {} is too small for a member (at least {})", path, format_size(size_bytes),
+                             format_size(format::kMinMemberBytes)));
 }
 
 } // namespace vsnap

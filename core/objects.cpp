@@ -23,7 +23,8 @@ ObjectPtr Objects::find(ObjectId id) {
 
 std::vector<ObjectPtr> Objects::snapshots(const Object& volume) {
   std::vector<ObjectPtr> found;
-  for (auto at = in_order_.lower_bound({volume.id, ObjectId(0)}); at != in_order_.end() && at->first.first == volume.id; ++at) {
+  for (auto at = in_order_.lower_bound({volume.id, ObjectId(0)});
+       at != in_order_.end() && at->first.first == volume.id; ++at) {
     if (!at->second->name.empty()) found.push_back(at->second);
   }
   return found;
@@ -56,8 +57,9 @@ ViewInfo Objects::describe(const Object& object) {
   info.kind = object.kind;
   info.name = name_of(object);
   info.size_bytes = object.size_bytes.load();
-  const std::uint64_t mapped = object.kind == ViewKind::snapshot ? object.mapped_blocks
-                                                                 : static_cast<std::uint64_t>(object.branch->mapped.load());
+  const std::uint64_t mapped = object.kind == ViewKind::snapshot
+                                   ? object.mapped_blocks
+                                   : static_cast<std::uint64_t>(object.branch->mapped.load());
   info.used_bytes = mapped * kBlockBytes;
   info.created_ns = object.created_ns;
   info.modified_ns = object.modified_ns.load();
@@ -107,7 +109,8 @@ void Objects::add(const ObjectPtr& object) {
   if (object->kind == ViewKind::volume) {
     if (!object->name.empty()) VSNAP_ASSERT(volumes_.emplace(object->name, object).second);
   } else {
-    if (!object->name.empty()) VSNAP_ASSERT(snapshots_.emplace(std::pair(object->volume->id, object->name), object).second);
+    if (!object->name.empty())
+      VSNAP_ASSERT(snapshots_.emplace(std::pair(object->volume->id, object->name), object).second);
     in_order_.emplace(std::pair(object->volume->id, object->id), object);
   }
 }

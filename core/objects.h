@@ -2,10 +2,13 @@
 // configuration operation changes the catalog first and this table after its commit.
 //
 // Invariants
-// 1. Names are unique among volumes, and among the snapshots of a volume; an unlinked object has an empty name.
-// 2. Every object's branch is in the table. Pins of a branch: one for each snapshot of it, one for each child branch.
-// Threads: the maps under mutex(); objects are shared and stay valid while held. Fields marked const or atomic may be
-// read at any time, the others under mutex(). Changes come only from configuration operations, which take turns.
+// 1. Names are unique among volumes, and among the snapshots of a volume; an unlinked object has an empty
+//    name.
+// 2. Every object's branch is in the table. Pins of a branch: one for each snapshot of it, one for each child
+//    branch.
+// Threads: the maps under mutex(); objects are shared and stay valid while held. Fields marked const or
+// atomic may be read at any time, the others under mutex(). Changes come only from configuration operations,
+// which take turns.
 #pragma once
 
 #include <SQLiteCpp/SQLiteCpp.h>
@@ -31,14 +34,16 @@ struct Object { // what volumes and snapshots have in common
   std::int64_t created_ns = 0;
   std::atomic<std::uint64_t> size_bytes{0};
   std::atomic<std::int64_t> modified_ns{0};
-  std::atomic<bool> changed{false};      // size, times or attributes are not in the catalog yet (Objects::note_changed)
-  std::uint32_t mode = 0600;              // volumes
+  std::atomic<bool> changed{
+      false};                // size, times or attributes are not in the catalog yet (Objects::note_changed)
+  std::uint32_t mode = 0600; // volumes
   std::uint32_t uid = 0, gid = 0;
   std::optional<BlockIndex> trim;
   std::shared_ptr<Object> volume; // snapshots: whose it is
   Version number;                 // snapshots: the view is (branch, number)
   std::uint64_t mapped_blocks = 0;
   std::uint32_t open_handles = 0;
+  bool withheld = false; // a rollback or removal is under way: not to be opened
 };
 using ObjectPtr = std::shared_ptr<Object>;
 
@@ -50,7 +55,8 @@ class Objects {
   [[nodiscard]] ObjectPtr find(const ViewName& name) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] ObjectPtr find(ObjectId id) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] std::vector<ObjectPtr> snapshots(const Object& volume) VSNAP_REQUIRES(mutex_); // oldest first
-  [[nodiscard]] std::vector<ObjectPtr> all() VSNAP_REQUIRES(mutex_);        // volumes by name, each with its snapshots
+  [[nodiscard]] std::vector<ObjectPtr> all()
+      VSNAP_REQUIRES(mutex_); // volumes by name, each with its snapshots
   [[nodiscard]] std::vector<ObjectPtr> everything() VSNAP_REQUIRES(mutex_); // unlinked ones too, by id
   [[nodiscard]] ViewName name_of(const Object& object) const VSNAP_REQUIRES(mutex_);
   [[nodiscard]] ViewInfo describe(const Object& object) VSNAP_REQUIRES(mutex_);
@@ -73,8 +79,9 @@ class Objects {
   Mutex mutex_;
   std::map<std::string, ObjectPtr> volumes_ VSNAP_GUARDED_BY(mutex_);
   std::map<ObjectId, ObjectPtr> by_id_ VSNAP_GUARDED_BY(mutex_);
-  std::map<std::pair<ObjectId, std::string>, ObjectPtr> snapshots_ VSNAP_GUARDED_BY(mutex_); // by volume and name
-  std::map<std::pair<ObjectId, ObjectId>, ObjectPtr> in_order_ VSNAP_GUARDED_BY(mutex_);     // by volume and id
+  std::map<std::pair<ObjectId, std::string>, ObjectPtr> snapshots_
+      VSNAP_GUARDED_BY(mutex_);                                                          // by volume and name
+  std::map<std::pair<ObjectId, ObjectId>, ObjectPtr> in_order_ VSNAP_GUARDED_BY(mutex_); // by volume and id
   std::map<BranchId, std::unique_ptr<Branch>> branches_ VSNAP_GUARDED_BY(mutex_);
   Mutex changed_mutex_;
   std::vector<ObjectPtr> changed_ VSNAP_GUARDED_BY(changed_mutex_);

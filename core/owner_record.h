@@ -1,5 +1,5 @@
-// Who has a pool open: written into every member by the process that holds its lock, read by the one that finds it
-// locked. Only for the message: the lock itself is what keeps others out.
+// Who has a pool open: written into every member by the process that holds its lock, read by the one that
+// finds it locked. Only for the message: the lock itself is what keeps others out.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 #include "core/pool.h"
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <array>
-#include <fmt/format.h>
 
 #include "core/log.h"
 #include "core/member_set.h"
@@ -39,7 +39,8 @@ void ViewHandle::close() {
 Result<> Pool::create(Env& env, const CreatePoolOptions& options) {
   VSNAP_TRY(check_name("pool", options.name));
   if (options.members.empty()) return failure(ErrorKind::usage, "a pool needs at least one member");
-  if (options.members.size() > format::kMaxMembers) return failure(ErrorKind::usage, "a pool has at most 255 members");
+  if (options.members.size() > format::kMaxMembers)
+    return failure(ErrorKind::usage, "a pool has at most 255 members");
   std::vector<std::pair<std::string, std::unique_ptr<File>>> files;
   std::uint64_t total = 0;
   std::vector<std::string> made;
@@ -54,26 +55,30 @@ Result<> Pool::create(Env& env, const CreatePoolOptions& options) {
     if (!file) return undo(Failure(file.error()));
     if (missing && !options.dry_run) made.push_back(spec.path);
     const std::uint64_t size = *file ? (*file)->size_bytes() : spec.size_bytes;
-    if (auto fits = check_member_size(spec.path, std::max(size, options.dry_run ? spec.size_bytes : 0)); !fits) {
+    if (auto fits = check_member_size(spec.path, std::max(size, options.dry_run ? spec.size_bytes : 0));
+        !fits) {
       return undo(Failure(fits.error()));
     }
     total += std::max(size, options.dry_run ? spec.size_bytes : 0);
     if (!*file) continue;
     for (const auto& [path, other] : files) {
       if (other->identity() == (*file)->identity()) {
-        return undo(failure(ErrorKind::usage, fmt::format("{}: the same file or device as {}", spec.path, path)));
+        return undo(
+            failure(ErrorKind::usage, fmt::format("{}: the same file or device as {}", spec.path, path)));
       }
     }
     if (auto locked = lock_member(env, **file, spec.path, 0); !locked) return undo(Failure(locked.error()));
     files.emplace_back(spec.path, std::move(*file));
   }
   if (total < format::kMinPoolBytes) {
-    return undo(failure(ErrorKind::usage, fmt::format("{} in all is too small for a pool (at least {})", format_size(total),
-                                                      format_size(format::kMinPoolBytes))));
+    return undo(
+        failure(ErrorKind::usage, fmt::format("{} in all is too small for a pool (at least {})",
+                                              format_size(total), format_size(format::kMinPoolBytes))));
   }
   if (options.dry_run) return {};
   for (const auto& [path, file] : files) {
-    // libblkid opens the path again; a device that is claimed by us would refuse it, so the header is cleared by us.
+    // libblkid opens the path again; a device that is claimed by us would refuse it, so the header is cleared
+    // by us.
     if (!file->is_block_device()) {
       if (auto wiped = wipe_signatures(path); !wiped) return undo(Failure(wiped.error()));
     }
@@ -87,8 +92,9 @@ Result<> Pool::create(Env& env, const CreatePoolOptions& options) {
 Result<MemberIdentity> Pool::identify(Env& env, const std::string& path) {
   VSNAP_TRY_ASSIGN(const auto file, env.open_file(path, {}));
   VSNAP_TRY_ASSIGN(const Superblock superblock, newest_superblock(*file, path, nullptr));
-  return MemberIdentity{superblock.pool_name, superblock.pool_uuid, superblock.roster[superblock.member_index].uuid,
-                        superblock.member_index, static_cast<std::uint32_t>(superblock.roster.size())};
+  return MemberIdentity{superblock.pool_name, superblock.pool_uuid,
+                        superblock.roster[superblock.member_index].uuid, superblock.member_index,
+                        static_cast<std::uint32_t>(superblock.roster.size())};
 }
 
 Result<> Pool::destroy(Env& env, const std::vector<std::string>& member_paths) {
@@ -97,7 +103,8 @@ Result<> Pool::destroy(Env& env, const std::vector<std::string>& member_paths) {
 }
 
 Result<std::unique_ptr<Pool>> Pool::open(Env& env, OpenPoolOptions options) {
-  VSNAP_TRY_ASSIGN(auto members, MemberSet::open(env, options.member_paths, options.role, options.lock_wait_ms));
+  VSNAP_TRY_ASSIGN(auto members,
+                   MemberSet::open(env, options.member_paths, options.role, options.lock_wait_ms));
   auto pool = std::make_unique<PoolImpl>(env, std::move(options), std::move(members));
   VSNAP_TRY(pool->start());
   return std::unique_ptr<Pool>(std::move(pool));
@@ -124,8 +131,10 @@ Result<> PoolImpl::start() {
     generation_ = catalog::value(db, "generation");
     return catalog::load(db, objects_);
   }));
-  sweeper_ = std::make_unique<Sweeper>(*engine_, objects_, [this](const std::vector<Pin>& pins, const Engine::Step& step)
-                                                               VSNAP_NO_THREAD_SAFETY_ANALYSIS { return release_pins(pins, step); });
+  sweeper_ =
+      std::make_unique<Sweeper>(*engine_, objects_,
+                                [this](const std::vector<Pin>& pins, const Engine::Step& step)
+                                    VSNAP_NO_THREAD_SAFETY_ANALYSIS { return release_pins(pins, step); });
   engine_->set_extra_step([this](SQLite::Database& db) -> Result<> {
     for (const ObjectPtr& object : objects_.take_changed()) catalog::update_volume(db, *object);
     return {};
@@ -136,8 +145,10 @@ Result<> PoolImpl::start() {
     VSNAP_TRY(finish_open());
   }
   if (!options_.background) return {};
-  if (auto counters = LiveCounters::create(to_string(uuid_))) counters_ = std::move(*counters);
-  else log::warning("{}", counters.error().message); // vsnap top does without
+  if (auto counters = LiveCounters::create(to_string(uuid_)))
+    counters_ = std::move(*counters);
+  else
+    log::warning("{}", counters.error().message); // vsnap top does without
   background_ = std::thread([this] { background_loop(); });
   return {};
 }
@@ -150,8 +161,10 @@ Result<> PoolImpl::finish_open() {
   {
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : objects_.everything()) {
-      if (object->name.empty()) unlinked.push_back(object);
-      else if (object->trim) trims.push_back(object);
+      if (object->name.empty())
+        unlinked.push_back(object);
+      else if (object->trim)
+        trims.push_back(object);
     }
   }
   for (const ObjectPtr& volume : trims) VSNAP_TRY(finish_trim(volume));
@@ -177,7 +190,8 @@ Result<> PoolImpl::recount() {
   }
   MutexLock commit(engine_->commit_mutex());
   return engine_->commit_with([&](SQLite::Database& db) -> Result<> {
-    for (const ObjectPtr& volume : volumes) catalog::set_mapped(db, volume->branch->id, volume->branch->mapped.load());
+    for (const ObjectPtr& volume : volumes)
+      catalog::set_mapped(db, volume->branch->id, volume->branch->mapped.load());
     db.exec("DELETE FROM pool WHERE key = 'recount'");
     return {};
   });
@@ -226,7 +240,8 @@ void PoolImpl::background_loop() {
       if (stop_) return;
     }
     if (!engine_->check_writable()) continue;
-    if (auto committed = engine_->commit_if_needed(); !committed) log::error("commit: {}", committed.error().message);
+    if (auto committed = engine_->commit_if_needed(); !committed)
+      log::error("commit: {}", committed.error().message);
     warn_about_space();
     for (bool more = true; more;) {
       auto swept = sweep_step();
@@ -241,10 +256,12 @@ void PoolImpl::background_loop() {
 void PoolImpl::warn_about_space() {
   static constexpr std::array<unsigned, 3> kLimits = {95, 90, 80};
   const unsigned percent = percent_used(engine_->space());
-  const auto* const limit = std::find_if(kLimits.begin(), kLimits.end(), [&](unsigned l) { return percent >= l; });
+  const auto* const limit =
+      std::find_if(kLimits.begin(), kLimits.end(), [&](unsigned l) { return percent >= l; });
   const unsigned reached = limit == kLimits.end() ? 0 : *limit;
   if (reached > warned_percent_.load()) {
-    log::warning("pool {} is {} % full (vsnap pool add, or vsnap rm; vsnap df says what frees how much)", name_, percent);
+    log::warning("pool {} is {} % full (vsnap pool add, or vsnap rm; vsnap df says what frees how much)",
+                 name_, percent);
   }
   warned_percent_.store(reached);
 }
@@ -269,12 +286,14 @@ PoolStatus PoolImpl::status() {
   const MemberSet& members = engine_->members();
   const Superblock layout = members.layout();
   for (std::uint32_t i = 0; i < members.count(); ++i) {
-    status.members.push_back({i, members.path(i), layout.roster[i].uuid, layout.roster[i].blocks * kBlockBytes,
+    status.members.push_back({i, members.path(i), layout.roster[i].uuid,
+                              layout.roster[i].blocks * kBlockBytes,
                               engine_->allocator().free_blocks(i) * kBlockBytes, members.is_block_device(i)});
   }
   {
     MutexLock lock(objects_.mutex());
-    for (const ObjectPtr& object : objects_.all()) ++(object->kind == ViewKind::volume ? status.volumes : status.snapshots);
+    for (const ObjectPtr& object : objects_.all())
+      ++(object->kind == ViewKind::volume ? status.volumes : status.snapshots);
   }
   static_cast<void>(engine_->db().read([&](SQLite::Database&) -> Result<> {
     status.extents = engine_->index().count_rows();
@@ -332,7 +351,8 @@ Result<> PoolImpl::check_free(const ViewName& name) {
   if (name.is_snapshot()) VSNAP_TRY(check_name("snapshot", name.snapshot));
   MutexLock lock(objects_.mutex());
   if (!objects_.find(name)) return {};
-  return failure(ErrorKind::failed, EEXIST, fmt::format("{}/{}: exists already (choose another name)", name_, name.text()));
+  return failure(ErrorKind::failed, EEXIST,
+                 fmt::format("{}/{}: exists already (choose another name)", name_, name.text()));
 }
 
 void PoolImpl::tell_entry(const std::string& file_name) {
@@ -345,14 +365,18 @@ void PoolImpl::tell_content(ObjectId id) {
 
 // ---- views ----
 
+Result<> PoolImpl::check_idle(const Object& object) {
+  if (object.open_handles == 0) return {};
+  return failure(ErrorKind::busy,
+                 fmt::format("{}/{}: in use, {} open (unmount its file systems, vsnap unmap it, stop its VM)",
+                             name_, objects_.name_of(object).text(), object.open_handles));
+}
+
 std::shared_ptr<VolumeIo> PoolImpl::view_of_locked(const ObjectPtr& object) {
   auto& view = views_[object->id];
   if (view) return view;
-  ViewCounters* const slot = counters_ ? &counters_->take(object->id, objects_.name_of(*object).text()) : nullptr;
-  view = std::shared_ptr<VolumeIo>(new VolumeIo(*engine_, objects_, object, slot), [this](VolumeIo* gone) {
-    if (counters_) counters_->give_back(gone->counters());
-    delete gone;
-  });
+  auto slot = counters_ ? counters_->take(object->id, objects_.name_of(*object).text()) : nullptr;
+  view = std::make_shared<VolumeIo>(*engine_, objects_, object, std::move(slot));
   return view;
 }
 
@@ -373,6 +397,10 @@ Result<ViewHandle> PoolImpl::open_view(ObjectId id) {
   MutexLock lock(objects_.mutex());
   const ObjectPtr object = objects_.find(id);
   if (!object || object->name.empty()) return failure(ErrorKind::not_found, "no such volume or snapshot");
+  if (object->withheld) {
+    return failure(ErrorKind::busy, fmt::format("{}/{}: is being rolled back or removed (try again)", name_,
+                                                objects_.name_of(*object).text()));
+  }
   ++object->open_handles;
   return ViewHandle(this, view_of_locked(object));
 }
@@ -384,8 +412,10 @@ void PoolImpl::handle_closed(View& view) noexcept {
     MutexLock lock(objects_.mutex());
     const ObjectPtr object = static_cast<VolumeIo&>(view).object();
     if (--object->open_handles > 0) return;
-    if (object->name.empty()) unlinked = object;
-    else if (object->kind == ViewKind::volume) return; // its map may hold what is not committed yet
+    if (object->name.empty())
+      unlinked = object;
+    else if (object->kind == ViewKind::volume)
+      return; // its map may hold what is not committed yet
     const auto found = views_.find(object->id);
     if (found != views_.end()) {
       last = std::move(found->second);
@@ -395,14 +425,16 @@ void PoolImpl::handle_closed(View& view) noexcept {
   }
   if (!unlinked) return;
   MutexLock config(config_mutex_);
-  if (auto erased = erase_objects({unlinked}); !erased) log::error("removing an unlinked file: {}", erased.error().message);
+  if (auto erased = erase_objects({unlinked}); !erased)
+    log::error("removing an unlinked file: {}", erased.error().message);
 }
 
 // ---- dump ----
 
 Result<> PoolImpl::dump_catalog(const std::string& path, const Progress& progress) {
   VSNAP_TRY(engine_->commit());
-  return engine_->db().copy_to(path, [&](std::uint64_t done, std::uint64_t total) { return !progress || progress(done, total); });
+  return engine_->db().copy_to(
+      path, [&](std::uint64_t done, std::uint64_t total) { return !progress || progress(done, total); });
 }
 
 } // namespace vsnap

@@ -1,12 +1,12 @@
-// A pool: the way in for everybody outside `core`. Opens the members, owns the catalog, and offers the configuration
-// operations (create, snapshot, clone, roll back, resize, remove, ...) and views to do I/O on.
+// A pool: the way in for everybody outside `core`. Opens the members, owns the catalog, and offers the
+// configuration operations (create, snapshot, clone, roll back, resize, remove, ...) and views to do I/O on.
 //
 // Invariants
 // 1. One process at a time has a pool open; it holds the lock of every member from open() to close().
-// 2. A configuration operation is one catalog transaction, and generation + 1. After a crash the pool is in the state
-//    before or after it, never between. When it returned success it is durable.
-// 3. Configuration operations follow one another; I/O goes on beside them, and is held only while a snapshot, clone or
-//    rollback draws its line (the writes in flight are waited for, nothing else).
+// 2. A configuration operation is one catalog transaction, and generation + 1. After a crash the pool is in
+//    the state before or after it, never between. When it returned success it is durable.
+// 3. Configuration operations follow one another; I/O goes on beside them, and is held only while a snapshot,
+//    clone or rollback draws its line (the writes in flight are waited for, nothing else).
 // 4. All names given here are checked; a bad one is refused (kind usage) and changes nothing.
 // Threads: every method may be called from any thread. Callbacks of the observer come without locks held.
 #pragma once
@@ -38,11 +38,12 @@ struct CreatePoolOptions {
 
 struct OpenPoolOptions {
   std::vector<std::string> member_paths = {};
-  std::string role = "command"; // or "daemon": told to whoever finds the pool locked
+  std::string role = "command";             // or "daemon": told to whoever finds the pool locked
   std::uint64_t cache_bytes = 256ULL << 20; // limit for maps kept in memory
   int lock_wait_ms = 3000;                  // how long to wait for another command to be done
-  bool background = false; // threads that commit now and then and remove in the background; the daemon sets it
-  bool for_check = false;  // opens what is refused otherwise, for check() only
+  bool background =
+      false;              // threads that commit now and then and remove in the background; the daemon sets it
+  bool for_check = false; // opens what is refused otherwise, for check() only
 };
 
 // What a member says about its pool, without opening it.
@@ -58,8 +59,9 @@ struct MemberIdentity {
 class PoolObserver {
  public:
   virtual ~PoolObserver() = default;
-  virtual void entry_changed(const std::string& file_name) = 0; // appeared, vanished or now means another view
-  virtual void content_changed(ObjectId id) = 0;                 // data or size changed by other means than its file
+  virtual void entry_changed(
+      const std::string& file_name) = 0;         // appeared, vanished or now means another view
+  virtual void content_changed(ObjectId id) = 0; // data or size changed by other means than its file
 };
 
 class Pool {
@@ -77,7 +79,8 @@ class Pool {
   // Description
   [[nodiscard]] virtual std::string name() const = 0;
   virtual PoolStatus status() = 0;
-  [[nodiscard]] virtual std::vector<ViewInfo> list() = 0; // volumes by name, each followed by its snapshots, oldest first
+  [[nodiscard]] virtual std::vector<ViewInfo>
+  list() = 0; // volumes by name, each followed by its snapshots, oldest first
   virtual Result<ViewInfo> find(const ViewName& name) = 0;
   virtual Result<ViewInfo> info(ObjectId id) = 0;
   virtual Result<DiskUsage> disk_usage() = 0;
@@ -86,10 +89,12 @@ class Pool {
   // Configuration
   virtual Result<> add_member(const MemberSpec& member, bool force) = 0;
   virtual Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) = 0;
-  virtual Result<> rename(const ViewName& from, const std::string& new_name) = 0; // new volume or snapshot part
+  virtual Result<> rename(const ViewName& from,
+                          const std::string& new_name) = 0; // new volume or snapshot part
   virtual Result<> resize(const std::string& volume, std::uint64_t size_bytes, bool allow_shrink) = 0;
-  virtual Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
-                                  std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) = 0;
+  virtual Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode,
+                                  std::optional<std::uint32_t> uid, std::optional<std::uint32_t> gid,
+                                  std::optional<std::int64_t> modified_ns) = 0;
   virtual Result<> snapshot(std::span<const ViewName> names) = 0; // one moment, all or none
   virtual Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run) = 0;
   virtual Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) = 0;
@@ -104,12 +109,14 @@ class Pool {
     bool dry_run = false;
     bool even_if_open = false; // as unlink(2): handles stay good, the space goes when the last one is closed
   };
-  // All or none. Returns at once; space is freed in the background, or by the next process that opens the pool.
+  // All or none. Returns at once; space is freed in the background, or by the next process that opens the
+  // pool.
   virtual Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) = 0;
   virtual Result<> wait_for_removals(const Progress& progress) = 0;
 
   // From the older to the newer; in order of offset. Views without a common ancestor are refused.
-  virtual Result<> diff(const ViewName& from, const ViewName& to, const std::function<bool(const DiffRange&)>& each) = 0;
+  virtual Result<> diff(const ViewName& from, const ViewName& to,
+                        const std::function<bool(const DiffRange&)>& each) = 0;
   virtual Result<CheckReport> check(bool repair, const Progress& progress) = 0;
   virtual Result<> dump_catalog(const std::string& path, const Progress& progress) = 0;
 

@@ -3,8 +3,8 @@
 //   pool_views.cpp (snapshot, clone, roll back, share)   pool_removal.cpp (remove, sweep, usage)
 //   flatten.cpp   diff.cpp   check.cpp
 //
-// Lock order: config_mutex_ > engine commit lock > gates > database > objects mutex. handle_closed() may need the
-// config lock, so no handle is closed under any of them.
+// Lock order: config_mutex_ > engine commit lock > gates > database > objects mutex. handle_closed() may need
+// the config lock, so no handle is closed under any of them.
 #pragma once
 
 #include <condition_variable>
@@ -54,7 +54,8 @@ class PoolImpl final : public Pool {
   Result<> flatten(const std::string& volume, const Progress& progress) override;
   Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
   Result<> wait_for_removals(const Progress& progress) override;
-  Result<> diff(const ViewName& from, const ViewName& to, const std::function<bool(const DiffRange&)>& each) override;
+  Result<> diff(const ViewName& from, const ViewName& to,
+                const std::function<bool(const DiffRange&)>& each) override;
   Result<CheckReport> check(bool repair, const Progress& progress) override;
   Result<> dump_catalog(const std::string& path, const Progress& progress) override;
   Result<ViewHandle> open_view(ObjectId id) override;
@@ -81,9 +82,14 @@ class PoolImpl final : public Pool {
   Result<> configure_locked(const Engine::Step& step) VSNAP_REQUIRES(engine_->commit_mutex());
   [[nodiscard]] Engine::Step with_generation(const Engine::Step& step);
   [[nodiscard]] Result<> check_room() const; // for a change that adds rows
-  Result<> draw_line(std::span<Branch* const> branches, const std::function<void()>& at_the_line, const Engine::Step& step)
+  Result<> draw_line(std::span<Branch* const> branches, const std::function<void()>& at_the_line,
+                     const Engine::Step& step) VSNAP_REQUIRES(engine_->commit_mutex());
+  Result<> release_pins(const std::vector<Pin>& pins, const Engine::Step& step)
       VSNAP_REQUIRES(engine_->commit_mutex());
-  Result<> release_pins(const std::vector<Pin>& pins, const Engine::Step& step) VSNAP_REQUIRES(engine_->commit_mutex());
+  // Busy where the object is open; a change that needs it closed withholds it from then on.
+  [[nodiscard]] Result<> check_idle(const Object& object) VSNAP_REQUIRES(objects_.mutex());
+  Result<> switch_branch(const ObjectPtr& volume, const Object& target, const ObjectPtr& kept, bool discard)
+      VSNAP_REQUIRES(config_mutex_);
   [[nodiscard]] std::unique_ptr<Branch> new_branch(Branch* parent, Version number, std::int64_t mapped);
   void add_child(std::unique_ptr<Branch> branch) VSNAP_REQUIRES(objects_.mutex());
   ObjectPtr make_volume(const std::string& name, std::uint64_t size_bytes);
@@ -97,6 +103,9 @@ class PoolImpl final : public Pool {
     std::multiset<Pin> pins;
   };
   Result<RemovalSet> plan_removal(std::span<const ViewName> names, const RemoveOptions& options);
+  Result<> remove_planned(const RemovalSet& set, const RemoveOptions& options,
+                          const std::vector<ObjectPtr>& idle, const std::vector<ObjectPtr>& open,
+                          RemovalPlan& plan) VSNAP_REQUIRES(config_mutex_);
   Result<> erase_objects(const std::vector<ObjectPtr>& objects) VSNAP_REQUIRES(config_mutex_);
   Result<bool> sweep_step();
 

@@ -1,13 +1,13 @@
 // Removal of volumes and snapshots, what it frees, and the sweep that frees it.
-#include <algorithm>
 #include <fmt/format.h>
+#include <algorithm>
 
 #include "core/pool_impl.h"
 
 namespace vsnap {
 
-// Lets go of pins (and, in `step`, of their rows): where that lowers the floor of a head, versions that were frozen
-// become its own, so its map is loaded anew; no write may be on its way through the old one.
+// Lets go of pins (and, in `step`, of their rows): where that lowers the floor of a head, versions that were
+// frozen become its own, so its map is loaded anew; no write may be on its way through the old one.
 Result<> PoolImpl::release_pins(const std::vector<Pin>& pins, const Engine::Step& step) {
   std::map<Branch*, Viewers> after;
   std::vector<Branch*> lowered;
@@ -15,11 +15,14 @@ Result<> PoolImpl::release_pins(const std::vector<Pin>& pins, const Engine::Step
     MutexLock lock(objects_.mutex());
     for (const Pin& pin : pins) {
       Viewers& viewers = after.emplace(pin.branch, *pin.branch).first->second;
-      if (!pin.number) viewers.has_head = false;
-      else if (const auto found = viewers.pins.find(*pin.number); found != viewers.pins.end()) viewers.pins.erase(found);
+      if (!pin.number)
+        viewers.has_head = false;
+      else if (const auto found = viewers.pins.find(*pin.number); found != viewers.pins.end())
+        viewers.pins.erase(found);
     }
     for (const auto& [branch, viewers] : after) {
-      const std::int64_t floor = viewers.pins.empty() ? kNoFloor : static_cast<std::int64_t>(*viewers.pins.rbegin());
+      const std::int64_t floor =
+          viewers.pins.empty() ? kNoFloor : static_cast<std::int64_t>(*viewers.pins.rbegin());
       if (viewers.has_head && floor < branch->floor.load()) lowered.push_back(branch);
     }
   }
@@ -32,8 +35,10 @@ Result<> PoolImpl::release_pins(const std::vector<Pin>& pins, const Engine::Step
       for (const auto& [branch, viewers] : after) static_cast<Viewers&>(*branch) = viewers;
     }
     for (Branch* const branch : lowered) {
-      if (const auto view = head_view(*branch)) engine_->cache().drop_all(view->map(), [branch] { branch->set_floor(); });
-      else branch->set_floor();
+      if (const auto view = head_view(*branch))
+        engine_->cache().drop_all(view->map(), [branch] { branch->set_floor(); });
+      else
+        branch->set_floor();
     }
   }
   for (Branch* const branch : lowered) branch->gate.open();
@@ -41,10 +46,12 @@ Result<> PoolImpl::release_pins(const std::vector<Pin>& pins, const Engine::Step
   return done;
 }
 
-Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> names, const RemoveOptions& options) {
+Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> names,
+                                                    const RemoveOptions& options) {
   RemovalSet set;
   const auto add = [&](const ObjectPtr& object) {
-    if (std::find(set.objects.begin(), set.objects.end(), object) == set.objects.end()) set.objects.push_back(object);
+    if (std::find(set.objects.begin(), set.objects.end(), object) == set.objects.end())
+      set.objects.push_back(object);
   };
   for (const ViewName& name : names) {
     VSNAP_TRY_ASSIGN(const ObjectPtr object, object_named(name));
@@ -56,20 +63,19 @@ Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> na
       if (options.recursive) {
         add(snapshot);
       } else if (std::find(names.begin(), names.end(), snapshot_name) == names.end()) {
-        return failure(ErrorKind::busy, fmt::format("{}/{}: has snapshots (vsnap rm -r removes them too)", name_, name.text()));
+        return failure(ErrorKind::busy, fmt::format("{}/{}: has snapshots (vsnap rm -r removes them too)",
+                                                    name_, name.text()));
       }
     }
   }
   MutexLock lock(objects_.mutex());
   for (const ObjectPtr& object : set.objects) {
-    if (object->open_handles > 0 && !options.even_if_open) {
-      return failure(ErrorKind::busy, fmt::format("{}/{}: in use, {} open (unmount its file systems, vsnap unmap it, stop its VM)",
-                                                  name_, objects_.name_of(*object).text(), object->open_handles));
-    }
+    if (!options.even_if_open) VSNAP_TRY(check_idle(*object));
     if (object->kind == ViewKind::volume) {
       for (const ObjectPtr& other : objects_.everything()) {
         if (other->kind == ViewKind::snapshot && other->volume == object && other->name.empty()) {
-          return failure(ErrorKind::busy, fmt::format("{}/{}: a removed snapshot of it is still open", name_, object->name));
+          return failure(ErrorKind::busy,
+                         fmt::format("{}/{}: a removed snapshot of it is still open", name_, object->name));
         }
       }
       set.pins.insert({object->branch, std::nullopt});
@@ -93,13 +99,28 @@ Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOpti
       plan.removed.push_back(objects_.name_of(*object));
       (object->open_handles > 0 ? open : idle).push_back(object);
     }
+    for (const ObjectPtr& object : idle) object->withheld = !options.dry_run;
   }
+  auto removed = remove_planned(set, options, idle, open, plan);
+  if (!removed) {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& object : idle) object->withheld = false;
+    return Failure(removed.error());
+  }
+  if (options.dry_run) return plan;
+  for (const ViewName& name : plan.removed) tell_entry(name.text());
+  return plan;
+}
+
+Result<> PoolImpl::remove_planned(const RemovalSet& set, const RemoveOptions& options,
+                                  const std::vector<ObjectPtr>& idle, const std::vector<ObjectPtr>& open,
+                                  RemovalPlan& plan) {
   if (options.dry_run || !options.even_if_open) { // unlink(2) asks for nothing
     VSNAP_TRY(engine_->commit());
     VSNAP_TRY_ASSIGN(const std::uint64_t freed, sweeper_->freed_by(set.pins));
     plan.frees_bytes = freed * kBlockBytes;
   }
-  if (options.dry_run) return plan;
+  if (options.dry_run) return {};
   if (!open.empty()) {
     VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
       for (const ObjectPtr& object : open) catalog::rename(db, *object, "");
@@ -108,25 +129,24 @@ Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOpti
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : open) objects_.rename(object, "");
   }
-  if (!idle.empty()) VSNAP_TRY(erase_objects(idle));
-  for (const ViewName& name : plan.removed) tell_entry(name.text());
-  return plan;
+  return idle.empty() ? Result<>() : erase_objects(idle);
 }
 
 Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
   std::vector<Pin> pins;
   for (const ObjectPtr& object : objects) {
-    pins.push_back({object->branch, object->kind == ViewKind::volume ? std::nullopt : std::optional(object->number.value())});
+    pins.push_back({object->branch,
+                    object->kind == ViewKind::volume ? std::nullopt : std::optional(object->number.value())});
   }
   {
     MutexLock commit(engine_->commit_mutex());
     VSNAP_TRY(release_pins(pins, with_generation([&](SQLite::Database& db) -> Result<> {
-      for (const ObjectPtr& object : objects) {
-        catalog::erase(db, *object);
-        engine_->index().start_sweep(object->branch->id);
-      }
-      return {};
-    })));
+                             for (const ObjectPtr& object : objects) {
+                               catalog::erase(db, *object);
+                               engine_->index().start_sweep(object->branch->id);
+                             }
+                             return {};
+                           })));
   }
   std::vector<std::shared_ptr<VolumeIo>> views; // destroyed without the lock
   {
@@ -155,7 +175,8 @@ Result<> PoolImpl::wait_for_removals(const Progress& progress) {
     if (!more) break;
     if (!progress || round % 16 != 0) continue;
     VSNAP_TRY_ASSIGN(const std::uint64_t remaining, sweeper_->remaining());
-    if (!progress(total - std::min(total, remaining), total)) return failure(ErrorKind::failed, ECANCELED, "given up waiting");
+    if (!progress(total - std::min(total, remaining), total))
+      return failure(ErrorKind::failed, ECANCELED, "given up waiting");
   }
   if (progress) static_cast<void>(progress(total, total));
   return {};
@@ -183,13 +204,18 @@ Result<DiskUsage> PoolImpl::disk_usage() {
       MutexLock lock(objects_.mutex());
       row.view = objects_.describe(*object);
       const Viewers& viewers = *object->branch;
-      const bool pinned_twice = object->kind == ViewKind::snapshot && viewers.pins.count(object->number.value()) > 1;
-      if (object->kind == ViewKind::volume) freed = branch.only_head;
-      else if (const auto only = branch.only_pin.find(object->number.value()); only != branch.only_pin.end() && !pinned_twice) freed = only->second;
+      const bool pinned_twice =
+          object->kind == ViewKind::snapshot && viewers.pins.count(object->number.value()) > 1;
+      if (object->kind == ViewKind::volume)
+        freed = branch.only_head;
+      else if (const auto only = branch.only_pin.find(object->number.value());
+               only != branch.only_pin.end() && !pinned_twice)
+        freed = only->second;
       last = object->branch->parent != nullptr && viewers.pins.size() + (viewers.has_head ? 1 : 0) == 1;
     }
     if (last) {
-      const auto number = object->kind == ViewKind::volume ? std::nullopt : std::optional(object->number.value());
+      const auto number =
+          object->kind == ViewKind::volume ? std::nullopt : std::optional(object->number.value());
       VSNAP_TRY_ASSIGN(freed, sweeper_->freed_by({Pin{object->branch, number}}));
     }
     row.frees_bytes = freed * kBlockBytes;

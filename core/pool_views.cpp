@@ -1,15 +1,17 @@
-// Snapshots, clones, rollback and sharing: configuration operations that draw a line through the versions of a branch.
-#include <algorithm>
+// Snapshots, clones, rollback and sharing: configuration operations that draw a line through the versions of
+// a branch.
 #include <fmt/format.h>
+#include <algorithm>
 
 #include "core/assert.h"
 #include "core/pool_impl.h"
 
 namespace vsnap {
 
-// Holds the writes to the branches, waits for those in flight, takes the changes up to now out of the log, runs
-// `at_the_line`, and lets the writes go on; the changes and `step` are committed beside them. All branches are held
-// before the first one goes on: a write that began after another one ended is never before it.
+// Holds the writes to the branches, waits for those in flight, takes the changes up to now out of the log,
+// runs `at_the_line`, and lets the writes go on; the changes and `step` are committed beside them. All
+// branches are held before the first one goes on: a write that began after another one ended is never before
+// it.
 Result<> PoolImpl::draw_line(std::span<Branch* const> branches, const std::function<void()>& at_the_line,
                              const Engine::Step& step) {
   for (Branch* const branch : branches) branch->gate.close();
@@ -31,7 +33,8 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
   std::vector<Branch*> branches;
   for (const ViewName& name : names) {
     if (!name.is_snapshot()) {
-      return failure(ErrorKind::usage, fmt::format("{}/{}: name the snapshot, as in {}@monday", name_, name.text(), name.volume));
+      return failure(ErrorKind::usage, fmt::format("{}/{}: name the snapshot, as in {}@monday", name_,
+                                                   name.text(), name.volume));
     }
     if (std::count(names.begin(), names.end(), name) > 1) {
       return failure(ErrorKind::usage, fmt::format("{}/{}: named twice", name_, name.text()));
@@ -44,33 +47,37 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
     snapshot->name = name.snapshot;
     snapshot->branch = volume->branch;
     snapshot->volume = std::move(volume);
-    if (std::find(branches.begin(), branches.end(), snapshot->branch) == branches.end()) branches.push_back(snapshot->branch);
+    if (std::find(branches.begin(), branches.end(), snapshot->branch) == branches.end())
+      branches.push_back(snapshot->branch);
     made.push_back(std::move(snapshot));
   }
   VSNAP_TRY(engine_->commit()); // so that little is left to do at the line
   MutexLock commit(engine_->commit_mutex());
   VSNAP_TRY(engine_->check_writable());
-  VSNAP_TRY(draw_line(branches, [&] {
-    for (const ObjectPtr& snapshot : made) {
-      snapshot->number = snapshot->branch->version();
-      snapshot->size_bytes.store(snapshot->volume->size_bytes.load());
-      snapshot->mapped_blocks = static_cast<std::uint64_t>(snapshot->branch->mapped.load());
-      snapshot->created_ns = env_.wall_clock_ns();
-      snapshot->modified_ns.store(snapshot->created_ns);
-    }
-    for (Branch* const branch : branches) {
-      // The floor first: see RegionCache::get().
-      branch->floor.store(static_cast<std::int64_t>(branch->number.load()));
-      branch->number.fetch_add(1);
-    }
-  }, [&](SQLite::Database& db) -> Result<> {
-    for (const ObjectPtr& snapshot : made) {
-      snapshot->id = ObjectId(catalog::take_number(db, "next_object"));
-      catalog::insert_snapshot(db, *snapshot);
-    }
-    for (Branch* const branch : branches) catalog::update_branch(db, branch->id, branch->version());
-    return {};
-  }));
+  VSNAP_TRY(draw_line(
+      branches,
+      [&] {
+        for (const ObjectPtr& snapshot : made) {
+          snapshot->number = snapshot->branch->version();
+          snapshot->size_bytes.store(snapshot->volume->size_bytes.load());
+          snapshot->mapped_blocks = static_cast<std::uint64_t>(snapshot->branch->mapped.load());
+          snapshot->created_ns = env_.wall_clock_ns();
+          snapshot->modified_ns.store(snapshot->created_ns);
+        }
+        for (Branch* const branch : branches) {
+          // The floor first: see RegionCache::get().
+          branch->floor.store(static_cast<std::int64_t>(branch->number.load()));
+          branch->number.fetch_add(1);
+        }
+      },
+      [&](SQLite::Database& db) -> Result<> {
+        for (const ObjectPtr& snapshot : made) {
+          snapshot->id = ObjectId(catalog::take_number(db, "next_object"));
+          catalog::insert_snapshot(db, *snapshot);
+        }
+        for (Branch* const branch : branches) catalog::update_branch(db, branch->id, branch->version());
+        return {};
+      }));
   {
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& snapshot : made) {
@@ -86,8 +93,9 @@ Result<ViewInfo> PoolImpl::clone(const ViewName& from, const std::string& new_vo
   MutexLock config(config_mutex_);
   VSNAP_TRY(check_room());
   if (!from.is_snapshot()) {
-    return failure(ErrorKind::usage, fmt::format("{}/{}: a clone starts from a snapshot (vsnap snapshot {}/{}@NAME first)", name_,
-                                                 from.text(), name_, from.volume));
+    return failure(ErrorKind::usage,
+                   fmt::format("{}/{}: a clone starts from a snapshot (vsnap snapshot {}/{}@NAME first)",
+                               name_, from.text(), name_, from.volume));
   }
   VSNAP_TRY_ASSIGN(const ObjectPtr origin, object_named(from));
   VSNAP_TRY(check_free({new_volume, {}}));
@@ -121,7 +129,8 @@ Result<ViewInfo> PoolImpl::clone(const ViewName& from, const std::string& new_vo
 Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool dry_run) {
   MutexLock config(config_mutex_);
   if (!to.is_snapshot()) {
-    return failure(ErrorKind::usage, fmt::format("{}/{}: name the snapshot to go back to, as in {}@monday", name_, to.text(), to.volume));
+    return failure(ErrorKind::usage, fmt::format("{}/{}: name the snapshot to go back to, as in {}@monday",
+                                                 name_, to.text(), to.volume));
   }
   VSNAP_TRY(check_room());
   VSNAP_TRY_ASSIGN(const ObjectPtr target, object_named(to));
@@ -130,10 +139,7 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
   auto kept = std::make_shared<Object>();
   {
     MutexLock lock(objects_.mutex());
-    if (volume->open_handles > 0) {
-      return failure(ErrorKind::busy, fmt::format("{}/{}: in use, {} open (unmount its file systems, vsnap unmap it, stop its "
-                                                  "VM)", name_, to.volume, volume->open_handles));
-    }
+    VSNAP_TRY(check_idle(*volume));
     if (!discard) {
       ViewName name;
       unsigned n = 1;
@@ -142,11 +148,27 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
       kept->name = name.snapshot;
       result.kept = name;
     }
+    volume->withheld = !dry_run;
   }
   if (dry_run) return result;
+  auto done = switch_branch(volume, *target, kept, discard);
+  {
+    MutexLock lock(objects_.mutex());
+    volume->withheld = false;
+  }
+  if (!done) return Failure(done.error());
+  background_wake_.notify_all();
+  tell_content(volume->id);
+  if (result.kept) tell_entry(result.kept->text());
+  return result;
+}
+
+// The volume goes on in a new branch that starts at `target`; the state before becomes `kept`, or is swept.
+Result<> PoolImpl::switch_branch(const ObjectPtr& volume, const Object& target, const ObjectPtr& kept,
+                                 bool discard) {
   MutexLock commit(engine_->commit_mutex());
   Branch* const old_branch = volume->branch;
-  auto branch = new_branch(target->branch, target->number, static_cast<std::int64_t>(target->mapped_blocks));
+  auto branch = new_branch(target.branch, target.number, static_cast<std::int64_t>(target.mapped_blocks));
   kept->kind = ViewKind::snapshot;
   kept->volume = volume;
   kept->branch = old_branch;
@@ -155,12 +177,13 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
   kept->created_ns = env_.wall_clock_ns();
   kept->modified_ns.store(kept->created_ns);
   kept->mapped_blocks = static_cast<std::uint64_t>(old_branch->mapped.load());
-  // Nobody has the volume open, so nothing is in flight; what was written goes to the old branch with this commit.
-  const std::uint64_t old_size = volume->size_bytes.exchange(target->size_bytes.load());
+  // Nobody has the volume open, so nothing is in flight; what was written goes to the old branch with this
+  // commit.
+  const std::uint64_t old_size = volume->size_bytes.exchange(target.size_bytes.load());
   auto done = configure_locked([&](SQLite::Database& db) -> Result<> {
     branch->id = BranchId(catalog::take_number(db, "next_branch"));
     catalog::insert_branch(db, *branch);
-    catalog::point_volume(db, volume->id, branch->id, target->size_bytes.load());
+    catalog::point_volume(db, volume->id, branch->id, target.size_bytes.load());
     if (discard) {
       engine_->index().start_sweep(old_branch->id);
     } else {
@@ -171,9 +194,9 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
   });
   if (!done) {
     volume->size_bytes.store(old_size);
-    return Failure(done.error());
+    return done;
   }
-  std::shared_ptr<VolumeIo> stale;
+  std::shared_ptr<VolumeIo> stale; // destroyed without the lock
   {
     MutexLock lock(objects_.mutex());
     volume->branch = branch.get();
@@ -189,10 +212,7 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
       views_.erase(found);
     }
   }
-  background_wake_.notify_all();
-  tell_content(volume->id);
-  if (result.kept) tell_entry(result.kept->text());
-  return result;
+  return {};
 }
 
 Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
@@ -207,7 +227,8 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
     if (!origin || !volume || volume->kind != ViewKind::volume || origin == volume) {
       return failure(ErrorKind::usage, EXDEV, "not a view and an empty volume");
     }
-    if (volume->branch->parent != nullptr || !volume->branch->pins.empty() || volume->branch->mapped.load() != 0) {
+    if (volume->branch->parent != nullptr || !volume->branch->pins.empty() ||
+        volume->branch->mapped.load() != 0) {
       return failure(ErrorKind::usage, EXDEV, "the volume is not empty");
     }
   }
@@ -227,26 +248,29 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
     child.gate.open();
     return failure(ErrorKind::usage, EXDEV, "the volume is not empty");
   }
-  const auto drawn = draw_line(branches, [&] {
-    if (live) {
-      number = origin->branch->version();
-      mapped = origin->branch->mapped.load();
-      origin->branch->floor.store(static_cast<std::int64_t>(number.value()));
-      origin->branch->number.fetch_add(1);
-    } else {
-      mapped = static_cast<std::int64_t>(origin->mapped_blocks);
-    }
-    volume->size_bytes.store(origin->size_bytes.load());
-    child.mapped.fetch_add(mapped);
-  }, [&](SQLite::Database& db) -> Result<> {
-    catalog::set_parent(db, child.id, origin->branch, number);
-    catalog::set_mapped(db, child.id, mapped);
-    if (live) catalog::update_branch(db, origin->branch->id, origin->branch->version());
-    catalog::update_volume(db, *volume);
-    child.parent = origin->branch; // under the database's lock, where maps are loaded
-    child.parent_number = number;
-    return {};
-  });
+  const auto drawn = draw_line(
+      branches,
+      [&] {
+        if (live) {
+          number = origin->branch->version();
+          mapped = origin->branch->mapped.load();
+          origin->branch->floor.store(static_cast<std::int64_t>(number.value()));
+          origin->branch->number.fetch_add(1);
+        } else {
+          mapped = static_cast<std::int64_t>(origin->mapped_blocks);
+        }
+        volume->size_bytes.store(origin->size_bytes.load());
+        child.mapped.fetch_add(mapped);
+      },
+      [&](SQLite::Database& db) -> Result<> {
+        catalog::set_parent(db, child.id, origin->branch, number);
+        catalog::set_mapped(db, child.id, mapped);
+        if (live) catalog::update_branch(db, origin->branch->id, origin->branch->version());
+        catalog::update_volume(db, *volume);
+        child.parent = origin->branch; // under the database's lock, where maps are loaded
+        child.parent_number = number;
+        return {};
+      });
   engine_->cache().drop_all(view->map(), [] {});
   child.gate.open();
   if (!drawn) return drawn;
@@ -262,7 +286,8 @@ bool PoolImpl::shares_all_of(ObjectId view, ObjectId origin_id) {
   MutexLock lock(objects_.mutex());
   const ObjectPtr volume = objects_.find(view);
   const ObjectPtr origin = objects_.find(origin_id);
-  if (!volume || !origin || volume->kind != ViewKind::volume || volume->branch->parent != origin->branch) return false;
+  if (!volume || !origin || volume->kind != ViewKind::volume || volume->branch->parent != origin->branch)
+    return false;
   const bool same_number = origin->kind == ViewKind::snapshot
                                ? volume->branch->parent_number == origin->number
                                : next(volume->branch->parent_number) == origin->branch->version();

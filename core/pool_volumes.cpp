@@ -1,4 +1,5 @@
-// Volumes and members: create, rename, resize, attributes, add a member; and the configuration transaction itself.
+// Volumes and members: create, rename, resize, attributes, add a member; and the configuration transaction
+// itself.
 #include <fmt/format.h>
 
 #include "core/new_member.h"
@@ -22,12 +23,15 @@ Result<> PoolImpl::configure(const Engine::Step& step) {
   return configure_locked(step);
 }
 
-Result<> PoolImpl::configure_locked(const Engine::Step& step) { return engine_->commit_with(with_generation(step)); }
+Result<> PoolImpl::configure_locked(const Engine::Step& step) {
+  return engine_->commit_with(with_generation(step));
+}
 
 Result<> PoolImpl::check_room() const {
   VSNAP_TRY(engine_->check_writable());
   if (!engine_->metadata_low()) return {};
-  return failure(ErrorKind::no_space, fmt::format("pool {} has no room for more metadata (vsnap rm, or vsnap pool add)", name_));
+  return failure(ErrorKind::no_space,
+                 fmt::format("pool {} has no room for more metadata (vsnap rm, or vsnap pool add)", name_));
 }
 
 std::unique_ptr<Branch> PoolImpl::new_branch(Branch* parent, Version number, std::int64_t mapped) {
@@ -58,7 +62,8 @@ ObjectPtr PoolImpl::make_volume(const std::string& name, std::uint64_t size_byte
 Result<ViewInfo> PoolImpl::create_volume(const std::string& name, std::uint64_t size_bytes) {
   MutexLock config(config_mutex_);
   VSNAP_TRY(check_free({name, {}}));
-  if (size_bytes > kMaxVolumeBytes) return failure(ErrorKind::usage, EFBIG, fmt::format("{}: at most 8 EiB - 1", name));
+  if (size_bytes > kMaxVolumeBytes)
+    return failure(ErrorKind::usage, EFBIG, fmt::format("{}: at most 8 EiB - 1", name));
   VSNAP_TRY(check_room());
   auto branch = new_branch(nullptr, Version(0), 0);
   const ObjectPtr volume = make_volume(name, size_bytes);
@@ -111,7 +116,8 @@ Result<> PoolImpl::resize(const std::string& name, std::uint64_t size_bytes, boo
   MutexLock config(config_mutex_);
   VSNAP_TRY_ASSIGN(const ObjectPtr volume, volume_named(name));
   const std::uint64_t old_size = volume->size_bytes.load();
-  if (size_bytes > kMaxVolumeBytes) return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: at most 8 EiB - 1", name_, name));
+  if (size_bytes > kMaxVolumeBytes)
+    return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: at most 8 EiB - 1", name_, name));
   if (size_bytes == old_size) return {};
   VSNAP_TRY(engine_->check_writable());
   const auto view = view_of(volume);
@@ -124,8 +130,10 @@ Result<> PoolImpl::resize(const std::string& name, std::uint64_t size_bytes, boo
     }));
   } else {
     if (!allow_shrink) {
-      return failure(ErrorKind::usage, fmt::format("{}/{}: {} is smaller than its {}; what lies beyond would be lost (--shrink)",
-                                                   name_, name, format_size(size_bytes), format_size(old_size)));
+      return failure(
+          ErrorKind::usage,
+          fmt::format("{}/{}: {} is smaller than its {}; what lies beyond would be lost (--shrink)", name_,
+                      name, format_size(size_bytes), format_size(old_size)));
     }
     volume->size_bytes.store(size_bytes);
     volume->trim = BlockIndex(blocks_for(size_bytes).value());
@@ -154,15 +162,17 @@ Result<> PoolImpl::finish_trim(const ObjectPtr& volume) {
   return {};
 }
 
-Result<> PoolImpl::set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
-                                  std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) {
+Result<> PoolImpl::set_attributes(ObjectId id, std::optional<std::uint32_t> mode,
+                                  std::optional<std::uint32_t> uid, std::optional<std::uint32_t> gid,
+                                  std::optional<std::int64_t> modified_ns) {
   VSNAP_TRY(engine_->check_writable());
   ObjectPtr object;
   {
     MutexLock lock(objects_.mutex());
     object = objects_.find(id);
     if (!object) return failure(ErrorKind::not_found, "no such volume");
-    if (object->kind == ViewKind::snapshot) return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
+    if (object->kind == ViewKind::snapshot)
+      return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
     if (mode) object->mode = *mode & 07777;
     if (uid) object->uid = *uid;
     if (gid) object->gid = *gid;
@@ -185,8 +195,10 @@ Result<> PoolImpl::add_member(const MemberSpec& member, bool force) {
     if (!existed) static_cast<void>(env_.remove_file(member.path));
     return why;
   };
-  if (auto fits = check_member_size(member.path, file->size_bytes()); !fits) return undo(Failure(fits.error()));
-  if (auto claimed = engine_->members().claim(env_, member.path, *file, 0); !claimed) return undo(Failure(claimed.error()));
+  if (auto fits = check_member_size(member.path, file->size_bytes()); !fits)
+    return undo(Failure(fits.error()));
+  if (auto claimed = engine_->members().claim(env_, member.path, *file, 0); !claimed)
+    return undo(Failure(claimed.error()));
   if (!file->is_block_device()) {
     if (auto wiped = wipe_signatures(member.path); !wiped) return undo(Failure(wiped.error()));
   }

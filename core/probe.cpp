@@ -19,7 +19,8 @@ Probe start_probe(int fd) {
   Probe probe(blkid_new_probe());
   if (!probe || blkid_probe_set_device(probe.get(), fd, 0, 0) != 0) return nullptr;
   blkid_probe_enable_superblocks(probe.get(), 1);
-  blkid_probe_set_superblocks_flags(probe.get(), BLKID_SUBLKS_TYPE | BLKID_SUBLKS_LABEL | BLKID_SUBLKS_USAGE | BLKID_SUBLKS_MAGIC);
+  blkid_probe_set_superblocks_flags(
+      probe.get(), BLKID_SUBLKS_TYPE | BLKID_SUBLKS_LABEL | BLKID_SUBLKS_USAGE | BLKID_SUBLKS_MAGIC);
   blkid_probe_enable_partitions(probe.get(), 1);
   blkid_probe_set_partitions_flags(probe.get(), BLKID_PARTS_MAGIC);
   return probe;
@@ -33,7 +34,9 @@ std::string value(blkid_probe probe, const char* name) {
 class FileDescriptor {
  public:
   FileDescriptor(const std::string& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC)) {}
-  ~FileDescriptor() { if (fd_ >= 0) ::close(fd_); }
+  ~FileDescriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
   FileDescriptor(const FileDescriptor&) = delete;
   FileDescriptor& operator=(const FileDescriptor&) = delete;
   [[nodiscard]] int get() const { return fd_; }
@@ -70,7 +73,8 @@ Result<> wipe_signatures(const std::string& path) {
   const Probe probe = start_probe(fd.get());
   if (!probe) return {};
   while (blkid_do_probe(probe.get()) == 0) {
-    if (blkid_do_wipe(probe.get(), 0) != 0) return system_failure(errno, fmt::format("{}: wipe old signatures", path));
+    if (blkid_do_wipe(probe.get(), 0) != 0)
+      return system_failure(errno, fmt::format("{}: wipe old signatures", path));
   }
   return {};
 }

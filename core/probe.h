@@ -1,5 +1,5 @@
-// What is on a file or device that somebody wants to make a member of: asked of libblkid, so that no file system,
-// partition table or other pool is overwritten unasked.
+// What is on a file or device that somebody wants to make a member of: asked of libblkid, so that no file
+// system, partition table or other pool is overwritten unasked.
 #pragma once
 
 #include <optional>

@@ -20,7 +20,8 @@ bool Region::retire(std::uint64_t committed) {
   return true;
 }
 
-RangeLock::RangeLock(Region& region, std::uint64_t from, std::uint64_t to) : region_(region), from_(from), to_(to) {
+RangeLock::RangeLock(Region& region, std::uint64_t from, std::uint64_t to)
+    : region_(region), from_(from), to_(to) {
   MutexLock lock(region_.mutex_);
   const auto overlaps = [this](const Region::Range& r) { return r.from < to_ && from_ < r.to; };
   while (!region_.retired_ && std::any_of(region_.held_.begin(), region_.held_.end(), overlaps)) {

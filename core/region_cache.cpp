@@ -5,21 +5,28 @@
 namespace vsnap {
 
 RegionCache::RegionCache(Database& db, ExtentIndex& index, Grace& grace, std::uint64_t limit_bytes)
-    : db_(db), index_(index), grace_(grace), limit_regions_(std::max<std::uint64_t>(limit_bytes / sizeof(Region), 16)) {}
+    : db_(db),
+      index_(index),
+      grace_(grace),
+      limit_regions_(std::max<std::uint64_t>(limit_bytes / sizeof(Region), 16)) {}
 
 Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
   if (Region* const region = map.table.find(index)) {
-    if (!region->used_lately.load(std::memory_order_relaxed)) region->used_lately.store(true, std::memory_order_relaxed);
+    if (!region->used_lately.load(std::memory_order_relaxed))
+      region->used_lately.store(true, std::memory_order_relaxed);
     return region;
   }
   MutexLock lock(load_mutex_);
   if (Region* const region = map.table.find(index)) return region;
-  // The version before the floor: should a snapshot come between, the own bits are cleared once too often, never too seldom.
+  // The version before the floor: should a snapshot come between, the own bits are cleared once too often,
+  // never too seldom.
   const Version version = map.branch->version();
   auto region = std::make_unique<Region>(index, version);
   VSNAP_TRY(db_.read([&](SQLite::Database&) -> Result<> {
-    if (map.head) index_.load_region(*map.branch, version, map.branch->floor.load(), *region);
-    else index_.load_region(*map.branch, map.number, std::nullopt, *region);
+    if (map.head)
+      index_.load_region(*map.branch, version, map.branch->floor.load(), *region);
+    else
+      index_.load_region(*map.branch, map.number, std::nullopt, *region);
     return {};
   }));
   Region* const loaded = region.release();

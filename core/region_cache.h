@@ -1,11 +1,12 @@
-// Maps in memory: loads regions of open views from the extent index, and lets go of those that were not used lately
-// when there are more than the limit allows (clock, or second chance: Corbató 1968).
+// Maps in memory: loads regions of open views from the extent index, and lets go of those that were not used
+// lately when there are more than the limit allows (clock, or second chance: Corbató 1968).
 //
 // Invariants
-// 1. A region with changes that are not committed stays (Region::retire()), so the index plus the regions in memory
-//    always say all.
+// 1. A region with changes that are not committed stays (Region::retire()), so the index plus the regions in
+//    memory always say all.
 // 2. Regions that were taken out are freed by collect(), after a grace period.
-// Threads: get() from any thread inside a grace section. collect() outside. drop_all() with the branch's gate closed.
+// Threads: get() from any thread inside a grace section. collect() outside. drop_all() with the branch's gate
+// closed.
 #pragma once
 
 #include <functional>

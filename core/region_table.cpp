@@ -16,8 +16,10 @@ void RegionTable::free_node(Node* node, unsigned level) {
   for (auto& child : node->child) {
     void* const below = child.load(std::memory_order_relaxed);
     if (below == nullptr) continue;
-    if (level + 1 == kLevels) delete static_cast<Region*>(below);
-    else free_node(static_cast<Node*>(below), level + 1);
+    if (level + 1 == kLevels)
+      delete static_cast<Region*>(below);
+    else
+      free_node(static_cast<Node*>(below), level + 1);
   }
   delete node;
 }
@@ -52,8 +54,8 @@ std::unique_ptr<Region> RegionTable::remove(RegionIndex index) {
     node = static_cast<Node*>(node->child[slot(index, level)].load(std::memory_order_relaxed));
     if (node == nullptr) return nullptr;
   }
-  return std::unique_ptr<Region>(
-      static_cast<Region*>(node->child[slot(index, kLevels - 1)].exchange(nullptr, std::memory_order_acq_rel)));
+  return std::unique_ptr<Region>(static_cast<Region*>(
+      node->child[slot(index, kLevels - 1)].exchange(nullptr, std::memory_order_acq_rel)));
 }
 
 bool RegionTable::visit_node(const Node& node, unsigned level, std::uint64_t prefix, std::uint64_t first,
@@ -64,8 +66,9 @@ bool RegionTable::visit_node(const Node& node, unsigned level, std::uint64_t pre
     if (start + (1ULL << below_bits) <= first) continue;
     void* const below = node.child[i].load(std::memory_order_acquire);
     if (below == nullptr) continue;
-    const bool on = level + 1 == kLevels ? visitor(*static_cast<Region*>(below))
-                                         : visit_node(*static_cast<Node*>(below), level + 1, start, first, visitor);
+    const bool on = level + 1 == kLevels
+                        ? visitor(*static_cast<Region*>(below))
+                        : visit_node(*static_cast<Node*>(below), level + 1, start, first, visitor);
     if (!on) return false;
   }
   return true;

@@ -1,4 +1,5 @@
-// The page table of one open view: region number to region, a radix tree whose look-up is a few loads and no lock.
+// The page table of one open view: region number to region, a radix tree whose look-up is a few loads and no
+// lock.
 //
 // Invariants
 // 1. Nodes live as long as the table; a region that is taken out is freed only after a grace period.

@@ -10,7 +10,7 @@ CREATE TABLE pool(              -- single values: generation, next_object, next_
 
 CREATE TABLE branch(            -- a line of versions; every volume writes to one
   id            INTEGER PRIMARY KEY,
-  parent        INTEGER REFERENCES branch(id), -- NULL, or: where there is no row of this branch, look there ...
+  parent        INTEGER REFERENCES branch(id), -- NULL, or: where this branch has no row, look there ...
   parent_number INTEGER,                       -- ... as of this number
   number        INTEGER NOT NULL,              -- the running number: new rows are born with it
   mapped        INTEGER NOT NULL               -- blocks that are mapped in the newest view

@@ -1,8 +1,8 @@
 #include "core/superblock.h"
 
+#include <fmt/format.h>
 #include <boost/crc.hpp>
 #include <cstring>
-#include <fmt/format.h>
 
 #include "core/assert.h"
 #include "core/format.h"
@@ -58,19 +58,24 @@ class Reader {
 };
 
 Result<> check_contents(const Superblock& s) {
-  const auto bad = [](std::string_view what) { return failure(ErrorKind::damaged, fmt::format("superblock: {}", what)); };
+  const auto bad = [](std::string_view what) {
+    return failure(ErrorKind::damaged, fmt::format("superblock: {}", what));
+  };
   if (!valid_name(s.pool_name)) return bad("bad pool name");
   if (s.member_index >= s.roster.size()) return bad("member index out of range");
   for (const RosterEntry& member : s.roster) {
-    if (member.blocks <= format::kHeaderBlocks || member.blocks >= (1ULL << Place::kBlockBits)) return bad("bad member size");
+    if (member.blocks <= format::kHeaderBlocks || member.blocks >= (1ULL << Place::kBlockBits))
+      return bad("bad member size");
   }
   for (const MetadataSegment& segment : s.segments) {
     const Place start = segment.run.start;
     const std::uint64_t count = segment.run.count.value();
-    if (segment.file != MetadataFile::catalog && segment.file != MetadataFile::wal) return bad("unknown metadata file");
+    if (segment.file != MetadataFile::catalog && segment.file != MetadataFile::wal)
+      return bad("unknown metadata file");
     if (start.member() >= s.roster.size()) return bad("segment on an unknown member");
     const std::uint64_t blocks = s.roster[start.member()].blocks;
-    if (start.block() < format::kHeaderBlocks || count == 0 || count > blocks || start.block() > blocks - count) {
+    if (start.block() < format::kHeaderBlocks || count == 0 || count > blocks ||
+        start.block() > blocks - count) {
       return bad("segment outside its member");
     }
   }
@@ -127,11 +132,14 @@ std::vector<std::byte> encode(const Superblock& s) {
 }
 
 bool has_superblock_magic(std::span<const std::byte> raw) {
-  return raw.size() >= format::kMagic.size() && std::memcmp(raw.data(), format::kMagic.data(), format::kMagic.size()) == 0;
+  return raw.size() >= format::kMagic.size() &&
+         std::memcmp(raw.data(), format::kMagic.data(), format::kMagic.size()) == 0;
 }
 
 Result<Superblock> decode_superblock(std::span<const std::byte> raw) {
-  const auto bad = [](std::string_view what) { return failure(ErrorKind::damaged, fmt::format("superblock: {}", what)); };
+  const auto bad = [](std::string_view what) {
+    return failure(ErrorKind::damaged, fmt::format("superblock: {}", what));
+  };
   if (raw.size() != format::kSuperblockBytes || !has_superblock_magic(raw)) return bad("not there");
   std::vector<std::byte> copy(raw.begin(), raw.end());
   for (std::size_t i = 0; i < 4; ++i) copy[kCrcOffset + i] = std::byte{0};
@@ -140,7 +148,8 @@ Result<Superblock> decode_superblock(std::span<const std::byte> raw) {
   r.raw(magic.data(), magic.size());
   if (r.u32() != crc32c(copy)) return bad("checksum does not match");
   if (const auto version = r.u32(); version != format::kVersion) {
-    return failure(ErrorKind::failed, fmt::format("format version {}; this vsnap reads version {}", version, format::kVersion));
+    return failure(ErrorKind::failed,
+                   fmt::format("format version {}; this vsnap reads version {}", version, format::kVersion));
   }
   Superblock s;
   s.compat = r.u64();
@@ -156,7 +165,8 @@ Result<Superblock> decode_superblock(std::span<const std::byte> raw) {
   s.pool_name = name.data();
   const std::uint32_t members = r.u32();
   const std::uint32_t segments = r.u32();
-  if (members == 0 || members > format::kMaxMembers || segments > format::kMaxSegments) return bad("bad counts");
+  if (members == 0 || members > format::kMaxMembers || segments > format::kMaxSegments)
+    return bad("bad counts");
   s.roster.resize(members);
   for (RosterEntry& member : s.roster) {
     r.raw(member.uuid.data(), member.uuid.size());
@@ -173,7 +183,8 @@ Result<Superblock> decode_superblock(std::span<const std::byte> raw) {
   }
   VSNAP_TRY(check_contents(s));
   if ((s.incompat & ~format::kKnownIncompat) != 0 || (s.ro_compat & ~format::kKnownRoCompat) != 0) {
-    return failure(ErrorKind::failed, "the pool uses features that this vsnap does not know (use a newer one)");
+    return failure(ErrorKind::failed,
+                   "the pool uses features that this vsnap does not know (use a newer one)");
   }
   return s;
 }

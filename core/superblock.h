@@ -1,10 +1,12 @@
 // The superblock of a member: what it belongs to, who the other members are, where the catalog lies.
 //
 // Invariants
-// 1. Each member carries two copies, written in turn (copy = sequence % 2), each under a CRC-32C: a torn write leaves the other.
-// 2. Copies of one pool with the same sequence agree in roster, segments and flags. The highest sequence counts.
-// 3. A sequence is written to all members and flushed before anything relies on what it says.
-// Pure functions; any thread.
+// 1. Each member carries two copies, written in turn (copy = sequence % 2), each under a CRC-32C: a torn
+//    write leaves the other.
+// 2. Copies of one pool with the same sequence agree in roster, segments and flags. The highest sequence
+//    counts.
+// 3. A sequence is written to all members and flushed before anything relies on what it says. Pure functions;
+//    any thread.
 #pragma once
 
 #include <cstddef>

@@ -37,15 +37,18 @@ void for_fragments(std::vector<ExtentRow> rows, RegionIndex region, EachRow each
     for (std::uint64_t i = 0; i < count;) {
       std::uint64_t end = i + 1;
       const bool oldest = first[at + i] == row.born;
-      while (end < count && newer[at + end] == newer[at + i] && (first[at + end] == row.born) == oldest) ++end;
+      while (end < count && newer[at + end] == newer[at + i] && (first[at + end] == row.born) == oldest)
+        ++end;
       ExtentRow piece = row;
       piece.start = row.start + BlockCount(i);
       piece.count = BlockCount(end - i);
       if (row.kind != BlockKind::hole) piece.place = row.place + BlockCount(i);
-      fragments.push_back({piece, newer[at + i] == kNone ? std::nullopt : std::optional(newer[at + i]), oldest});
+      fragments.push_back(
+          {piece, newer[at + i] == kNone ? std::nullopt : std::optional(newer[at + i]), oldest});
       i = end;
     }
-    std::fill(newer.begin() + static_cast<std::ptrdiff_t>(at), newer.begin() + static_cast<std::ptrdiff_t>(at + count), row.born);
+    std::fill(newer.begin() + static_cast<std::ptrdiff_t>(at),
+              newer.begin() + static_cast<std::ptrdiff_t>(at + count), row.born);
     if (!each(row, fragments)) return;
   }
 }
@@ -99,8 +102,10 @@ Result<bool> Sweeper::step() {
     }));
     return true;
   }
-  if (region) VSNAP_TRY(sweep_region(*branch, *region));
-  else VSNAP_TRY(finish(*branch));
+  if (region)
+    VSNAP_TRY(sweep_region(*branch, *region));
+  else
+    VSNAP_TRY(finish(*branch));
   return true;
 }
 
@@ -109,30 +114,32 @@ Result<> Sweeper::sweep_region(Branch& branch, RegionIndex region) {
     ExtentIndex& index = engine_.index();
     std::size_t changed = 0;
     bool complete = true;
-    for_fragments(index.rows(branch.id, region), region, [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
-      const auto dead = [&](const Fragment& f) {
-        // A hole with nothing under it hides nothing.
-        return !branch.seen(row.born, f.overtaken) || (!has_place(f.row) && f.oldest && branch.parent == nullptr);
-      };
-      if (std::none_of(fragments.begin(), fragments.end(), dead)) return true;
-      if (changed >= kMaxRowsAStep) {
-        complete = false;
-        return false;
-      }
-      index.remove(branch.id, row);
-      ++changed;
-      for (const Fragment& f : fragments) {
-        if (!dead(f)) {
-          index.insert(branch.id, f.row);
-          ++changed;
-        } else if (has_place(f.row)) {
-          const PlaceRun run{f.row.place, f.row.count};
-          engine_.allocator().set_durable(run, false);
-          freed.push_back(run);
-        }
-      }
-      return true;
-    });
+    for_fragments(index.rows(branch.id, region), region,
+                  [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
+                    const auto dead = [&](const Fragment& f) {
+                      // A hole with nothing under it hides nothing.
+                      return !branch.seen(row.born, f.overtaken) ||
+                             (!has_place(f.row) && f.oldest && branch.parent == nullptr);
+                    };
+                    if (std::none_of(fragments.begin(), fragments.end(), dead)) return true;
+                    if (changed >= kMaxRowsAStep) {
+                      complete = false;
+                      return false;
+                    }
+                    index.remove(branch.id, row);
+                    ++changed;
+                    for (const Fragment& f : fragments) {
+                      if (!dead(f)) {
+                        index.insert(branch.id, f.row);
+                        ++changed;
+                      } else if (has_place(f.row)) {
+                        const PlaceRun run{f.row.place, f.row.count};
+                        engine_.allocator().set_durable(run, false);
+                        freed.push_back(run);
+                      }
+                    }
+                    return true;
+                  });
     index.set_sweep(branch.id, first_block(complete ? RegionIndex(region.value() + 1) : region));
     return {};
   });
@@ -163,8 +170,10 @@ Result<> Sweeper::finish(Branch& branch) {
 
 Result<std::uint64_t> Sweeper::remaining() {
   return engine_.db().read([](SQLite::Database& db) -> Result<std::uint64_t> {
-    return static_cast<std::uint64_t>(db.execAndGet("SELECT coalesce(sum((SELECT count(*) FROM extent WHERE extent.branch = "
-                                                    "sweep.branch AND start >= next) + 1), 0) FROM sweep").getInt64());
+    return static_cast<std::uint64_t>(
+        db.execAndGet("SELECT coalesce(sum((SELECT count(*) FROM extent WHERE extent.branch = "
+                      "sweep.branch AND start >= next) + 1), 0) FROM sweep")
+            .getInt64());
   });
 }
 
@@ -179,8 +188,10 @@ Result<BranchUsage> Sweeper::usage(Branch& branch) {
         const bool head = viewers.has_head && !f.overtaken;
         const auto from = numbers.lower_bound(row.born);
         const auto to = f.overtaken ? numbers.lower_bound(*f.overtaken) : numbers.end();
-        if (from == to) (head ? usage.only_head : usage.dead) += f.row.count.value();
-        else if (!head && std::next(from) == to) usage.only_pin[*from] += f.row.count.value();
+        if (from == to)
+          (head ? usage.only_head : usage.dead) += f.row.count.value();
+        else if (!head && std::next(from) == to)
+          usage.only_pin[*from] += f.row.count.value();
       }
       return true;
     });
@@ -202,14 +213,16 @@ Result<std::uint64_t> Sweeper::freed_by(std::multiset<Pin> pins) {
       if (const auto found = after.pins.find(*pin.number); found != after.pins.end()) after.pins.erase(found);
     }
     VSNAP_TRY(for_regions(engine_, *branch, [&](RegionIndex region, std::vector<ExtentRow> rows) {
-      for_fragments(std::move(rows), region, [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
-        for (const Fragment& f : fragments) {
-          if (has_place(f.row) && before.seen(row.born, f.overtaken) && !after.seen(row.born, f.overtaken)) {
-            freed += f.row.count.value();
-          }
-        }
-        return true;
-      });
+      for_fragments(std::move(rows), region,
+                    [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
+                      for (const Fragment& f : fragments) {
+                        if (has_place(f.row) && before.seen(row.born, f.overtaken) &&
+                            !after.seen(row.born, f.overtaken)) {
+                          freed += f.row.count.value();
+                        }
+                      }
+                      return true;
+                    });
     }));
   }
   return freed;
@@ -224,8 +237,9 @@ void Sweeper::add_parents(std::multiset<Pin>& pins) {
       Branch& branch = *pin.branch;
       if (gone.contains(branch.id) || branch.parent == nullptr) continue;
       const Viewers viewers = viewers_of(branch);
-      const auto released = std::count_if(pins.begin(), pins.end(),
-                                          [&](const Pin& p) { return p.branch == &branch && p.number.has_value(); });
+      const auto released = std::count_if(pins.begin(), pins.end(), [&](const Pin& p) {
+        return p.branch == &branch && p.number.has_value();
+      });
       const bool head_left = viewers.has_head && !pins.contains({&branch, std::nullopt});
       if (head_left || static_cast<std::size_t>(released) < viewers.pins.size()) continue;
       gone.insert(branch.id);

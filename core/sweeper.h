@@ -1,12 +1,15 @@
 // Frees versions that nobody can see any more: what removal leaves to be done in the background.
 //
-// A version born at b and overtaken at b' is seen by the numbers b ... b' - 1. It is dead when no pin and no head is
-// among them. (The rule is that of a birth-time log, as in ZFS dead lists, with the extent index itself as the log.)
+// A version born at b and overtaken at b' is seen by the numbers b ... b' - 1. It is dead when no pin and no
+// head is among them. (The rule is that of a birth-time log, as in ZFS dead lists, with the extent index
+// itself as the log.)
 //
 // Invariants
-// 1. Only dead rows go. A step is one transaction; the place where it stopped is in it, so a crash repeats nothing.
+// 1. Only dead rows go. A step is one transaction; the place where it stopped is in it, so a crash repeats
+//    nothing.
 // 2. A branch without head and pins loses all rows, then itself, and lets go of its parent.
-// Threads: under the engine's commit lock, but for usage functions, which take the database's lock region by region.
+// Threads: under the engine's commit lock, but for usage functions, which take the database's lock region by
+// region.
 #pragma once
 
 #include <map>
@@ -27,7 +30,7 @@ struct Pin {
   }
 };
 
-struct BranchUsage { // in blocks
+struct BranchUsage {                               // in blocks
   std::map<std::uint64_t, std::uint64_t> only_pin; // seen by exactly this number and by nobody else
   std::uint64_t only_head = 0;
   std::uint64_t dead = 0;
@@ -35,7 +38,8 @@ struct BranchUsage { // in blocks
 
 class Sweeper {
  public:
-  // Lets go of pins and heads in one transaction with `step`; provided by the pool, which knows the open maps.
+  // Lets go of pins and heads in one transaction with `step`; provided by the pool, which knows the open
+  // maps.
   using ReleasePins = std::function<Result<>(const std::vector<Pin>& pins, const Engine::Step& step)>;
 
   Sweeper(Engine& engine, Objects& objects, ReleasePins release);

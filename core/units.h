@@ -1,8 +1,9 @@
 // Units that must not be mixed up, as types of their own.
 //
-// A volume is mapped in blocks of 4 KiB. Blocks of a view, blocks of a member, branches and version numbers are all
-// integers; giving one where another is meant does not compile. Plain std::uint64_t is used for bytes only, at the
-// borders where callers speak bytes (FUSE, commands), under names that end in _bytes or are called offset / length.
+// A volume is mapped in blocks of 4 KiB. Blocks of a view, blocks of a member, branches and version numbers
+// are all integers; giving one where another is meant does not compile. Plain std::uint64_t is used for bytes
+// only, at the borders where callers speak bytes (FUSE, commands), under names that end in _bytes or are
+// called offset / length.
 #pragma once
 
 #include <compare>
@@ -14,9 +15,12 @@
 namespace vsnap {
 
 inline constexpr std::uint64_t kBlockBytes = 4096;
-inline constexpr std::uint64_t kRegionBlocks = 8192;     // 32 MiB: the unit in which maps are loaded and rows are cut
-inline constexpr std::uint64_t kNeighbourhoodBlocks = 16; // 64 KiB: blocks the allocator tries to keep together
-inline constexpr std::uint64_t kMaxVolumeBytes = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+inline constexpr std::uint64_t kRegionBlocks =
+    8192; // 32 MiB: the unit in which maps are loaded and rows are cut
+inline constexpr std::uint64_t kNeighbourhoodBlocks =
+    16; // 64 KiB: blocks the allocator tries to keep together
+inline constexpr std::uint64_t kMaxVolumeBytes =
+    static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
 
 template <class Tag>
 class Unit {
@@ -35,8 +39,9 @@ using BlockCount = Unit<struct BlockCountTag>;
 using BlockIndex = Unit<struct BlockIndexTag>;   // block of a view
 using RegionIndex = Unit<struct RegionIndexTag>; // BlockIndex / kRegionBlocks
 using BranchId = Unit<struct BranchIdTag>;
-using ObjectId = Unit<struct ObjectIdTag>;  // of a volume or snapshot; never used twice in a pool; the inode number
-using Version = Unit<struct VersionTag>;    // a branch's running number; `born` of an extent
+using ObjectId =
+    Unit<struct ObjectIdTag>; // of a volume or snapshot; never used twice in a pool; the inode number
+using Version = Unit<struct VersionTag>; // a branch's running number; `born` of an extent
 
 constexpr BlockCount operator+(BlockCount a, BlockCount b) { return BlockCount(a.value() + b.value()); }
 constexpr BlockCount operator-(BlockCount a, BlockCount b) { return BlockCount(a.value() - b.value()); }
@@ -59,7 +64,9 @@ class Place {
   constexpr Place(std::uint32_t member, std::uint64_t block)
       : packed_((static_cast<std::uint64_t>(member) << kBlockBits) | block) {}
   static constexpr Place unpack(std::uint64_t packed) { return Place(packed); }
-  [[nodiscard]] constexpr std::uint32_t member() const { return static_cast<std::uint32_t>(packed_ >> kBlockBits); }
+  [[nodiscard]] constexpr std::uint32_t member() const {
+    return static_cast<std::uint32_t>(packed_ >> kBlockBits);
+  }
   [[nodiscard]] constexpr std::uint64_t block() const { return packed_ & ((1ULL << kBlockBits) - 1); }
   [[nodiscard]] constexpr std::uint64_t packed() const { return packed_; }
   constexpr auto operator<=>(const Place&) const = default;

@@ -1,12 +1,13 @@
-// An open view: anything that can be read as one disk. The I/O engine: turns reads and writes of a volume, snapshot or
-// clone into reads and writes of members.
+// An open view: anything that can be read as one disk. The I/O engine: turns reads and writes of a volume,
+// snapshot or clone into reads and writes of members.
 //
 // Invariants
-// 1. A write that returned is seen by every read that starts later. What fsync() confirmed survives a power cut.
-// 2. Of overlapping concurrent writes each block ends up with the content of one of them. A read that runs beside a
-//    write may see either; never anything else.
-// 3. A write touches the place of a block only where no other view can see it; else it goes to a new place, and the
-//    old place stays as it is. Data reaches its place before the map says so.
+// 1. A write that returned is seen by every read that starts later. What fsync() confirmed survives a power
+//    cut.
+// 2. Of overlapping concurrent writes each block ends up with the content of one of them. A read that runs
+//    beside a write may see either; never anything else.
+// 3. A write touches the place of a block only where no other view can see it; else it goes to a new place,
+//    and the old place stays as it is. Data reaches its place before the map says so.
 // 4. A snapshot never changes: write, discard and resize answer EROFS.
 // Threads: every method may be called from any thread at any time. No call of a read waits for a write.
 #pragma once
@@ -34,27 +35,31 @@ class View {
 
   // Bytes read: fewer than asked for only at the end of the view. Unmapped ranges read as zeros.
   virtual Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> out) = 0;
-  // All of it, or an error (ENOSPC, EIO, EROFS, EFBIG). Past the end it makes the volume longer, as with any file.
+  // All of it, or an error (ENOSPC, EIO, EROFS, EFBIG). Past the end it makes the volume longer, as with any
+  // file.
   virtual Result<> write(std::uint64_t offset, std::span<const std::byte> data) = 0;
   // Gives the space back; reads as zeros. Never makes the volume longer. Zero-range is the same thing.
   virtual Result<> discard(std::uint64_t offset, std::uint64_t length) = 0;
-  // Takes space for every unmapped block of the range, so that later writes there cannot fail for lack of it; it goes
-  // on reading as zeros. Longer volume where extend is set.
+  // Takes space for every unmapped block of the range, so that later writes there cannot fail for lack of it;
+  // it goes on reading as zeros. Longer volume where extend is set.
   virtual Result<> reserve(std::uint64_t offset, std::uint64_t length, bool extend) = 0;
-  // The first offset >= `offset` with data / in a hole; nullopt: none before the end (SEEK_DATA: ENXIO). The end of
-  // the view counts as a hole, as in lseek(2).
+  // The first offset >= `offset` with data / in a hole; nullopt: none before the end (SEEK_DATA: ENXIO). The
+  // end of the view counts as a hole, as in lseek(2).
   virtual Result<std::optional<std::uint64_t>> seek_data(std::uint64_t offset) = 0;
   virtual Result<std::optional<std::uint64_t>> seek_hole(std::uint64_t offset) = 0;
   // Everything that was written before the call is durable when it returns.
   virtual Result<> fsync() = 0;
 };
 
-// An open file on a view: keeps it alive, and counts in ViewInfo::open_handles. Movable; closes when destroyed.
+// An open file on a view: keeps it alive, and counts in ViewInfo::open_handles. Movable; closes when
+// destroyed.
 class ViewHandle {
  public:
   ViewHandle() = default;
   ViewHandle(Pool* pool, std::shared_ptr<View> view) : pool_(pool), view_(std::move(view)) {}
-  ViewHandle(ViewHandle&& other) noexcept : pool_(other.pool_), view_(std::move(other.view_)) { other.pool_ = nullptr; }
+  ViewHandle(ViewHandle&& other) noexcept : pool_(other.pool_), view_(std::move(other.view_)) {
+    other.pool_ = nullptr;
+  }
   ViewHandle& operator=(ViewHandle&& other) noexcept;
   ~ViewHandle();
   View* operator->() const { return view_.get(); }

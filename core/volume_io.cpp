@@ -1,9 +1,9 @@
 #include "core/volume_io.h"
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <fmt/format.h>
 
 #include "core/assert.h"
 
@@ -16,9 +16,15 @@ struct VolumeIo::Span {
   [[nodiscard]] std::uint64_t first_block() const { return from / kBlockBytes; }
   [[nodiscard]] std::uint64_t end_block() const { return (to + kBlockBytes - 1) / kBlockBytes; }
   // The part of a block that the span covers.
-  [[nodiscard]] std::uint64_t begin_in(std::uint64_t block) const { return std::max(from, block * kBlockBytes); }
-  [[nodiscard]] std::uint64_t end_in(std::uint64_t block) const { return std::min(to, (block + 1) * kBlockBytes); }
-  [[nodiscard]] bool whole(std::uint64_t block) const { return end_in(block) - begin_in(block) == kBlockBytes; }
+  [[nodiscard]] std::uint64_t begin_in(std::uint64_t block) const {
+    return std::max(from, block * kBlockBytes);
+  }
+  [[nodiscard]] std::uint64_t end_in(std::uint64_t block) const {
+    return std::min(to, (block + 1) * kBlockBytes);
+  }
+  [[nodiscard]] bool whole(std::uint64_t block) const {
+    return end_in(block) - begin_in(block) == kBlockBytes;
+  }
 };
 
 namespace {
@@ -31,8 +37,11 @@ bool continues(Entry previous, Entry e, std::uint64_t distance) {
 
 } // namespace
 
-VolumeIo::VolumeIo(Engine& engine, Objects& objects, ObjectPtr object, ViewCounters* counters)
-    : engine_(engine), objects_(objects), object_(std::move(object)), counters_(counters != nullptr ? *counters : none_) {
+VolumeIo::VolumeIo(Engine& engine, Objects& objects, ObjectPtr object, std::shared_ptr<ViewCounters> counters)
+    : engine_(engine),
+      objects_(objects),
+      object_(std::move(object)),
+      counters_(counters ? std::move(counters) : std::make_shared<ViewCounters>()) {
   map_.branch = object_->branch;
   map_.head = object_->kind == ViewKind::volume;
   map_.number = object_->number;
@@ -71,8 +80,8 @@ Result<std::size_t> VolumeIo::read(std::uint64_t offset, std::span<std::byte> ou
   VSNAP_TRY(in_regions(offset, out.size(), [&](const Span& span, std::uint64_t done) {
     return read_piece(span, out.subspan(done, span.to - span.from));
   }));
-  counters_.reads.fetch_add(1, std::memory_order_relaxed);
-  counters_.read_bytes.fetch_add(out.size(), std::memory_order_relaxed);
+  counters_->reads.fetch_add(1, std::memory_order_relaxed);
+  counters_->read_bytes.fetch_add(out.size(), std::memory_order_relaxed);
   return out.size();
 }
 
@@ -89,8 +98,10 @@ Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out) {
     }
     const std::uint64_t begin_byte = span.begin_in(block);
     const std::span<std::byte> part = out.subspan(begin_byte - span.from, span.end_in(end - 1) - begin_byte);
-    if (data) VSNAP_TRY(engine_.members().read(entry.place(), begin_byte % kBlockBytes, part));
-    else std::memset(part.data(), 0, part.size());
+    if (data)
+      VSNAP_TRY(engine_.members().read(entry.place(), begin_byte % kBlockBytes, part));
+    else
+      std::memset(part.data(), 0, part.size());
     block = end;
   }
   return {};
@@ -139,8 +150,8 @@ Result<> VolumeIo::write(std::uint64_t offset, std::span<const std::byte> data) 
     grow_to(offset + done + (span.to - span.from));
     return {};
   }));
-  counters_.writes.fetch_add(1, std::memory_order_relaxed);
-  counters_.written_bytes.fetch_add(data.size(), std::memory_order_relaxed);
+  counters_->writes.fetch_add(1, std::memory_order_relaxed);
+  counters_->written_bytes.fetch_add(data.size(), std::memory_order_relaxed);
   note_modified();
   return {};
 }
@@ -152,7 +163,8 @@ void VolumeIo::note_modified() {
 
 Result<> VolumeIo::zero_tail(std::uint64_t size) {
   if (size % kBlockBytes == 0) return {};
-  return change(size, kBlockBytes - size % kBlockBytes, [&](const Span& span, std::uint64_t) { return discard_piece(span); });
+  return change(size, kBlockBytes - size % kBlockBytes,
+                [&](const Span& span, std::uint64_t) { return discard_piece(span); });
 }
 
 void VolumeIo::grow_to(std::uint64_t size) {
@@ -187,8 +199,10 @@ void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, B
   }
   region.note_record(engine_.log().append(c));
   for (std::uint64_t i = 0; i < count; ++i) {
-    if (kind == BlockKind::hole) region.set_entry(from + i, c.keep_hole ? Entry(kind, Place(), true) : Entry());
-    else region.set_entry(from + i, Entry(kind, place + BlockCount(i), true));
+    if (kind == BlockKind::hole)
+      region.set_entry(from + i, c.keep_hole ? Entry(kind, Place(), true) : Entry());
+    else
+      region.set_entry(from + i, Entry(kind, place + BlockCount(i), true));
   }
   branch.mapped.fetch_add(c.mapped_change, std::memory_order_relaxed);
 }
@@ -204,8 +218,9 @@ Result<> VolumeIo::write_piece(const Span& span, std::span<const std::byte> data
     }
     for (std::uint64_t block = span.first_block(); block < span.end_block();) {
       const Entry entry = region->entry(block);
-      VSNAP_TRY_ASSIGN(block, entry.own() && entry.kind() == BlockKind::data ? write_in_place(*region, span, block, data)
-                                                                             : write_elsewhere(*region, span, block, data));
+      VSNAP_TRY_ASSIGN(block, entry.own() && entry.kind() == BlockKind::data
+                                  ? write_in_place(*region, span, block, data)
+                                  : write_elsewhere(*region, span, block, data));
     }
     return {};
   }
@@ -243,7 +258,8 @@ Result<std::uint64_t> VolumeIo::write_elsewhere(Region& region, const Span& span
     record(region, block, end - block, BlockKind::data, first.place());
     return end;
   }
-  // Next to the neighbour that was written before, if there is one: so that what is read together lies together.
+  // Next to the neighbour that was written before, if there is one: so that what is read together lies
+  // together.
   std::optional<Place> near;
   const std::uint64_t phase = block % kNeighbourhoodBlocks;
   for (std::uint64_t other = block - phase; other < block - phase + kNeighbourhoodBlocks && !near; ++other) {
@@ -262,10 +278,10 @@ Result<std::uint64_t> VolumeIo::write_elsewhere(Region& region, const Span& span
   return block + run->count.value();
 }
 
-// Writes the span's part of `count` blocks from `block` on to consecutive places; blocks that it covers in part are
-// merged with what the view has there now.
-Result<> VolumeIo::write_run(const Span& span, std::span<const std::byte> data, Place place, std::uint64_t block,
-                             std::uint64_t count, const Region& region) {
+// Writes the span's part of `count` blocks from `block` on to consecutive places; blocks that it covers in
+// part are merged with what the view has there now.
+Result<> VolumeIo::write_run(const Span& span, std::span<const std::byte> data, Place place,
+                             std::uint64_t block, std::uint64_t count, const Region& region) {
   std::uint64_t at = block;
   const std::uint64_t end = block + count;
   while (at < end) {
@@ -273,7 +289,8 @@ Result<> VolumeIo::write_run(const Span& span, std::span<const std::byte> data, 
     if (span.whole(at)) {
       std::uint64_t whole_end = at + 1;
       while (whole_end < end && span.whole(whole_end)) ++whole_end;
-      VSNAP_TRY(engine_.members().write(target, 0, data.subspan(at * kBlockBytes - span.from, (whole_end - at) * kBlockBytes)));
+      VSNAP_TRY(engine_.members().write(
+          target, 0, data.subspan(at * kBlockBytes - span.from, (whole_end - at) * kBlockBytes)));
       at = whole_end;
       continue;
     }
@@ -292,7 +309,7 @@ Result<> VolumeIo::write_run(const Span& span, std::span<const std::byte> data, 
 
 Result<> VolumeIo::discard(std::uint64_t offset, std::uint64_t length) {
   VSNAP_TRY(check_range(offset, std::min(length, kMaxVolumeBytes - std::min(offset, kMaxVolumeBytes))));
-  counters_.discards.fetch_add(1, std::memory_order_relaxed);
+  counters_->discards.fetch_add(1, std::memory_order_relaxed);
   const std::uint64_t size = size_bytes();
   if (offset >= size) return {};
   std::uint64_t end = length > size - offset ? size : offset + length;
@@ -300,12 +317,14 @@ Result<> VolumeIo::discard(std::uint64_t offset, std::uint64_t length) {
   if (end == size) end = bytes(blocks_for(size));
   std::uint64_t at = offset;
   while (at < end) {
-    // Where nothing is mapped there is nothing to do: the ends are looked at, the regions between are jumped over.
+    // Where nothing is mapped there is nothing to do: the ends are looked at, the regions between are jumped
+    // over.
     VSNAP_TRY_ASSIGN(const auto mapped, next_mapped_region(RegionIndex(at / kRegionBytes)));
     if (!mapped || mapped->value() * kRegionBytes >= end) return {};
     at = std::max(at, mapped->value() * kRegionBytes);
     const std::uint64_t piece_end = std::min(end, (at / kRegionBytes + 1) * kRegionBytes);
-    VSNAP_TRY(change(at, piece_end - at, [&](const Span& span, std::uint64_t) { return discard_piece(span); }));
+    VSNAP_TRY(
+        change(at, piece_end - at, [&](const Span& span, std::uint64_t) { return discard_piece(span); }));
     at = piece_end;
   }
   note_modified();
@@ -373,7 +392,8 @@ Result<> VolumeIo::reserve(std::uint64_t offset, std::uint64_t length, bool exte
   VSNAP_TRY(check_range(offset, length));
   if (!extend) length = offset >= size_bytes() ? 0 : std::min(length, size_bytes() - offset);
   VSNAP_TRY_ASSIGN(const std::uint64_t mapped, count_mapped(offset, length));
-  const std::uint64_t blocks = length == 0 ? 0 : (offset + length - 1) / kBlockBytes - offset / kBlockBytes + 1;
+  const std::uint64_t blocks =
+      length == 0 ? 0 : (offset + length - 1) / kBlockBytes - offset / kBlockBytes + 1;
   if (blocks - mapped > engine_.allocator().free_blocks()) {
     return failure(ErrorKind::no_space, "the pool has less free space than that (vsnap pool add)");
   }
@@ -471,7 +491,8 @@ Result<std::optional<std::uint64_t>> VolumeIo::seek(std::uint64_t offset, bool d
     }
     region_index = RegionIndex(region_index.value() + 1);
     block = 0;
-    if (region_index.value() * kRegionBytes >= size) return data ? std::optional<std::uint64_t>() : std::optional(size);
+    if (region_index.value() * kRegionBytes >= size)
+      return data ? std::optional<std::uint64_t>() : std::optional(size);
   }
 }
 
@@ -480,7 +501,7 @@ Result<std::optional<std::uint64_t>> VolumeIo::seek_hole(std::uint64_t offset) {
 
 Result<> VolumeIo::fsync() {
   if (!map_.head) return {};
-  counters_.flushes.fetch_add(1, std::memory_order_relaxed);
+  counters_->flushes.fetch_add(1, std::memory_order_relaxed);
   VSNAP_TRY(engine_.check_writable());
   return engine_.sync();
 }

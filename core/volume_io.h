@@ -1,5 +1,5 @@
-// The View of a volume or snapshot: reads and writes against the map, head / body / tail, and nothing of names.
-// (The division of an unaligned range follows nbdkit's cow filter.)
+// The View of a volume or snapshot: reads and writes against the map, head / body / tail, and nothing of
+// names. (The division of an unaligned range follows nbdkit's cow filter.)
 #pragma once
 
 #include <memory>
@@ -14,12 +14,14 @@ namespace vsnap {
 class VolumeIo final : public View {
  public:
   // `counters`: where to count, or nullptr.
-  VolumeIo(Engine& engine, Objects& objects, ObjectPtr object, ViewCounters* counters);
+  VolumeIo(Engine& engine, Objects& objects, ObjectPtr object, std::shared_ptr<ViewCounters> counters);
   ~VolumeIo() override;
 
   [[nodiscard]] ObjectId id() const override { return object_->id; }
   [[nodiscard]] bool writable() const override { return map_.head; }
-  [[nodiscard]] std::uint64_t size_bytes() const override { return object_->size_bytes.load(std::memory_order_acquire); }
+  [[nodiscard]] std::uint64_t size_bytes() const override {
+    return object_->size_bytes.load(std::memory_order_acquire);
+  }
   Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> out) override;
   Result<> write(std::uint64_t offset, std::span<const std::byte> data) override;
   Result<> discard(std::uint64_t offset, std::uint64_t length) override;
@@ -34,7 +36,6 @@ class VolumeIo final : public View {
   Result<std::uint64_t> count_mapped(std::uint64_t offset, std::uint64_t length);
   // Makes the block that the end of a volume of `size` bytes falls into read as zeros behind it.
   Result<> zero_tail(std::uint64_t size);
-  [[nodiscard]] ViewCounters& counters() { return counters_; }
   // For configuration operations: the map, and the object it belongs to.
   ViewMap& map() { return map_; }
   const ObjectPtr& object() const { return object_; }
@@ -47,10 +48,12 @@ class VolumeIo final : public View {
   Result<> in_regions(std::uint64_t offset, std::uint64_t length, Body body);
   Result<> read_piece(const Span& span, std::span<std::byte> out);
   Result<> write_piece(const Span& span, std::span<const std::byte> data);
-  Result<std::uint64_t> write_in_place(Region& region, const Span& span, std::uint64_t block, std::span<const std::byte> data);
-  Result<std::uint64_t> write_elsewhere(Region& region, const Span& span, std::uint64_t block, std::span<const std::byte> data);
-  Result<> write_run(const Span& span, std::span<const std::byte> data, Place place, std::uint64_t block, std::uint64_t count,
-                     const Region& region);
+  Result<std::uint64_t> write_in_place(Region& region, const Span& span, std::uint64_t block,
+                                       std::span<const std::byte> data);
+  Result<std::uint64_t> write_elsewhere(Region& region, const Span& span, std::uint64_t block,
+                                        std::span<const std::byte> data);
+  Result<> write_run(const Span& span, std::span<const std::byte> data, Place place, std::uint64_t block,
+                     std::uint64_t count, const Region& region);
   Result<> read_block(Entry entry, std::span<std::byte> out);
   Result<> discard_piece(const Span& span);
   Result<> unmap_in_region(Region& region, std::uint64_t from, std::uint64_t to);
@@ -68,8 +71,7 @@ class VolumeIo final : public View {
   Objects& objects_;
   ObjectPtr object_;
   ViewMap map_;
-  ViewCounters none_; // what nobody looks at
-  ViewCounters& counters_;
+  std::shared_ptr<ViewCounters> counters_;
 };
 
 } // namespace vsnap

@@ -1,8 +1,9 @@
-// The engine against a model: random operations on both, and everything a user can see must be the same.
-// Seed and length: VSNAP_MODEL_SEED, VSNAP_MODEL_OPERATIONS (100,000 in the normal run). A failure prints the seed.
+// The engine against a model: random operations on both, and everything a user can see must be the same. Seed
+// and length: VSNAP_MODEL_SEED, VSNAP_MODEL_OPERATIONS (100,000 in the normal run). A failure prints the
+// seed.
+#include <fmt/format.h>
 #include <cstdlib>
 #include <cstring>
-#include <fmt/format.h>
 #include <random>
 
 #include "core/pool.h"
@@ -36,7 +37,8 @@ class Duel {
     for (std::uint64_t i = 0; i < operations; ++i) {
       INFO("operation " << i);
       step();
-      if (std::getenv("VSNAP_MODEL_TRACE") != nullptr) std::printf("%llu: %s\n", static_cast<unsigned long long>(i), what_.c_str());
+      if (std::getenv("VSNAP_MODEL_TRACE") != nullptr)
+        std::printf("%llu: %s\n", static_cast<unsigned long long>(i), what_.c_str());
       INFO(what_);
       compare_lists();
       if (i % 500 == 499) compare_all();
@@ -88,9 +90,12 @@ class Duel {
   }
   std::uint64_t length() {
     switch (below(4)) {
-      case 0: return (1 + below(8)) * 512;
-      case 1: return 1 + below(20000);
-      default: return (1 + below(16)) * 4096;
+      case 0:
+        return (1 + below(8)) * 512;
+      case 1:
+        return 1 + below(20000);
+      default:
+        return (1 + below(16)) * 4096;
     }
   }
   std::string volume_name() { return "v" + std::to_string(below(8)); }
@@ -98,7 +103,8 @@ class Duel {
 
   template <class A, class B>
   bool same(const A& real, const B& model) {
-    INFO("real: " << (real ? "ok" : real.error().message) << "; model: " << (model ? "ok" : model.error().message));
+    INFO("real: " << (real ? "ok" : real.error().message)
+                  << "; model: " << (model ? "ok" : model.error().message));
     REQUIRE(real.has_value() == model.has_value());
     if (!real) REQUIRE(exit_code(real.error().kind) == exit_code(model.error().kind));
     return real.has_value();
@@ -107,23 +113,40 @@ class Duel {
   void step() {
     const std::uint64_t dice = below(1000);
     what_ = "operation of kind " + std::to_string(dice);
-    if (dice < 480) io(0);
-    else if (dice < 600) io(1);
-    else if (dice < 630) io(2);
-    else if (dice < 760) read_somewhere();
-    else if (dice < 800) create();
-    else if (dice < 850) snapshot();
-    else if (dice < 870) clone();
-    else if (dice < 890) rollback();
-    else if (dice < 897) flatten();
-    else if (dice < 920) resize();
-    else if (dice < 930) rename();
-    else if (dice < 965) remove();
-    else if (dice < 980) seek();
-    else if (dice < 988) diff();
-    else if (dice < 994) fsync();
-    else if (dice < 997) reopen();
-    else power_cut();
+    if (dice < 480)
+      io(0);
+    else if (dice < 600)
+      io(1);
+    else if (dice < 630)
+      io(2);
+    else if (dice < 760)
+      read_somewhere();
+    else if (dice < 800)
+      create();
+    else if (dice < 850)
+      snapshot();
+    else if (dice < 870)
+      clone();
+    else if (dice < 890)
+      rollback();
+    else if (dice < 897)
+      flatten();
+    else if (dice < 920)
+      resize();
+    else if (dice < 930)
+      rename();
+    else if (dice < 965)
+      remove();
+    else if (dice < 980)
+      seek();
+    else if (dice < 988)
+      diff();
+    else if (dice < 994)
+      fsync();
+    else if (dice < 997)
+      reopen();
+    else
+      power_cut();
   }
 
   struct Both {
@@ -145,13 +168,14 @@ class Duel {
     Both view = open_both(*volume);
     const std::uint64_t at = offset();
     const std::uint64_t size = what == 1 && below(10) == 0 ? 40 * kMiB : length();
-    what_ = fmt::format("io {} {} at {} length {} (used {} of {})", what, volume->name.text(), at, size, volume->used_bytes,
-                        volume->size_bytes);
+    what_ = fmt::format("io {} {} at {} length {} (used {} of {})", what, volume->name.text(), at, size,
+                        volume->used_bytes, volume->size_bytes);
     INFO(what_);
     if (what == 0) {
       std::vector<std::byte> data(size);
       const std::uint64_t stamp = random_();
-      for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>((stamp >> (8 * (i % 8))) + i / 512);
+      for (std::size_t i = 0; i < data.size(); ++i)
+        data[i] = static_cast<std::byte>((stamp >> (8 * (i % 8))) + i / 512);
       same(view.real->write(at, data), view.model->write(at, data));
     } else if (what == 1) {
       same(view.real->discard(at, size), view.model->discard(at, size));
@@ -191,9 +215,11 @@ class Duel {
     std::vector<ViewName> names;
     for (const ViewInfo& volume : of_kind(ViewKind::volume)) {
       const auto snapshots = of_kind(ViewKind::snapshot);
-      const auto count = std::count_if(snapshots.begin(), snapshots.end(),
-                                       [&](const ViewInfo& s) { return s.name.volume == volume.name.volume; });
-      if (static_cast<std::size_t>(count) < kMaxSnapshots && below(2) == 0) names.push_back({volume.name.volume, snapshot_name()});
+      const auto count = std::count_if(snapshots.begin(), snapshots.end(), [&](const ViewInfo& s) {
+        return s.name.volume == volume.name.volume;
+      });
+      if (static_cast<std::size_t>(count) < kMaxSnapshots && below(2) == 0)
+        names.push_back({volume.name.volume, snapshot_name()});
     }
     if (names.empty()) return;
     same(real_->snapshot(names), model_->snapshot(names));
@@ -284,7 +310,10 @@ class Duel {
     const auto from = any(ViewKind::snapshot);
     if (!to || !from) return;
     std::vector<DiffRange> ranges;
-    const auto keep = [&](const DiffRange& r) { ranges.push_back(r); return true; };
+    const auto keep = [&](const DiffRange& r) {
+      ranges.push_back(r);
+      return true;
+    };
     const auto real = real_->diff(from->name, to->name, keep);
     if (!real) return;
     Both a = open_both(*from);
@@ -296,8 +325,9 @@ class Duel {
       REQUIRE(a.real->read(at, old_block).has_value());
       REQUIRE(b.real->read(at, new_block).has_value());
       if (at + 4096 > b.real->size_bytes()) continue;
-      const bool listed = std::any_of(ranges.begin(), ranges.end(),
-                                      [&](const DiffRange& r) { return r.offset <= at && at < r.offset + r.length; });
+      const bool listed = std::any_of(ranges.begin(), ranges.end(), [&](const DiffRange& r) {
+        return r.offset <= at && at < r.offset + r.length;
+      });
       INFO(from->name.text() << " to " << to->name.text() << " at " << at);
       if (!listed) REQUIRE(std::memcmp(old_block.data(), new_block.data(), 4096) == 0);
     }

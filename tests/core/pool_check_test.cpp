@@ -32,7 +32,8 @@ class Damaged : public SmallPool {
     REQUIRE(members.has_value());
     Allocator allocator;
     const Superblock layout = (*members)->layout();
-    for (const RosterEntry& member : layout.roster) allocator.add_member(member.blocks, format::kHeaderBlocks);
+    for (const RosterEntry& member : layout.roster)
+      allocator.add_member(member.blocks, format::kHeaderBlocks);
     for (const MetadataSegment& segment : layout.segments) REQUIRE(allocator.take_metadata(segment.run));
     MetadataVfs vfs(**members, allocator);
     REQUIRE(vfs.load().has_value());
@@ -60,7 +61,8 @@ class Damaged : public SmallPool {
   void require_found(const std::string& words) {
     const auto found = check();
     for (const std::string& what : found) UNSCOPED_INFO(what);
-    REQUIRE(std::any_of(found.begin(), found.end(), [&](const std::string& what) { return what.find(words) != std::string::npos; }));
+    REQUIRE(std::any_of(found.begin(), found.end(),
+                        [&](const std::string& what) { return what.find(words) != std::string::npos; }));
   }
 };
 
@@ -92,7 +94,9 @@ TEST_CASE("check finds a version from the future of its branch") {
 
 TEST_CASE("check finds versions of the same age that overlap") {
   Damaged lab;
-  lab.sql("INSERT INTO extent SELECT branch, start + 1, born, 1, 3, NULL, NULL FROM extent WHERE count > 2 LIMIT 1");
+  lab.sql(
+      "INSERT INTO extent SELECT branch, start + 1, born, 1, 3, NULL, NULL FROM extent WHERE count > 2 LIMIT "
+      "1");
   lab.require_found("overlaps");
 }
 
@@ -154,14 +158,16 @@ TEST_CASE("a damaged superblock copy is found and rewritten from the other") {
   }
 }
 
-TEST_CASE("a damaged catalog page is damage: the pool does not open or check says so, and nothing is made up") {
+TEST_CASE(
+    "a damaged catalog page is damage: the pool does not open or check says so, and nothing is made up") {
   Damaged lab;
   const std::vector<std::byte> whole = lab.env.bytes_of("/a");
   // The catalog is the first segment behind the header; every page of its used part in turn.
   for (std::uint64_t page = 0; page < 12; ++page) {
     std::vector<std::byte>& bytes = lab.env.bytes_of("/a");
     bytes = whole;
-    std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(format::kHeaderBytes + page * 4096), 4096, std::byte{0x5a});
+    std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(format::kHeaderBytes + page * 4096), 4096,
+                std::byte{0x5a});
     INFO("page " << page);
     const auto found = lab.check();
     REQUIRE_FALSE(found.empty());

@@ -12,7 +12,9 @@ class Threads {
  public:
   explicit Threads(std::atomic<bool>* stop = nullptr) : stop_(stop) {}
   template <class Body>
-  void start(Body body) { threads_.emplace_back(std::move(body)); }
+  void start(Body body) {
+    threads_.emplace_back(std::move(body));
+  }
   void join() {
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();
@@ -28,7 +30,9 @@ class Threads {
   std::vector<std::thread> threads_;
 };
 
-void put(std::vector<std::byte>& block, std::uint64_t value) { std::memcpy(block.data(), &value, sizeof value); }
+void put(std::vector<std::byte>& block, std::uint64_t value) {
+  std::memcpy(block.data(), &value, sizeof value);
+}
 std::uint64_t number_in(View& view, std::uint64_t offset) {
   std::uint64_t value = 0;
   const auto block = read_from(view, offset);
@@ -49,7 +53,9 @@ TEST_CASE("of overlapping writes each block has the content of one") {
       threads.start([&, t] {
         for (unsigned i = 0; i < 300; ++i) {
           const std::uint64_t first = (i * 7 + t) % 32;
-          if (!v->write(first * kBlockBytes, block_of(static_cast<std::uint8_t>(t * 50 + i % 50), 12 * kBlockBytes))) failed = true;
+          if (!v->write(first * kBlockBytes,
+                        block_of(static_cast<std::uint8_t>(t * 50 + i % 50), 12 * kBlockBytes)))
+            failed = true;
         }
       });
     }
@@ -141,7 +147,8 @@ TEST_CASE("snapshots stay what they are while others are removed under load") {
   lab.open(options);
   lab.create("v", 40 * kMiB);
   ViewHandle v = lab.view("v");
-  for (std::uint64_t block = 0; block < 512; ++block) REQUIRE(v->write(block * 20 * kBlockBytes, block_of(1)).has_value());
+  for (std::uint64_t block = 0; block < 512; ++block)
+    REQUIRE(v->write(block * 20 * kBlockBytes, block_of(1)).has_value());
   REQUIRE(lab.snapshot("v@keep").has_value());
   std::atomic<bool> stop{false};
   std::atomic<bool> failed{false};
@@ -150,7 +157,8 @@ TEST_CASE("snapshots stay what they are while others are removed under load") {
     for (unsigned t = 0; t < 2; ++t) {
       threads.start([&, t] {
         for (std::uint64_t i = t; !stop; i += 2) {
-          if (!v->write(i * 37 % 512 * 20 * kBlockBytes, block_of(static_cast<std::uint8_t>(2 + t)))) failed = true;
+          if (!v->write(i * 37 % 512 * 20 * kBlockBytes, block_of(static_cast<std::uint8_t>(2 + t))))
+            failed = true;
           if (i % 50 == 0 && !v->discard(i * 41 % 512 * 20 * kBlockBytes, kBlockBytes)) failed = true;
           if (i % 100 == 0 && !v->fsync()) failed = true;
         }
@@ -202,6 +210,7 @@ TEST_CASE("a clone can be flattened while it and its origin are written") {
   v = ViewHandle();
   REQUIRE(lab.remove("v", {.recursive = true}).has_value());
   REQUIRE(lab.pool->wait_for_removals({}).has_value());
-  for (std::uint64_t block = 1024; block < 2048; ++block) REQUIRE(read_from(*c, block * kBlockBytes) == block_of(1));
+  for (std::uint64_t block = 1024; block < 2048; ++block)
+    REQUIRE(read_from(*c, block * kBlockBytes) == block_of(1));
   REQUIRE(lab.findings().empty());
 }

@@ -1,4 +1,5 @@
-// One I/O call of the members fails, each in turn: errors are told, and what was confirmed is there afterwards.
+// One I/O call of the members fails, each in turn: errors are told, and what was confirmed is there
+// afterwards.
 #include "core/log.h"
 #include "tests/core/small_pool.h"
 
@@ -21,11 +22,13 @@ Confirmed workload(SmallPool& lab) {
   if (!handle) return confirmed;
   View& v = **handle;
   bool written = true;
-  for (std::uint64_t block = 0; block < 24; ++block) written = v.write(block * 3 * kBlockBytes, block_of(1)).has_value() && written;
+  for (std::uint64_t block = 0; block < 24; ++block)
+    written = v.write(block * 3 * kBlockBytes, block_of(1)).has_value() && written;
   confirmed.first_write = v.fsync().has_value() && written;
   confirmed.snapshot = lab.snapshot("v@s").has_value() && confirmed.first_write;
   written = true;
-  for (std::uint64_t block = 0; block < 12; ++block) written = v.write(block * 3 * kBlockBytes + 100, block_of(2, 700)).has_value() && written;
+  for (std::uint64_t block = 0; block < 12; ++block)
+    written = v.write(block * 3 * kBlockBytes + 100, block_of(2, 700)).has_value() && written;
   const auto discarded = v.discard(0, 5 * kBlockBytes);
   confirmed.second_write = v.fsync().has_value() && written && discarded && confirmed.first_write;
   static_cast<void>(lab.snapshot("v@t"));
@@ -57,7 +60,8 @@ void verify(SmallPool& lab, const Confirmed& confirmed) {
   }
   if (confirmed.snapshot) {
     ViewHandle s = lab.view("v@s");
-    for (std::uint64_t block = 0; block < 24; ++block) REQUIRE(read_from(*s, block * 3 * kBlockBytes) == block_of(1));
+    for (std::uint64_t block = 0; block < 24; ++block)
+      REQUIRE(read_from(*s, block * 3 * kBlockBytes) == block_of(1));
   }
 }
 
@@ -78,8 +82,10 @@ void run(std::uint64_t nth, Fault fault, bool power_cut) {
                << (power_cut ? ", then the power is cut" : ""));
   SmallPool lab(16 * kMiB);
   lab.create("v", 2 * kMiB);
-  if (fault == Fault::once) lab.env.fail_once(nth);
-  else lab.env.fail_from(nth);
+  if (fault == Fault::once)
+    lab.env.fail_once(nth);
+  else
+    lab.env.fail_from(nth);
   const Confirmed confirmed = workload(lab);
   if (power_cut) lab.env.power_cut(nth);
   lab.pool.reset();
@@ -153,7 +159,8 @@ TEST_CASE("what fsync confirmed survives power cuts that lose and tear everythin
       }
     }
     if (seed % 2 == 0) {
-      for (std::uint64_t i = 0; i < 20; ++i) REQUIRE(read_from(*lab.view("v@s"), i * kBlockBytes) == block_of(1));
+      for (std::uint64_t i = 0; i < 20; ++i)
+        REQUIRE(read_from(*lab.view("v@s"), i * kBlockBytes) == block_of(1));
     }
   }
 }

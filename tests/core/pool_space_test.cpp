@@ -49,7 +49,8 @@ TEST_CASE("in a pool that is full of data and metadata a snapshot can be removed
   int snapshots = 0;
   for (; snapshots < 500; ++snapshots) {
     if (!lab.snapshot("v@s" + std::to_string(snapshots))) break;
-    if (fill(*v, 64 + static_cast<std::uint64_t>(snapshots), static_cast<std::uint8_t>(snapshots)) == 0) break;
+    if (fill(*v, 64 + static_cast<std::uint64_t>(snapshots), static_cast<std::uint8_t>(snapshots)) == 0)
+      break;
   }
   while (fill(*v, blocks, 9) == blocks && lab.snapshot("v@more" + std::to_string(snapshots++))) {
   }

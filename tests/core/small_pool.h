@@ -40,7 +40,9 @@ class SmallPool {
     REQUIRE(handle.has_value());
     return std::move(*handle);
   }
-  void create(const std::string& name, std::uint64_t size) { REQUIRE(pool->create_volume(name, size).has_value()); }
+  void create(const std::string& name, std::uint64_t size) {
+    REQUIRE(pool->create_volume(name, size).has_value());
+  }
   Result<> snapshot(const std::string& name) {
     const ViewName view_name = *parse_view_name(name);
     return pool->snapshot(std::span(&view_name, 1));

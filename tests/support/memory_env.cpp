@@ -7,20 +7,23 @@ namespace vsnap {
 
 class MemoryFile final : public File {
  public:
-  MemoryFile(MemoryEnv& env, std::shared_ptr<MemoryEnv::Content> content) : env_(env), content_(std::move(content)), power_(env.power_) {}
+  MemoryFile(MemoryEnv& env, std::shared_ptr<MemoryEnv::Content> content)
+      : env_(env), content_(std::move(content)), power_(env.power_) {}
   ~MemoryFile() override {
     MutexLock lock(env_.mutex_);
     if (holds_lock_ && power_ == env_.power_) content_->locked = false;
   }
   Result<> read_at(std::uint64_t offset, std::span<std::byte> out) override {
     MutexLock lock(env_.mutex_);
-    if (gone() || env_.fails() || offset + out.size() > content_->bytes.size()) return failure(ErrorKind::failed, EIO, "read");
+    if (gone() || env_.fails() || offset + out.size() > content_->bytes.size())
+      return failure(ErrorKind::failed, EIO, "read");
     std::memcpy(out.data(), content_->bytes.data() + offset, out.size());
     return {};
   }
   Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) override {
     MutexLock lock(env_.mutex_);
-    if (gone() || env_.fails() || offset + data.size() > content_->bytes.size()) return failure(ErrorKind::failed, EIO, "write");
+    if (gone() || env_.fails() || offset + data.size() > content_->bytes.size())
+      return failure(ErrorKind::failed, EIO, "write");
     std::byte* const at = content_->bytes.data() + offset;
     content_->unsynced.push_back({offset, {at, at + data.size()}});
     std::memcpy(at, data.data(), data.size());
@@ -28,7 +31,8 @@ class MemoryFile final : public File {
   }
   Result<> flush() override {
     MutexLock lock(env_.mutex_);
-    if (gone() || env_.fails() || std::exchange(env_.fail_flush_, false)) return failure(ErrorKind::failed, EIO, "flush");
+    if (gone() || env_.fails() || std::exchange(env_.fail_flush_, false))
+      return failure(ErrorKind::failed, EIO, "flush");
     content_->unsynced.clear();
     return {};
   }
