@@ -217,7 +217,7 @@ std::uint64_t Engine::batch_changes() const { return wal_blocks(pool_blocks_) / 
 Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>& freed) {
   std::vector<std::pair<BranchId, BlockIndex>> applied;
   std::vector<PlaceRun> freed_here;
-  auto done = db_->write([&](SQLite::Database& db) -> Result<> {
+  auto done = db_->write([&](SQLite::Database& db) VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
     for (const auto& [branch, changes] : net_.by_branch) {
       for (const auto& [start, change] : changes) {
         if (applied.size() >= batch_changes()) break;

@@ -163,7 +163,8 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
   return {};
 }
 
-Result<bool> PoolImpl::sweep_step() {
+// The analysis does not see that the sweeper's engine is ours.
+Result<bool> PoolImpl::sweep_step() VSNAP_NO_THREAD_SAFETY_ANALYSIS {
   MutexLock commit(engine_->commit_mutex());
   return sweeper_->step();
 }
