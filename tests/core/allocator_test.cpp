@@ -182,6 +182,14 @@ TEST_CASE("the last block of a member is handed out") {
   CHECK(all.rbegin()->block() == kHeader + 16);
 }
 
+TEST_CASE("a neighbourhood is not laid over the end of its member") {
+  Allocator allocator;
+  const std::uint64_t end = kHeader + kNeighbourhoodBlocks + 8;
+  allocator.add_member(end, kHeader);
+  for (int i = 0; i < 24; ++i) CHECK(allocate_one(allocator, 15).block() < end);
+  CHECK(allocator.free_blocks() == 0);
+}
+
 TEST_CASE("a released block is handed out again") {
   Allocator allocator;
   allocator.add_member(kHeader + 1, kHeader);
