@@ -24,7 +24,7 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
                {"type", view.kind == ViewKind::snapshot ? "snapshot" : "volume"},
                {"size", size(view.size_bytes)},
                {"used", size(view.used_bytes)},
-               {"origin", view.origin ? spec.pool + "/" + *view.origin : "-"},
+               {"origin", origin_text(spec.pool, view).value_or("-")},
                {"created", local_time(view.created_ns)},
                {"modified", local_time(view.modified_ns)},
                {"mode", fmt::format("{:04o}", view.mode)},

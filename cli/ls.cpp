@@ -29,7 +29,7 @@ Table make_table() {
 void add_row(Table& table, const std::string& pool, const ViewInfo& view) {
   table.add({Cell::text(pool + "/" + view.name.text()),
              Cell::text(view.kind == ViewKind::snapshot ? "snapshot" : "volume"), Cell::size(view.size_bytes),
-             Cell::size(view.used_bytes), view.origin ? Cell::text(pool + "/" + *view.origin) : Cell::none(),
+             Cell::size(view.used_bytes), Cell::optional_text(origin_text(pool, view)),
              Cell::time(view.created_ns), Cell::time(view.modified_ns),
              Cell::text(fmt::format("{:04o}", view.mode)), Cell::number(view.open_handles),
              Cell::number(view.id.value())});

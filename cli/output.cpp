@@ -1,10 +1,10 @@
 #include "cli/output.h"
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
 #include <ctime>
-#include <fmt/format.h>
 #include <numeric>
 
 #include "core/names.h"
@@ -172,6 +172,11 @@ std::string utc_time(std::int64_t ns) {
   return out;
 }
 
+std::optional<std::string> origin_text(const std::string& pool, const ViewInfo& view) {
+  if (!view.origin || view.origin->starts_with('(')) return view.origin; // "(removed snapshot)"
+  return pool + "/" + *view.origin;
+}
+
 Json view_json(const std::string& pool, const ViewInfo& view) {
   Json out = Json::object();
   out["name"] = pool + "/" + view.name.text();
@@ -181,7 +186,8 @@ Json view_json(const std::string& pool, const ViewInfo& view) {
   out["type"] = view.kind == ViewKind::snapshot ? "snapshot" : "volume";
   out["size"] = view.size_bytes;
   out["used"] = view.used_bytes;
-  out["origin"] = view.origin ? Json(pool + "/" + *view.origin) : Json(nullptr);
+  const auto origin = origin_text(pool, view);
+  out["origin"] = origin ? Json(*origin) : Json(nullptr);
   out["created"] = utc_time(view.created_ns);
   out["modified"] = utc_time(view.modified_ns);
   out["mode"] = fmt::format("{:04o}", view.mode);

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -64,6 +65,8 @@ void print_pairs(const std::vector<std::pair<std::string, std::string>>& pairs);
 
 [[nodiscard]] std::string local_time(std::int64_t ns); // 2025-03-01 14:05
 [[nodiscard]] std::string utc_time(std::int64_t ns);   // 2025-03-01T13:05:00Z
+// POOL/VOLUME@SNAPSHOT that a clone starts from, or "(removed snapshot)".
+[[nodiscard]] std::optional<std::string> origin_text(const std::string& pool, const ViewInfo& view);
 [[nodiscard]] Json view_json(const std::string& pool, const ViewInfo& view);
 [[nodiscard]] Json space_json(const SpaceInfo& space);
 

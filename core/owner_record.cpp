@@ -1,6 +1,7 @@
 #include "core/owner_record.h"
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <sstream>
 #include <vector>
@@ -28,8 +29,13 @@ std::optional<OwnerRecord> read_owner(File& member) {
   if (!text.starts_with(kHeading)) return std::nullopt;
   std::istringstream in(text.substr(kHeading.size()));
   OwnerRecord owner;
-  in >> owner.pid >> owner.host >> owner.boot_id >> owner.role;
-  if (!in) return std::nullopt;
+  std::string pid;
+  if (!std::getline(in, pid) || !std::getline(in, owner.host) || !std::getline(in, owner.boot_id) ||
+      !std::getline(in, owner.role)) {
+    return std::nullopt;
+  }
+  owner.pid = std::strtoll(pid.c_str(), nullptr, 10);
+  if (owner.pid <= 0) return std::nullopt;
   return owner;
 }
 

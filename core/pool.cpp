@@ -86,7 +86,8 @@ Result<> Pool::create(Env& env, const CreatePoolOptions& options) {
   auto members = MemberSet::create(env, options.name, std::move(files));
   if (!members) return undo(Failure(members.error()));
   Engine engine(env, std::move(*members), 0);
-  return engine.create_catalog();
+  if (auto created = engine.create_catalog(); !created) return undo(Failure(created.error()));
+  return {};
 }
 
 Result<MemberIdentity> Pool::identify(Env& env, const std::string& path) {

@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 #include <memory>
 
+#include "core/names.h"
+
 namespace vsnap {
 namespace {
 
@@ -59,7 +61,7 @@ Result<std::optional<std::string>> probe_contents(const std::string& path) {
     const std::string label = value(probe.get(), "LABEL");
     const bool file_system = value(probe.get(), "USAGE") == "filesystem";
     return std::optional(fmt::format("{} {}{}", type, file_system ? "file system" : "signature",
-                                     label.empty() ? "" : fmt::format(" labelled {}", label)));
+                                     label.empty() ? "" : fmt::format(" labelled {}", quoted(label))));
   }
   if (const std::string table = value(probe.get(), "PTTYPE"); !table.empty()) {
     return std::optional(fmt::format("{} partition table", table));

@@ -64,7 +64,7 @@ TEST_CASE("nothing is found on an empty file") { CHECK(TemporaryFile(0).found() 
 TEST_CASE("a file system is found with its kind and label") {
   TemporaryFile file;
   file.put_ext2("photos");
-  CHECK(file.found() == "ext2 file system labelled photos");
+  CHECK(file.found() == "ext2 file system labelled 'photos'");
 }
 
 TEST_CASE("a swap area is found") {
