@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -172,46 +173,43 @@ class Killed(LabTest):
         self.lab.umount()
         self.lab.check()
 
-    def test_what_o_dsync_confirmed_is_there_after_a_kill_under_load(self):
+    def test_what_o_dsync_confirmed_is_there_after_each_of_20_kills_under_load(self):
         """Each block gets a counter; those of which the write returned are there, or a later one."""
         confirmed = {}
-        stop = threading.Event()
+        for turn in range(1, 21):
+            self.load_until_killed(turn * 1_000_000, confirmed)
+            self.lab.mount()
+            content = read_all(self.point / "v")
+            for block, count in confirmed.items():
+                found = content[block * BLOCK : (block + 1) * BLOCK]
+                self.assertEqual(found, found[:8] * 512, f"kill {turn}: block {block} is a mix")
+                latest = int.from_bytes(found[:8], "little")
+                self.assertGreaterEqual(latest, count, f"kill {turn}: block {block}")
+        self.assertGreater(len(confirmed), 100)
+        self.lab.umount()
+        self.lab.check()
 
+    def load_until_killed(self, count, confirmed):
         def load(worker):
+            random = Random(count + worker)
+            number = count
             fd = os.open(self.point / "v", os.O_WRONLY | os.O_DSYNC)
-            random = Random(worker)
-            count = 0
-            try:
-                while not stop.is_set():
-                    count += 1
+            with suppress(OSError):  # of the kill
+                while True:
+                    number += 1
                     block = random.randrange(1000) * 4 + worker
-                    os.pwrite(fd, count.to_bytes(8, "little") * 512, block * BLOCK)
-                    confirmed[block] = count
-            except OSError:
-                pass  # the daemon was killed
-            finally:
-                try:
-                    os.close(fd)
-                except OSError:
-                    pass
+                    os.pwrite(fd, number.to_bytes(8, "little") * 512, block * BLOCK)
+                    confirmed[block] = number
+            with suppress(OSError):
+                os.close(fd)
 
         workers = [threading.Thread(target=load, args=(index,)) for index in range(4)]
         for worker in workers:
             worker.start()
-        time.sleep(1)
+        time.sleep(self.random.uniform(0.05, 0.4))
         self.lab.kill_daemon()
-        stop.set()
         for worker in workers:
             worker.join()
-        self.assertGreater(len(confirmed), 50)
-        self.lab.mount()
-        content = read_all(self.point / "v")
-        for block, count in confirmed.items():
-            found = content[block * BLOCK : (block + 1) * BLOCK]
-            self.assertEqual(found, found[:8] * 512, f"block {block} is a mix")
-            self.assertGreaterEqual(int.from_bytes(found[:8], "little"), count, f"block {block}")
-        self.lab.umount()
-        self.lab.check()
 
     def test_after_a_kill_commands_work_without_the_daemon(self):
         self.lab.vsnap("snapshot", "p/v@s")

@@ -8,7 +8,7 @@ import time
 from support import BLOCK, MIB, LabTest, fio, main, read_at, write_at
 
 SNAPSHOTS = 1000
-SIZE = 512 * MIB
+SIZE = 2048 * MIB
 
 
 class Scale(LabTest):
@@ -17,7 +17,7 @@ class Scale(LabTest):
         self.lab.pool(size="4G")
         self.point = self.lab.mount()
         self.lab.vsnap("create", "p/v", "--size", str(SIZE))
-        # Every second block: 65,536 extents that cannot be joined.
+        # Every second block: 262,144 extents that cannot be joined.
         self.lab.run(
             "fio",
             "--name=spread",
