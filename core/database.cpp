@@ -11,6 +11,7 @@ Failure Database::translate(const std::exception_ptr& thrown) {
     std::rethrow_exception(thrown);
   } catch (const SQLite::Exception& e) {
     switch (e.getErrorCode()) {
+      case SQLITE_ERROR: // our statements fit our schema; this one is another
       case SQLITE_CORRUPT:
       case SQLITE_NOTADB:
         return failure(ErrorKind::damaged, fmt::format("the catalog is damaged: {} (vsnap check)", e.what()));

@@ -50,7 +50,7 @@ Result<> PoolImpl::diff(const ViewName& from, const ViewName& to,
   const auto old_chain = ancestry(old_object->branch);
   if (std::none_of(old_chain.begin(), old_chain.end(),
                    [&](const Branch* b) { return new_chain.contains(b); })) {
-    return failure(ErrorKind::usage,
+    return failure(ErrorKind::failed, EXDEV,
                    fmt::format("{}/{} and {}/{} have no common origin; there is nothing to compare by", name_,
                                from.text(), name_, to.text()));
   }

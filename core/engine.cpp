@@ -217,11 +217,12 @@ std::uint64_t Engine::batch_changes() const { return wal_blocks(pool_blocks_) / 
 Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>& freed) {
   std::vector<std::pair<BranchId, BlockIndex>> applied;
   std::vector<PlaceRun> freed_here;
+  std::vector<PlaceRun> added;
   auto done = db_->write([&](SQLite::Database& db) VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
     for (const auto& [branch, changes] : net_.by_branch) {
       for (const auto& [start, change] : changes) {
         if (applied.size() >= batch_changes()) break;
-        index_->apply(change, allocator_, freed_here);
+        index_->apply(change, allocator_, freed_here, &added);
         applied.emplace_back(branch, start);
       }
     }
@@ -234,11 +235,11 @@ Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>&
     return store_figures(db, step);
   });
   if (!done) {
-    // The step's own refusal leaves everything as it was; the allocator knows better only where changes were
-    // applied.
-    if (!applied.empty() || done.error().errno_value == EIO || done.error().kind == ErrorKind::damaged) {
+    // Without space (ours, or below the members) everything stays as it was and pending; so it does when the
+    // step refuses. Anything else leaves the catalog behind for good.
+    undo_durable(added, freed_here);
+    if (done.error().errno_value == EIO || done.error().kind == ErrorKind::damaged)
       fail(done.error().message);
-    }
     return done;
   }
   recount_set_ = !last;
@@ -255,6 +256,11 @@ Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>&
     net_.overtaken.clear();
   }
   return {};
+}
+
+void Engine::undo_durable(const std::vector<PlaceRun>& added, const std::vector<PlaceRun>& freed) {
+  for (const PlaceRun& run : added) allocator_.set_durable(run, false);
+  for (const PlaceRun& run : freed) allocator_.set_durable(run, true);
 }
 
 Result<> Engine::store_figures(SQLite::Database& db, const Step& step) {
@@ -280,7 +286,8 @@ Result<> Engine::transact(const std::function<Result<>(SQLite::Database&, std::v
     return {};
   });
   if (!done) {
-    fail(done.error().message);
+    undo_durable({}, freed);
+    if (done.error().kind != ErrorKind::no_space) fail(done.error().message);
     return done;
   }
   release(freed);

@@ -89,6 +89,8 @@ class Engine {
   Result<> start(bool fresh);
   Result<> apply_batch(bool last, const Step& step, std::vector<PlaceRun>& freed)
       VSNAP_REQUIRES(commit_mutex_);
+  void undo_durable(const std::vector<PlaceRun>& added, const std::vector<PlaceRun>& freed)
+      VSNAP_REQUIRES(commit_mutex_);
   Result<> store_figures(SQLite::Database& db, const Step& step) VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] std::uint64_t batch_changes() const;
   void release(std::vector<PlaceRun>& freed) VSNAP_REQUIRES(commit_mutex_);

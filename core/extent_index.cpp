@@ -239,7 +239,8 @@ bool ExtentIndex::extend_left(const MapChange& change) {
   return true;
 }
 
-void ExtentIndex::apply(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed) {
+void ExtentIndex::apply(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
+                        std::vector<PlaceRun>* added) {
   std::vector<PlaceRun> kept; // places of the change that a row named already
   if (!before_) {
     prepared(before_,
@@ -255,11 +256,17 @@ void ExtentIndex::apply(const MapChange& change, Allocator& allocator, std::vect
   std::sort(kept.begin(), kept.end(), [](const PlaceRun& a, const PlaceRun& b) { return a.start < b.start; });
   Place at = change.place;
   const Place end = change.place + change.count;
+  const auto claim = [&](Place from, Place to) {
+    if (!(from < to)) return;
+    const PlaceRun run{from, BlockCount(to.block() - from.block())};
+    allocator.set_durable(run, true);
+    if (added != nullptr) added->push_back(run);
+  };
   for (const PlaceRun& run : kept) {
-    if (at < run.start) allocator.set_durable({at, BlockCount(run.start.block() - at.block())}, true);
+    claim(at, run.start);
     at = run.start + run.count;
   }
-  if (at < end) allocator.set_durable({at, BlockCount(end.block() - at.block())}, true);
+  claim(at, end);
 }
 
 void ExtentIndex::store_space(const std::vector<SpaceGroup>& groups) {

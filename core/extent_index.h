@@ -56,7 +56,9 @@ class ExtentIndex {
 
   // Writes one net change of a head. Places that nobody owns any more are added to `freed`; they are already
   // out of the allocator's durable map.
-  void apply(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed);
+  // Places that the catalog did not name before are added to `added`.
+  void apply(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
+             std::vector<PlaceRun>* added = nullptr);
   void insert(BranchId branch, const ExtentRow& row);
   void remove(BranchId branch, const ExtentRow& row);
 

@@ -139,7 +139,10 @@ Result<> PoolImpl::flatten_region(FlattenRun& run, RegionIndex region) {
         });
     }
     if (!copied) {
-      if (engine_->check_writable()) engine_->allocator().release(*place);
+      if (engine_->check_writable()) {
+        if (engine_->allocator().is_durable(place->start)) engine_->allocator().set_durable(*place, false);
+        engine_->allocator().release(*place);
+      }
       return copied;
     }
     run.done_bytes += bytes(place->count);

