@@ -1,7 +1,7 @@
 #include "core/owner_record.h"
 
 #include <array>
-#include <cstdlib>
+#include <charconv>
 #include <cstring>
 #include <sstream>
 #include <vector>
@@ -34,8 +34,8 @@ std::optional<OwnerRecord> read_owner(File& member) {
       !std::getline(in, owner.role)) {
     return std::nullopt;
   }
-  owner.pid = std::strtoll(pid.c_str(), nullptr, 10);
-  if (owner.pid <= 0) return std::nullopt;
+  const auto [end, code] = std::from_chars(pid.data(), pid.data() + pid.size(), owner.pid);
+  if (code != std::errc() || end != pid.data() + pid.size() || owner.pid <= 0) return std::nullopt;
   return owner;
 }
 
