@@ -1,9 +1,9 @@
 // The daemon in the background: the fork, the pipe on which it says that it is ready, and its log.
-#include <csignal>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <csignal>
 
 #include "cli/daemon.h"
 #include "core/log.h"

@@ -1,4 +1,5 @@
 // vsnap catalog dump: the catalog of a pool as a plain SQLite file.
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include "cli/command.h"

@@ -1,4 +1,6 @@
 // vsnap check: holds everything a pool says about itself against everything else it says.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"

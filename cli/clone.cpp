@@ -1,4 +1,6 @@
 // vsnap clone: makes a writable volume that starts from a snapshot.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"

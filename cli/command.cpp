@@ -1,8 +1,8 @@
 #include "cli/command.h"
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <cstdio>
-#include <fmt/format.h>
 
 #include "core/names.h"
 

@@ -1,4 +1,6 @@
 // vsnap create: makes a thin volume.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"

@@ -1,4 +1,6 @@
 // vsnap df: where the space of a pool is.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"

@@ -1,4 +1,5 @@
 // vsnap diff: the ranges in which two views differ.
+#include <fmt/format.h>
 #include <cstdio>
 
 #include "cli/command.h"

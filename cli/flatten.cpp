@@ -1,4 +1,6 @@
 // vsnap flatten: makes a clone independent of the snapshot it started from.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"

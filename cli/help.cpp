@@ -1,8 +1,9 @@
 // vsnap help: the manual page of a command, or its short help where no manual page is installed.
-#include <filesystem>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <filesystem>
 
 #include "cli/command.h"
 

@@ -1,11 +1,11 @@
 #include "cli/holders.h"
 
+#include <fmt/format.h>
+#include <unistd.h>
 #include <algorithm>
 #include <filesystem>
-#include <fmt/format.h>
 #include <fstream>
 #include <functional>
-#include <unistd.h>
 
 #include "cli/loop_device.h"
 

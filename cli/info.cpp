@@ -1,4 +1,6 @@
 // vsnap info: everything about one volume, snapshot or pool.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"

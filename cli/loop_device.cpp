@@ -1,18 +1,18 @@
 #include "cli/loop_device.h"
 
-#include <algorithm>
-#include <chrono>
-#include <cstring>
 #include <fcntl.h>
-#include <filesystem>
 #include <fmt/format.h>
-#include <fstream>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <thread>
 #include <unistd.h>
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <thread>
 
 #include "cli/holders.h"
 
@@ -50,7 +50,7 @@ std::string first_line(const fs::path& path) {
 
 // Without udev nobody makes the node of a new device.
 Result<> make_node(const std::string& device, int number) {
-  struct stat info {};
+  struct stat info = {};
   if (::stat(device.c_str(), &info) == 0) return {};
   if (::mknod(device.c_str(), S_IFBLK | 0660, ::makedev(kLoopMajor, static_cast<unsigned>(number))) == 0)
     return {};

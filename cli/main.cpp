@@ -1,7 +1,7 @@
-#include <csignal>
-#include <exception>
 #include <fcntl.h>
 #include <unistd.h>
+#include <csignal>
+#include <exception>
 
 #include "cli/command.h"
 #include "core/log.h"

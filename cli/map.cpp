@@ -1,4 +1,6 @@
 // vsnap map: attaches a volume or snapshot of a mounted pool to a loop device.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/loop_device.h"
 #include "cli/mount_table.h"

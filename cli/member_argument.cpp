@@ -14,7 +14,7 @@ Result<MemberSpec> member_argument(const std::string& path, const std::string& s
     VSNAP_TRY_ASSIGN(size_bytes, parse_size(size));
   }
   VSNAP_TRY_ASSIGN(member.path, absolute_path(path));
-  struct stat info {};
+  struct stat info = {};
   if (::stat(member.path.c_str(), &info) != 0) {
     if (errno != ENOENT) return system_failure(errno, member.path);
     if (size_bytes == 0) {

@@ -1,10 +1,11 @@
 // vsnap mount: shows a pool as a directory of files.
-#include <charconv>
 #include <dirent.h>
-#include <filesystem>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
+#include <charconv>
+#include <filesystem>
 
 #include "cli/command.h"
 #include "cli/daemon.h"
@@ -96,7 +97,7 @@ Result<std::string> check_mount_point(const std::string& pool, const std::string
                                  path, mount.pool));
     }
   }
-  struct stat info {};
+  struct stat info = {};
   if (::stat(path.c_str(), &info) != 0) {
     if (errno != ENOENT) return system_failure(errno, path);
     return failure(ErrorKind::failed, ENOENT, fmt::format("{0}: no such directory (mkdir {0} first)", path));

@@ -1,7 +1,7 @@
 #include "cli/mount_table.h"
 
-#include <filesystem>
 #include <fmt/format.h>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 

@@ -1,11 +1,11 @@
 #include "cli/pool_access.h"
 
+#include <fmt/format.h>
+#include <unistd.h>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
-#include <fmt/format.h>
 #include <iostream>
-#include <unistd.h>
 
 #include "cli/registry.h"
 
@@ -21,7 +21,7 @@ void on_interrupt(int) { interrupted = true; }
 
 CommandSink::CommandSink(const CommonOptions& options, std::string what, ProgressUnit unit)
     : meter_(std::move(what), unit, !options.quiet && !options.json) {
-  struct sigaction action {};
+  struct sigaction action = {};
   action.sa_handler = on_interrupt;
   action.sa_flags = static_cast<int>(SA_RESETHAND); // the second one ends the program
   ::sigaction(SIGINT, &action, nullptr);

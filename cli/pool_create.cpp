@@ -1,4 +1,5 @@
 // vsnap pool create: makes a pool of image files and partitions.
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include "cli/command.h"

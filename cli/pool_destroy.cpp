@@ -1,4 +1,6 @@
 // vsnap pool destroy: wipes what makes the members a pool.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/output.h"
 #include "cli/pool_access.h"

@@ -1,4 +1,6 @@
 // vsnap pool add, attach, detach: which members a pool has, and which pools are known here.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/member_argument.h"
 #include "cli/output.h"

@@ -1,5 +1,7 @@
 #include "cli/pool_report.h"
 
+#include <fmt/format.h>
+
 #include "cli/output.h"
 #include "cli/pool_access.h"
 

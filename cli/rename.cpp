@@ -1,4 +1,6 @@
 // vsnap rename: gives a volume or a snapshot a new name.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"

@@ -1,4 +1,6 @@
 // vsnap resize: makes a volume larger, or with --shrink smaller.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"

@@ -1,4 +1,6 @@
 // vsnap rm: removes snapshots and volumes.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"

@@ -1,4 +1,6 @@
 // vsnap rollback: gives a volume the content of one of its snapshots.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"

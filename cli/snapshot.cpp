@@ -1,4 +1,6 @@
 // vsnap snapshot: preserves the content of volumes at this moment.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"

@@ -1,11 +1,11 @@
 #include "cli/stop_watch.h"
 
-#include <cerrno>
-#include <cstdint>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
+#include <cerrno>
+#include <cstdint>
 
 #include "core/log.h"
 

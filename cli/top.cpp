@@ -1,4 +1,5 @@
 // vsnap top: live rates of mounted pools, read from shared memory.
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <chrono>

@@ -1,9 +1,10 @@
 // vsnap umount: ends a mount and its daemon.
+#include <fmt/format.h>
+#include <unistd.h>
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <thread>
-#include <unistd.h>
 
 #include "cli/command.h"
 #include "cli/holders.h"

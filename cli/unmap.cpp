@@ -1,4 +1,6 @@
 // vsnap unmap: detaches the loop device of a volume or snapshot.
+#include <fmt/format.h>
+
 #include "cli/command.h"
 #include "cli/loop_device.h"
 #include "cli/mount_table.h"

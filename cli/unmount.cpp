@@ -1,11 +1,11 @@
 #include "cli/unmount.h"
 
-#include <cerrno>
 #include <spawn.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <cerrno>
 
 extern char** environ;
 
@@ -34,7 +34,7 @@ int unmount_directory(const std::string& directory, Unmount how) {
 }
 
 bool is_dead_mount(const std::string& directory) {
-  struct stat info {};
+  struct stat info = {};
   return ::stat(directory.c_str(), &info) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 

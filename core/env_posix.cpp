@@ -112,7 +112,7 @@ std::int64_t clock_ns(clockid_t clock) {
 class PosixEnv final : public Env {
  public:
   Result<std::unique_ptr<File>> open_file(const std::string& path, OpenMode mode) override {
-    struct stat s {};
+    struct stat s = {};
     int flags = O_RDWR | O_CLOEXEC;
     if (mode.create || mode.exclusive_create) flags |= O_CREAT;
     if (mode.exclusive_create) flags |= O_EXCL;

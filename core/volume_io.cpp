@@ -391,9 +391,9 @@ Result<> VolumeIo::unmap_blocks(BlockIndex from, BlockIndex to) {
 Result<> VolumeIo::reserve(std::uint64_t offset, std::uint64_t length, bool extend) {
   VSNAP_TRY(check_range(offset, length));
   if (!extend) length = offset >= size_bytes() ? 0 : std::min(length, size_bytes() - offset);
+  if (length == 0) return {};
   VSNAP_TRY_ASSIGN(const std::uint64_t mapped, count_mapped(offset, length));
-  const std::uint64_t blocks =
-      length == 0 ? 0 : (offset + length - 1) / kBlockBytes - offset / kBlockBytes + 1;
+  const std::uint64_t blocks = (offset + length - 1) / kBlockBytes - offset / kBlockBytes + 1;
   if (blocks - mapped > engine_.allocator().free_blocks()) {
     return failure(ErrorKind::no_space, "the pool has less free space than that (vsnap pool add)");
   }

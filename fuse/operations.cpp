@@ -1,10 +1,10 @@
 // Attributes and everything about the mount as a whole.
 #include "fuse/operations.h"
 
-#include <algorithm>
-#include <csignal>
 #include <sys/statvfs.h>
 #include <unistd.h>
+#include <algorithm>
+#include <csignal>
 
 #include "core/log.h"
 #include "fuse/reply.h"
@@ -111,7 +111,7 @@ void access(fuse_req_t req, fuse_ino_t ino, int mask) {
 void statfs(fuse_req_t req, fuse_ino_t) {
   answer(req, [&](Operations& operations) -> Result<> {
     const SpaceInfo space = operations.pool.space();
-    struct statvfs out{};
+    struct statvfs out = {};
     out.f_bsize = out.f_frsize = kBlockBytes; // loop devices take it as their discard granularity
     out.f_blocks = space.size_bytes / kBlockBytes;
     out.f_bfree = space.free_bytes / kBlockBytes;
@@ -137,7 +137,7 @@ void report_stray(const char* what) noexcept {
 }
 
 struct stat Operations::describe(const ViewInfo& info) {
-  struct stat attributes{};
+  struct stat attributes = {};
   attributes.st_ino = info.id.value();
   attributes.st_mode = S_IFREG | (info.mode & (info.kind == ViewKind::snapshot ? kSnapshotModes : 0777U));
   attributes.st_nlink = is_unlinked(info) ? 0 : 1;
@@ -151,7 +151,7 @@ struct stat Operations::describe(const ViewInfo& info) {
 }
 
 struct stat Operations::describe_root() const {
-  struct stat attributes{};
+  struct stat attributes = {};
   attributes.st_ino = FUSE_ROOT_ID;
   attributes.st_mode = S_IFDIR | 0755;
   attributes.st_nlink = 2;

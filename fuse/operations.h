@@ -10,13 +10,14 @@
 // Threads: handlers run on any worker of the session, several at a time.
 #pragma once
 
-#include <atomic>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <atomic>
 
 #include "core/pool.h"
 #include "fuse/kernel_api.h"
 #include "fuse/notifier.h"
+#include "fuse/open_directories.h"
 #include "fuse/open_files.h"
 #include "fuse/shared_copies.h"
 
@@ -35,6 +36,7 @@ struct Operations {
   Pool& pool;
   Notifier notifier;
   OpenFiles files;
+  OpenDirectories directories;
   SharedCopies shared_copies;
   const uid_t uid; // of whoever mounted
   const gid_t gid;

@@ -1,10 +1,10 @@
 // Open files and the data in them.
-#include <algorithm>
-#include <cstdlib>
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <memory>
 #include <unistd.h>
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
 
 #include "fuse/operations.h"
 #include "fuse/reply.h"
@@ -97,15 +97,18 @@ void write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size, off_t 
 Result<> allocate(Operations& operations, View& view, int mode, std::uint64_t offset, std::uint64_t length) {
   switch (mode) {
     case 0:
-    case FALLOC_FL_KEEP_SIZE: return view.reserve(offset, length, mode == 0);
+    case FALLOC_FL_KEEP_SIZE:
+      return view.reserve(offset, length, mode == 0);
     case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
-    case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE: return view.discard(offset, length);
+    case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE:
+      return view.discard(offset, length);
     case FALLOC_FL_ZERO_RANGE:
       VSNAP_TRY(view.discard(offset, length));
       if (view.size_bytes() >= offset + length) return {};
       // The kernel lets nobody else change the size meanwhile.
       return operations.set_size(view.id(), offset + length);
-    default: return refuse(EOPNOTSUPP);
+    default:
+      return refuse(EOPNOTSUPP);
   }
 }
 

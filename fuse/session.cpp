@@ -1,14 +1,15 @@
 #include "fuse/session.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "core/log.h"
 #include "fuse/operations.h"
@@ -50,7 +51,7 @@ bool found_in_path(const std::string& program) {
 
 // Everything that commonly goes wrong is looked for first, because libfuse only prints what it found.
 Result<> check_mount_point(const std::string& path) {
-  struct stat there{};
+  struct stat there = {};
   if (::stat(path.c_str(), &there) != 0) {
     const int error = errno;
     if (error == ENOENT) {
@@ -66,7 +67,7 @@ Result<> check_mount_point(const std::string& path) {
   if (!S_ISDIR(there.st_mode)) {
     return failure(ErrorKind::usage, ENOTDIR, fmt::format("{}: not a directory (a mount needs one)", path));
   }
-  struct stat above{};
+  struct stat above = {};
   if (::stat((path + "/..").c_str(), &above) == 0 && above.st_dev != there.st_dev) {
     return failure(ErrorKind::busy,
                    fmt::format("{}: something is mounted there already (umount it first)", path));

@@ -1,7 +1,7 @@
 #include "fuse/wake_signal.h"
 
-#include <csignal>
 #include <unistd.h>
+#include <csignal>
 
 namespace vsnap {
 namespace {
@@ -13,7 +13,7 @@ void ignore(int) {}
 } // namespace
 
 void install_wake_signal() {
-  struct sigaction action{};
+  struct sigaction action = {};
   action.sa_handler = ignore; // a handler, not SIG_IGN, and without SA_RESTART: the read has to return
   sigemptyset(&action.sa_mask);
   ::sigaction(wake_signal(), &action, nullptr);

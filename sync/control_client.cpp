@@ -1,11 +1,11 @@
 #include "sync/control_client.h"
 
-#include <algorithm>
-#include <cstring>
 #include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include <algorithm>
+#include <cstring>
 #include <zmq.hpp>
 
 namespace vsnap {
@@ -122,20 +122,25 @@ Result<wire::ControlReply> Client::converse(wire::ControlRequest request, Contro
               options_.pool, message.version(), wire::kProtocolVersion));
     }
     switch (message.content_case()) {
-      case wire::ControlMessage::kReply: unusable_ = false; return message.reply();
+      case wire::ControlMessage::kReply:
+        unusable_ = false;
+        return message.reply();
       case wire::ControlMessage::kProgress:
         done = message.progress().done();
         total = message.progress().total();
         go_on = sink.progress(done, total);
         break;
-      case wire::ControlMessage::kHeartbeat: go_on = sink.progress(done, total); break;
+      case wire::ControlMessage::kHeartbeat:
+        go_on = sink.progress(done, total);
+        break;
       case wire::ControlMessage::kDiff: {
         std::vector<DiffRange> ranges;
         for (const wire::DiffRange& range : message.diff().ranges()) ranges.push_back(wire::from_wire(range));
         go_on = asked_to_stop || sink.diff(ranges);
         break;
       }
-      case wire::ControlMessage::CONTENT_NOT_SET: break;
+      case wire::ControlMessage::CONTENT_NOT_SET:
+        break;
     }
     if (!go_on && !asked_to_stop) {
       asked_to_stop = true;

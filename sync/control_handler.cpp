@@ -253,26 +253,44 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
       *reply.mutable_status() = to_wire(pool.status());
       return reply;
     }
-    case ControlRequest::kList: return list(pool);
-    case ControlRequest::kInfo: return view_reply(existing(pool, request.info().name()));
-    case ControlRequest::kDiskUsage: return disk_usage(pool);
-    case ControlRequest::kAddMember: return add_member(pool, request.add_member());
-    case ControlRequest::kCreateVolume: return create_volume(pool, request.create_volume());
-    case ControlRequest::kRename: return rename(pool, request.rename());
-    case ControlRequest::kResize: return resize(pool, request.resize());
-    case ControlRequest::kSnapshot: return snapshot(pool, request.snapshot());
-    case ControlRequest::kRollback: return rollback(pool, request.rollback());
-    case ControlRequest::kClone: return clone(pool, request.clone());
-    case ControlRequest::kFlatten: return flatten(pool, request.flatten(), progress);
-    case ControlRequest::kRemove: return remove(pool, request.remove());
-    case ControlRequest::kWaitRemovals: return done_if(pool.wait_for_removals(progress));
-    case ControlRequest::kDiff: return diff(pool, request.diff(), sink);
-    case ControlRequest::kCheck: return checked_pool(pool, request.check(), progress);
-    case ControlRequest::kDumpCatalog: return dump_catalog(pool, request.dump_catalog(), progress);
+    case ControlRequest::kList:
+      return list(pool);
+    case ControlRequest::kInfo:
+      return view_reply(existing(pool, request.info().name()));
+    case ControlRequest::kDiskUsage:
+      return disk_usage(pool);
+    case ControlRequest::kAddMember:
+      return add_member(pool, request.add_member());
+    case ControlRequest::kCreateVolume:
+      return create_volume(pool, request.create_volume());
+    case ControlRequest::kRename:
+      return rename(pool, request.rename());
+    case ControlRequest::kResize:
+      return resize(pool, request.resize());
+    case ControlRequest::kSnapshot:
+      return snapshot(pool, request.snapshot());
+    case ControlRequest::kRollback:
+      return rollback(pool, request.rollback());
+    case ControlRequest::kClone:
+      return clone(pool, request.clone());
+    case ControlRequest::kFlatten:
+      return flatten(pool, request.flatten(), progress);
+    case ControlRequest::kRemove:
+      return remove(pool, request.remove());
+    case ControlRequest::kWaitRemovals:
+      return done_if(pool.wait_for_removals(progress));
+    case ControlRequest::kDiff:
+      return diff(pool, request.diff(), sink);
+    case ControlRequest::kCheck:
+      return checked_pool(pool, request.check(), progress);
+    case ControlRequest::kDumpCatalog:
+      return dump_catalog(pool, request.dump_catalog(), progress);
     case ControlRequest::kPing:
     case ControlRequest::kShutdown:
-    case ControlRequest::kCancel: return failure(ErrorKind::usage, "no daemon here: the pool is not mounted");
-    case ControlRequest::OPERATION_NOT_SET: break;
+    case ControlRequest::kCancel:
+      return failure(ErrorKind::usage, "no daemon here: the pool is not mounted");
+    case ControlRequest::OPERATION_NOT_SET:
+      break;
   }
   return failure(ErrorKind::usage,
                  "unknown operation (the daemon and the command are of different versions)");

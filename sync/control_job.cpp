@@ -98,9 +98,12 @@ bool ControlJob::diff(std::span<const DiffRange> ranges) {
 bool ControlJob::only_looks() const {
   switch (request_.operation_case()) {
     case wire::ControlRequest::kDiff:
-    case wire::ControlRequest::kWaitRemovals: return true;
-    case wire::ControlRequest::kCheck: return !request_.check().repair();
-    default: return false;
+    case wire::ControlRequest::kWaitRemovals:
+      return true;
+    case wire::ControlRequest::kCheck:
+      return !request_.check().repair();
+    default:
+      return false;
   }
 }
 

@@ -1,13 +1,13 @@
 #include "sync/control_server.h"
 
-#include <chrono>
-#include <condition_variable>
 #include <fmt/format.h>
-#include <list>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
-#include <thread>
 #include <unistd.h>
+#include <chrono>
+#include <condition_variable>
+#include <list>
+#include <thread>
 #include <vector>
 #include <zmq.hpp>
 

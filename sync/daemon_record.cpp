@@ -1,16 +1,16 @@
 #include "sync/daemon_record.h"
 
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <fcntl.h>
-#include <filesystem>
 #include <fmt/format.h>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "core/names.h"
 
@@ -67,7 +67,7 @@ Result<> prepare_runtime_dir() {
     return system_failure(errno,
                           fmt::format("{}: cannot make the runtime directory (set VSNAP_RUNTIME_DIR)", dir));
   }
-  struct stat info {};
+  struct stat info = {};
   if (::lstat(dir.c_str(), &info) != 0) return system_failure(errno, dir);
   if (!S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 0022) != 0) {
     return failure(

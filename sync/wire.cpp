@@ -15,26 +15,40 @@ Uuid uuid_from(const std::string& bytes) {
 
 ErrorKind to_wire(vsnap::ErrorKind kind) {
   switch (kind) {
-    case vsnap::ErrorKind::failed: return ERROR_FAILED;
-    case vsnap::ErrorKind::usage: return ERROR_USAGE;
-    case vsnap::ErrorKind::not_found: return ERROR_NOT_FOUND;
-    case vsnap::ErrorKind::busy: return ERROR_BUSY;
-    case vsnap::ErrorKind::no_space: return ERROR_NO_SPACE;
-    case vsnap::ErrorKind::damaged: return ERROR_DAMAGED;
-    case vsnap::ErrorKind::no_answer: return ERROR_NO_ANSWER;
+    case vsnap::ErrorKind::failed:
+      return ERROR_FAILED;
+    case vsnap::ErrorKind::usage:
+      return ERROR_USAGE;
+    case vsnap::ErrorKind::not_found:
+      return ERROR_NOT_FOUND;
+    case vsnap::ErrorKind::busy:
+      return ERROR_BUSY;
+    case vsnap::ErrorKind::no_space:
+      return ERROR_NO_SPACE;
+    case vsnap::ErrorKind::damaged:
+      return ERROR_DAMAGED;
+    case vsnap::ErrorKind::no_answer:
+      return ERROR_NO_ANSWER;
   }
   return ERROR_FAILED;
 }
 
 vsnap::ErrorKind from_wire(ErrorKind kind) {
   switch (kind) {
-    case ERROR_USAGE: return vsnap::ErrorKind::usage;
-    case ERROR_NOT_FOUND: return vsnap::ErrorKind::not_found;
-    case ERROR_BUSY: return vsnap::ErrorKind::busy;
-    case ERROR_NO_SPACE: return vsnap::ErrorKind::no_space;
-    case ERROR_DAMAGED: return vsnap::ErrorKind::damaged;
-    case ERROR_NO_ANSWER: return vsnap::ErrorKind::no_answer;
-    default: return vsnap::ErrorKind::failed; // also what a newer daemon may say
+    case ERROR_USAGE:
+      return vsnap::ErrorKind::usage;
+    case ERROR_NOT_FOUND:
+      return vsnap::ErrorKind::not_found;
+    case ERROR_BUSY:
+      return vsnap::ErrorKind::busy;
+    case ERROR_NO_SPACE:
+      return vsnap::ErrorKind::no_space;
+    case ERROR_DAMAGED:
+      return vsnap::ErrorKind::damaged;
+    case ERROR_NO_ANSWER:
+      return vsnap::ErrorKind::no_answer;
+    default:
+      return vsnap::ErrorKind::failed; // also what a newer daemon may say
   }
 }
 

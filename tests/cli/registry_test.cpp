@@ -1,7 +1,7 @@
 // The list of pools known here.
+#include <unistd.h>
 #include <filesystem>
 #include <fstream>
-#include <unistd.h>
 
 #include "cli/registry.h"
 #include "tests/support/catch.h"

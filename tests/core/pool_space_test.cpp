@@ -124,3 +124,14 @@ TEST_CASE("reserving more than there is fails and takes nothing") {
   REQUIRE(done.error().kind == ErrorKind::no_space);
   REQUIRE(lab.pool->space().free_bytes == before);
 }
+
+TEST_CASE("reserving behind the end without growing takes nothing, also inside a mapped last block") {
+  SmallPool lab;
+  lab.create("v", kBlockBytes + 100);
+  ViewHandle v = lab.view("v");
+  REQUIRE(v->write(kBlockBytes, std::vector<std::byte>(100, std::byte{5})).has_value());
+  const std::uint64_t free = lab.pool->space().free_bytes;
+  REQUIRE(v->reserve(kBlockBytes + 200, 4096, false).has_value());
+  REQUIRE(v->size_bytes() == kBlockBytes + 100);
+  REQUIRE(lab.pool->space().free_bytes == free);
+}

@@ -131,22 +131,22 @@ TEST_CASE("a superblock that contradicts itself is refused though its checksum i
     std::size_t at;
     unsigned value;
   };
-  for (const auto& [what, at, value] : std::initializer_list<Case>{
-           {"member index past the roster", kIndexAt, 2},
-           {"a path as the pool's name", kNameAt, '/'},
-           {"an empty pool name", kNameAt, 0},
-           {"no member", kCountsAt, 0},
-           {"256 members", kCountsAt + 1, 1},
-           {"more segments than fit", kCountsAt + 5, 5},
-           {"a member without blocks", kRosterAt + 17, 0},
-           {"a member of more blocks than a place can name", kRosterAt + 16 + 5, 1},
-           {"an unknown file", kSegmentsAt, 2},
-           {"a segment on an unknown member", kSegmentsAt + 4, 2},
-           {"a segment in the header", kSegmentsAt + 9, 0},
-           {"a segment that starts past its member", kSegmentsAt + 8 + 2, 1},
-           {"an empty segment", kSegmentsAt + 16, 0},
-           {"a segment that ends past its member", kSegmentsAt + 17, 4},
-           {"a segment whose end overflows", kSegmentsAt + 23, 0xff}}) {
+  for (const auto& [what, at, value] :
+       std::initializer_list<Case>{{"member index past the roster", kIndexAt, 2},
+                                   {"a path as the pool's name", kNameAt, '/'},
+                                   {"an empty pool name", kNameAt, 0},
+                                   {"no member", kCountsAt, 0},
+                                   {"256 members", kCountsAt + 1, 1},
+                                   {"more segments than fit", kCountsAt + 5, 5},
+                                   {"a member without blocks", kRosterAt + 17, 0},
+                                   {"a member of more blocks than a place can name", kRosterAt + 16 + 5, 1},
+                                   {"an unknown file", kSegmentsAt, 2},
+                                   {"a segment on an unknown member", kSegmentsAt + 4, 2},
+                                   {"a segment in the header", kSegmentsAt + 9, 0},
+                                   {"a segment that starts past its member", kSegmentsAt + 8 + 2, 1},
+                                   {"an empty segment", kSegmentsAt + 16, 0},
+                                   {"a segment that ends past its member", kSegmentsAt + 17, 4},
+                                   {"a segment whose end overflows", kSegmentsAt + 23, 0xff}}) {
     INFO(what);
     CHECK(refusal(decoded_with(at, value)).kind == ErrorKind::damaged);
   }

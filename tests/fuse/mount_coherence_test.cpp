@@ -1,12 +1,12 @@
 // What several handles see of each other's writes, and of changes that come past the mount.
-#include <atomic>
-#include <chrono>
-#include <cstring>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <thread>
 #include <unistd.h>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <thread>
 
 #include "tests/fuse/mounted_pool.h"
 
@@ -51,7 +51,7 @@ TEST_CASE("a resize past the file shows in an open handle") {
   const Fd fd(mounted->path("vm1"), O_RDWR);
   CHECK(read_at(fd, 0, 20000).size() == 10000);
   REQUIRE(mounted->pool().resize("vm1", 20000, false));
-  struct stat found{};
+  struct stat found = {};
   REQUIRE(::fstat(fd.get(), &found) == 0);
   CHECK(found.st_size == 20000);
   CHECK(read_at(fd, 0, 30000).size() == 20000);

@@ -15,7 +15,7 @@ namespace {
 constexpr std::size_t kMegabyte = 1U << 20;
 
 struct stat stat_of(const std::string& path) {
-  struct stat out{};
+  struct stat out = {};
   REQUIRE(::stat(path.c_str(), &out) == 0);
   return out;
 }
@@ -318,7 +318,7 @@ TEST_CASE("a long copy that is given up ends where it stopped") {
 TEST_CASE("statfs tells the pool's space") {
   const auto mounted = MountedPool::make();
   if (!mounted) return;
-  struct statvfs out{};
+  struct statvfs out = {};
   REQUIRE(::statvfs(mounted->path().c_str(), &out) == 0);
   const SpaceInfo space = mounted->pool().space();
   CHECK(out.f_bsize == 4096);

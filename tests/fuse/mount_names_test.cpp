@@ -1,10 +1,10 @@
 // Names, permissions and attributes through the mount.
-#include <cstdio>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include <cstdio>
 
 #include "tests/fuse/mounted_pool.h"
 
@@ -14,7 +14,7 @@ using Names = std::vector<std::string>;
 namespace {
 
 struct stat stat_of(const std::string& path) {
-  struct stat out{};
+  struct stat out = {};
   REQUIRE(::stat(path.c_str(), &out) == 0);
   return out;
 }
@@ -150,7 +150,7 @@ TEST_CASE("an open volume can be unlinked and lives until it is closed") {
   CHECK(names_in(mounted->path()).empty());
   CHECK(read_at(fd, 0, 10000) == pattern_bytes(0, 10000));
   write_at(fd, 0, filled(10, 1));
-  struct stat found{};
+  struct stat found = {};
   REQUIRE(::fstat(fd.get(), &found) == 0);
   CHECK(found.st_nlink == 0);
   CHECK(found.st_size == 10000);
@@ -168,7 +168,7 @@ TEST_CASE("an open snapshot can be unlinked and lives until it is closed") {
   REQUIRE(::unlink(mounted->path("vm1@a").c_str()) == 0);
   CHECK(names_in(mounted->path()) == Names{"vm1"});
   CHECK(read_at(fd, 0, 10000) == pattern_bytes(0, 10000));
-  struct stat found{};
+  struct stat found = {};
   REQUIRE(::fstat(fd.get(), &found) == 0);
   CHECK(found.st_nlink == 0);
 }

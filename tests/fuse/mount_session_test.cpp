@@ -1,10 +1,10 @@
 // Mounting, its errors, and the end of a session.
-#include <cstdlib>
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+#include <cstdlib>
 
 #include "tests/fuse/mounted_pool.h"
 
@@ -104,7 +104,7 @@ TEST_CASE("serve returns when somebody unmounts") {
   REQUIRE(session);
   bool served = false;
   std::thread server([&] { served = (*session)->serve().has_value(); });
-  struct statfs out{};
+  struct statfs out = {};
   CHECK(::statfs(directory.path().c_str(), &out) == 0); // answered, so it serves
   CHECK(::umount2(directory.path().c_str(), 0) == 0);
   server.join();

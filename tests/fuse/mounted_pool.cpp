@@ -1,15 +1,15 @@
 #include "tests/fuse/mounted_pool.h"
 
-#include <algorithm>
-#include <csignal>
-#include <cstdlib>
-#include <cstring>
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
 
 namespace vsnap {
 namespace {

@@ -1,8 +1,8 @@
 // What a ModelPool tells about itself. Its changes are in model_pool_change.cpp, its I/O in model_view.cpp.
 #include "tests/support/model_pool.h"
 
-#include <algorithm>
 #include <fmt/format.h>
+#include <algorithm>
 #include <set>
 
 #include "tests/support/model_view.h"

@@ -1,9 +1,9 @@
 // The configuration operations of a ModelPool: each checks everything first, then changes, then tells the
 // observer.
-#include <algorithm>
 #include <fmt/format.h>
-#include <set>
 #include <unistd.h>
+#include <algorithm>
+#include <set>
 
 #include "tests/support/model_pool.h"
 

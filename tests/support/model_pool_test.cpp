@@ -1,6 +1,6 @@
 // What the reference itself promises: short, because everything else is compared with it.
-#include "tests/support/catch.h"
 #include "tests/support/model_pool.h"
+#include "tests/support/catch.h"
 
 using namespace vsnap;
 

@@ -1,11 +1,11 @@
 // The control socket between a real server and real clients, with well-meaning and other messages.
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 #include <atomic>
 #include <future>
 #include <random>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <thread>
-#include <unistd.h>
 #include <zmq.hpp>
 
 #include "sync/control_client.h"

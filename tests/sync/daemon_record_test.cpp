@@ -1,10 +1,10 @@
 // Which daemon has a pool mounted: true records are believed, stale ones are not.
-#include <filesystem>
-#include <fstream>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <filesystem>
+#include <fstream>
 
 #include "sync/daemon_record.h"
 #include "tests/support/catch.h"
