@@ -37,11 +37,11 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_catalog(Program& program) {
-  auto& command = program.add("dump", "POOL FILE.db", "Write the catalog as a plain SQLite file.",
-                              Takes::nothing, "catalog");
+  Command command = program.add("dump", "POOL FILE.db", "Write the catalog as a plain SQLite file.",
+                                Takes::nothing, "catalog");
   auto options = std::make_shared<Options>();
-  command.add_option("POOL", options->pool)->required();
-  command.add_option("FILE", options->file)->required();
+  command.argument("POOL", options->pool);
+  command.argument("FILE", options->file);
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

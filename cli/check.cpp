@@ -64,11 +64,11 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_check(Program& program) {
-  auto& command =
+  Command command =
       program.add("check", "POOL [--repair]", "Check a pool for damage (exit code 6 where some is left).");
   auto options = std::make_shared<Options>();
-  command.add_option("POOL", options->pool)->required();
-  command.add_flag("--repair", options->repair, "mend what can be mended");
+  command.argument("POOL", options->pool);
+  command.flag("--repair", options->repair, "mend what can be mended");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

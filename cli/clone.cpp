@@ -38,11 +38,11 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_clone(Program& program) {
-  auto& command =
+  Command command =
       program.add("clone", "POOL/VOL@SNAP NEWVOL", "Make a writable volume that starts from a snapshot.");
   auto options = std::make_shared<Options>();
-  command.add_option("SNAPSHOT", options->from)->required();
-  command.add_option("NEWVOL", options->to)->required();
+  command.argument("SNAPSHOT", options->from);
+  command.argument("NEWVOL", options->to);
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

@@ -1,6 +1,7 @@
 #include "cli/command.h"
 
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 
@@ -68,17 +69,68 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
 
 } // namespace
 
-Program::Program() : app_("File-backed volumes and instant snapshots in user space.", "vsnap") {
-  app_.formatter(std::make_shared<ShortHelp>(synopses_));
-  app_.set_help_flag("-h,--help", "this; vsnap help COMMAND opens the manual page");
-  app_.set_version_flag("--version", "vsnap " VSNAP_VERSION, "print the version");
-  app_.require_subcommand(1);
-  app_.fallthrough();
+// ---- one command ----
+
+void Command::argument(const std::string& name, std::string& into, Need need) {
+  app_->add_option(name, into)->required(need == Need::required);
 }
 
-CLI::App& Program::add(const std::string& name, const std::string& synopsis, const std::string& description,
-                       Takes takes, const std::string& group) {
-  CLI::App& parent = group.empty() ? app_ : *app_.get_subcommand(group);
+void Command::argument(const std::string& name, std::vector<std::string>& into, Need need) {
+  app_->add_option(name, into)->required(need == Need::required);
+}
+
+void Command::flag(const std::string& name, bool& into, const std::string& description) {
+  app_->add_flag(name, into, description);
+}
+
+void Command::option(const std::string& name, std::string& into, const std::string& description,
+                     const std::string& type, Need need) {
+  app_->add_option(name, into, description)->required(need == Need::required)->type_name(type);
+}
+
+void Command::option(const std::string& name, double& into, const std::string& description,
+                     const std::string& type) {
+  app_->add_option(name, into, description)->type_name(type);
+}
+
+void Command::option(const std::string& name, std::uint64_t& into, const std::string& description,
+                     const std::string& type) {
+  app_->add_option(name, into, description)->type_name(type);
+}
+
+void Command::repeated_option(const std::string& name, std::vector<std::string>& into,
+                              const std::string& description, const std::string& type) {
+  app_->add_option(name, into, description)->type_name(type)->allow_extra_args(false);
+}
+
+void Command::choice(const std::string& name, std::string& into, const std::string& description,
+                     const std::string& type, const std::vector<std::string>& choices) {
+  app_->add_option(name, into, description)->type_name(type)->check(CLI::IsMember(choices));
+}
+
+void Command::choice(const std::string& name, std::uint32_t& into, const std::string& description,
+                     const std::string& type, const std::vector<std::uint32_t>& choices) {
+  app_->add_option(name, into, description)->type_name(type)->check(CLI::IsMember(choices));
+}
+
+void Command::hide() { app_->group(""); }
+
+// ---- the program ----
+
+Program::Program()
+    : app_(std::make_unique<CLI::App>("File-backed volumes and instant snapshots in user space.", "vsnap")) {
+  app_->formatter(std::make_shared<ShortHelp>(synopses_));
+  app_->set_help_flag("-h,--help", "this; vsnap help COMMAND opens the manual page");
+  app_->set_version_flag("--version", "vsnap " VSNAP_VERSION, "print the version");
+  app_->require_subcommand(1);
+  app_->fallthrough();
+}
+
+Program::~Program() = default;
+
+Command Program::add(const std::string& name, const std::string& synopsis, const std::string& description,
+                     Takes takes, const std::string& group) {
+  CLI::App& parent = group.empty() ? *app_ : *app_->get_subcommand(group);
   CLI::App& command = *parent.add_subcommand(name, description);
   synopses_[&command] = fmt::format("vsnap {}{}{}{}", group.empty() ? "" : group + " ", name,
                                     synopsis.empty() ? "" : " ", synopsis);
@@ -96,23 +148,23 @@ CLI::App& Program::add(const std::string& name, const std::string& synopsis, con
     command.add_option("-o", common_.columns, "columns to show")->type_name("COL,COL");
     command.add_option("-s", common_.sort, "column to sort by")->type_name("COL");
   }
-  return command;
+  return Command(command);
 }
 
 void Program::add_group(const std::string& name, const std::string& description) {
-  CLI::App& group = *app_.add_subcommand(name, description);
+  CLI::App& group = *app_->add_subcommand(name, description);
   synopses_[&group] = fmt::format("vsnap {} COMMAND ...", name);
   group.require_subcommand(1);
 }
 
-void Program::on(CLI::App& command, Run run) {
-  command.callback([this, run = std::move(run)] { run_ = run; });
+void Program::on(const Command& command, Run run) {
+  command.app().callback([this, run = std::move(run)] { run_ = run; });
 }
 
 std::vector<std::string> Program::command_names() const {
   std::vector<std::string> out;
-  for (const std::string& name : names_of(app_)) {
-    const auto inner = names_of(*app_.get_subcommand(name));
+  for (const std::string& name : names_of(*app_)) {
+    const auto inner = names_of(*app_->get_subcommand(name));
     if (inner.empty()) out.push_back(name);
     for (const std::string& verb : inner) out.push_back(name + " " + verb);
   }
@@ -120,7 +172,7 @@ std::vector<std::string> Program::command_names() const {
 }
 
 Result<> Program::check_verb(const std::vector<std::string>& words) const {
-  const CLI::App* app = &app_;
+  const CLI::App* app = app_.get();
   std::string before;
   for (const std::string& word : words) {
     const auto names = names_of(*app);
@@ -140,7 +192,7 @@ Result<> Program::check_verb(const std::vector<std::string>& words) const {
 
 Result<> Program::print_help(const std::vector<std::string>& words) const {
   VSNAP_TRY(check_verb(words));
-  const CLI::App* app = &app_;
+  const CLI::App* app = app_.get();
   for (const std::string& word : words) {
     if (names_of(*app).empty()) {
       return failure(ErrorKind::usage,
@@ -156,10 +208,10 @@ Result<int> Program::parse_and_run(int argc, const char* const* argv) {
   const auto words = leading_words(argc, argv);
   VSNAP_TRY(check_verb(words));
   try {
-    app_.parse(argc, argv);
+    app_->parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     std::vector<std::string> verbs;
-    const CLI::App* app = &app_;
+    const CLI::App* app = app_.get();
     for (const std::string& word : words) {
       if (!contains(names_of(*app), word)) break;
       verbs.push_back(word);
@@ -172,13 +224,13 @@ Result<int> Program::parse_and_run(int argc, const char* const* argv) {
     return 0;
   } catch (const CLI::ParseError& e) {
     std::string command = "vsnap";
-    const CLI::App* app = &app_;
+    const CLI::App* app = app_.get();
     for (const std::string& word : words) {
       if (!contains(names_of(*app), word)) break;
       app = app->get_subcommand(word);
       command += " " + word;
     }
-    if (app != &app_ && !names_of(*app).empty()) {
+    if (app != app_.get() && !names_of(*app).empty()) {
       return failure(ErrorKind::usage, fmt::format("{}: a command is needed: one of {}", command.substr(6),
                                                    joined(names_of(*app))));
     }

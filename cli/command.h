@@ -1,13 +1,15 @@
-// How a command becomes part of the vsnap program: one file a command, which registers its options with CLI11
-// and runs one function with them. The options that several commands share are declared once, here.
+// How a command becomes part of the vsnap program: one file a command, which declares its arguments and
+// options and runs one function with them. The options that several commands share are declared once, here.
+// CLI11 parses; only command.cpp knows it, because it is large and would be compiled again for every command.
 //
 // Invariants
 // 1. A command changes nothing before all of its arguments were parsed and found good (exit 2).
 // 2. Results go to standard output, everything else to standard error; an Error becomes exactly one line
-// there. Threads: the main thread only.
+//    there.
+// Threads: the main thread only.
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -16,6 +18,11 @@
 
 #include "core/env.h"
 #include "core/error.h"
+
+namespace CLI {
+class App;
+class Option;
+} // namespace CLI
 
 namespace vsnap::cli {
 
@@ -42,14 +49,50 @@ constexpr bool has(Takes set, Takes one) {
 
 using Run = std::function<Result<int>(const CommonOptions&)>; // exit code
 
+// The arguments of one command. What is parsed goes into the variables given, which have to outlive the run.
+// `type` is what the help calls a value: "SIZE". An option that is not given leaves its variable as it was.
+class Command {
+ public:
+  enum class Need { optional, required };
+
+  explicit Command(CLI::App& app) : app_(&app) {}
+
+  // By position. A list takes all that follow, at least one if it is required.
+  void argument(const std::string& name, std::string& into, Need need = Need::required);
+  void argument(const std::string& name, std::vector<std::string>& into, Need need = Need::required);
+  void flag(const std::string& name, bool& into, const std::string& description);
+  void option(const std::string& name, std::string& into, const std::string& description,
+              const std::string& type, Need need = Need::optional);
+  void option(const std::string& name, double& into, const std::string& description, const std::string& type);
+  void option(const std::string& name, std::uint64_t& into, const std::string& description,
+              const std::string& type);
+  // Every use adds one value.
+  void repeated_option(const std::string& name, std::vector<std::string>& into,
+                       const std::string& description, const std::string& type);
+  void choice(const std::string& name, std::string& into, const std::string& description,
+              const std::string& type, const std::vector<std::string>& choices);
+  void choice(const std::string& name, std::uint32_t& into, const std::string& description,
+              const std::string& type, const std::vector<std::uint32_t>& choices);
+
+  void hide(); // from the list of commands
+
+  [[nodiscard]] CLI::App& app() const { return *app_; }
+
+ private:
+  CLI::App* app_;
+};
+
 class Program {
  public:
   Program();
+  ~Program();
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
   // `synopsis` as in vsnap(1), without "vsnap NAME". `group`: "pool", "catalog", or empty.
-  CLI::App& add(const std::string& name, const std::string& synopsis, const std::string& description,
-                Takes takes = Takes::nothing, const std::string& group = {});
+  Command add(const std::string& name, const std::string& synopsis, const std::string& description,
+              Takes takes = Takes::nothing, const std::string& group = {});
   void add_group(const std::string& name, const std::string& description);
-  void on(CLI::App& command, Run run);
+  void on(const Command& command, Run run);
   // Parses and runs; the exit code. Prints the error, if there is one.
   int main(int argc, const char* const* argv);
 
@@ -61,7 +104,7 @@ class Program {
   Result<int> parse_and_run(int argc, const char* const* argv);
   [[nodiscard]] Result<> check_verb(const std::vector<std::string>& words) const;
 
-  CLI::App app_;
+  std::unique_ptr<CLI::App> app_;
   CommonOptions common_;
   Run run_;
   std::map<const CLI::App*, std::string> synopses_;

@@ -29,10 +29,10 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_create(Program& program) {
-  auto& command = program.add("create", "POOL/VOL --size SIZE", "Make a thin volume.");
+  Command command = program.add("create", "POOL/VOL --size SIZE", "Make a thin volume.");
   auto options = std::make_shared<Options>();
-  command.add_option("VOLUME", options->target)->required();
-  command.add_option("--size", options->size, "its size: 4096, 64K, 20G, 1T")->required()->type_name("SIZE");
+  command.argument("VOLUME", options->target);
+  command.option("--size", options->size, "its size: 4096, 64K, 20G, 1T", "SIZE", Command::Need::required);
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

@@ -80,13 +80,13 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
 } // namespace
 
 void register_df(Program& program) {
-  auto& command = program.add(
+  Command command = program.add(
       "df", "[POOL]",
       "Show where the space of a pool is. FREES is what removing exactly this volume or snapshot would "
       "free.",
       Takes::list);
   auto target = std::make_shared<std::string>();
-  command.add_option("POOL", *target);
+  command.argument("POOL", *target, Command::Need::optional);
   program.on(command, [target](const CommonOptions& common) { return run(common, *target); });
 }
 

@@ -83,13 +83,13 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_diff(Program& program) {
-  auto& command = program.add(
+  Command command = program.add(
       "diff", "SPEC [SPEC]",
       "List the ranges in which two views differ. The second is the live volume unless given; offsets and "
       "lengths are bytes; data or hole is what the second view has there.");
   auto options = std::make_shared<Options>();
-  command.add_option("FROM", options->from)->required();
-  command.add_option("TO", options->to);
+  command.argument("FROM", options->from);
+  command.argument("TO", options->to, Command::Need::optional);
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

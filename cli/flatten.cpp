@@ -26,10 +26,10 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
 } // namespace
 
 void register_flatten(Program& program) {
-  auto& command =
+  Command command =
       program.add("flatten", "POOL/VOL", "Make a clone independent of the snapshot it started from.");
   auto target = std::make_shared<std::string>();
-  command.add_option("VOLUME", *target)->required();
+  command.argument("VOLUME", *target);
   program.on(command, [target](const CommonOptions& common) { return run(common, *target); });
 }
 

@@ -68,12 +68,12 @@ Result<int> run(const Program& program, const std::vector<std::string>& words) {
 } // namespace
 
 void register_help(Program& program) {
-  auto& command = program.add("help", "[COMMAND]", "Open the manual page of a command.");
+  Command command = program.add("help", "[COMMAND]", "Open the manual page of a command.");
   auto words = std::make_shared<std::vector<std::string>>();
-  command.add_option("COMMAND", *words);
+  command.argument("COMMAND", *words, Command::Need::optional);
   program.on(command, [&program, words](const CommonOptions&) { return run(program, *words); });
-  auto& version = program.add("version", "", "Print the version.");
-  version.group(""); // the usual way is --version
+  Command version = program.add("version", "", "Print the version.");
+  version.hide(); // the usual way is --version
   program.on(version, [](const CommonOptions& common) -> Result<int> {
     if (common.json) {
       fmt::print("{{\"schema\": 1, \"version\": \"{}\"}}\n", VSNAP_VERSION);

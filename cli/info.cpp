@@ -39,10 +39,10 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
 } // namespace
 
 void register_info(Program& program) {
-  auto& command = program.add("info", "POOL | POOL/VOL | POOL/VOL@SNAP",
-                              "Show everything about one pool, volume or snapshot.");
+  Command command = program.add("info", "POOL | POOL/VOL | POOL/VOL@SNAP",
+                                "Show everything about one pool, volume or snapshot.");
   auto target = std::make_shared<std::string>();
-  command.add_option("SPEC", *target)->required();
+  command.argument("SPEC", *target);
   program.on(command, [target](const CommonOptions& common) { return run(common, *target); });
 }
 

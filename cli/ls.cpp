@@ -81,13 +81,11 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_ls(Program& program) {
-  auto& command = program.add("ls", "[POOL | POOL/VOL] [-t volume|snapshot|all]",
-                              "List volumes and snapshots.", Takes::list);
+  Command command = program.add("ls", "[POOL | POOL/VOL] [-t volume|snapshot|all]",
+                                "List volumes and snapshots.", Takes::list);
   auto options = std::make_shared<Options>();
-  command.add_option("TARGET", options->target);
-  command.add_option("-t", options->type, "volume, snapshot or all")
-      ->type_name("TYPE")
-      ->check(CLI::IsMember({"volume", "snapshot", "all"}));
+  command.argument("TARGET", options->target, Command::Need::optional);
+  command.choice("-t", options->type, "volume, snapshot or all", "TYPE", {"volume", "snapshot", "all"});
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

@@ -59,15 +59,14 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_map(Program& program) {
-  auto& command =
+  Command command =
       program.add("map", "SPEC [--sector-size N] [--read-only]",
                   "Attach a volume or snapshot of a mounted pool to a loop device and print its path.");
   auto options = std::make_shared<Options>();
-  command.add_option("SPEC", options->target)->required();
-  command.add_option("--sector-size", options->sector_size, "512 (default), 1024, 2048 or 4096")
-      ->type_name("N")
-      ->check(CLI::IsMember({512, 1024, 2048, 4096}));
-  command.add_flag("--read-only", options->read_only, "refuse writes; snapshots always do");
+  command.argument("SPEC", options->target);
+  command.choice("--sector-size", options->sector_size, "512 (default), 1024, 2048 or 4096", "N",
+                 {512, 1024, 2048, 4096});
+  command.flag("--read-only", options->read_only, "refuse writes; snapshots always do");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

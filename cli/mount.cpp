@@ -142,14 +142,14 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_mount(Program& program) {
-  auto& command = program.add("mount", "POOL DIR [-o OPTIONS] [-f]", "Show a pool as a directory of files.");
+  Command command =
+      program.add("mount", "POOL DIR [-o OPTIONS] [-f]", "Show a pool as a directory of files.");
   auto options = std::make_shared<Options>();
-  command.add_option("POOL", options->pool)->required();
-  command.add_option("DIR", options->directory)->required();
-  command.add_option("-o", options->mount_options, "allow_other, threads=N, cache=SIZE, debug")
-      ->type_name("OPT,OPT")
-      ->allow_extra_args(false);
-  command.add_flag("-f,--foreground", options->foreground, "stay in the foreground, log to standard error");
+  command.argument("POOL", options->pool);
+  command.argument("DIR", options->directory);
+  command.repeated_option("-o", options->mount_options, "allow_other, threads=N, cache=SIZE, debug",
+                          "OPT,OPT");
+  command.flag("-f,--foreground", options->foreground, "stay in the foreground, log to standard error");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

@@ -79,15 +79,15 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_pool_create(Program& program) {
-  auto& command =
+  Command command =
       program.add("create", "NAME MEMBER... [--size SIZE] [--force]",
                   "Make a pool of image files and partitions. A missing file is made, sparse, with --size.",
                   Takes::dry_run, "pool");
   auto options = std::make_shared<Options>();
-  command.add_option("NAME", options->name)->required();
-  command.add_option("MEMBER", options->members)->required();
-  command.add_option("--size", options->size, "of files that do not exist yet")->type_name("SIZE");
-  command.add_flag("--force", options->force, "also over a file system, partition table or another pool");
+  command.argument("NAME", options->name);
+  command.argument("MEMBER", options->members);
+  command.option("--size", options->size, "of files that do not exist yet", "SIZE");
+  command.flag("--force", options->force, "also over a file system, partition table or another pool");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

@@ -49,11 +49,11 @@ Result<int> run(const CommonOptions& common, const std::string& name) {
 } // namespace
 
 void register_pool_destroy(Program& program) {
-  auto& command = program.add("destroy", "NAME",
-                              "Destroy a pool with everything in it. Image files stay, without content.",
-                              Takes::dry_run | Takes::yes, "pool");
+  Command command = program.add("destroy", "NAME",
+                                "Destroy a pool with everything in it. Image files stay, without content.",
+                                Takes::dry_run | Takes::yes, "pool");
   auto name = std::make_shared<std::string>();
-  command.add_option("NAME", *name)->required();
+  command.argument("NAME", *name);
   program.on(command, [name](const CommonOptions& common) { return run(common, *name); });
 }
 

@@ -43,15 +43,15 @@ Result<int> run_list(const CommonOptions& common) {
 } // namespace
 
 void register_pool_list(Program& program) {
-  auto& list =
+  Command list =
       program.add("list", "", "List the pools known here: mounted (where), idle, or missing (which member).",
                   Takes::list, "pool");
   program.on(list, run_list);
 
-  auto& status =
+  Command status =
       program.add("status", "NAME", "Show health, space and members of a pool.", Takes::nothing, "pool");
   auto name = std::make_shared<std::string>();
-  status.add_option("NAME", *name)->required();
+  status.argument("NAME", *name);
   program.on(status, [name](const CommonOptions& common) { return report_pool(common, *name); });
 }
 

@@ -112,25 +112,25 @@ Result<int> run_detach(const CommonOptions& common, const std::string& name) {
 } // namespace
 
 void register_pool_members(Program& program) {
-  auto& add = program.add("add", "NAME MEMBER [--size SIZE] [--force]",
-                          "Add a member to a pool, also while it is mounted.", Takes::nothing, "pool");
+  Command add = program.add("add", "NAME MEMBER [--size SIZE] [--force]",
+                            "Add a member to a pool, also while it is mounted.", Takes::nothing, "pool");
   auto add_options = std::make_shared<AddOptions>();
-  add.add_option("NAME", add_options->name)->required();
-  add.add_option("MEMBER", add_options->member)->required();
-  add.add_option("--size", add_options->size, "of a file that does not exist yet")->type_name("SIZE");
-  add.add_flag("--force", add_options->force, "also over a file system, partition table or another pool");
+  add.argument("NAME", add_options->name);
+  add.argument("MEMBER", add_options->member);
+  add.option("--size", add_options->size, "of a file that does not exist yet", "SIZE");
+  add.flag("--force", add_options->force, "also over a file system, partition table or another pool");
   program.on(add, [add_options](const CommonOptions& common) { return run_add(common, *add_options); });
 
-  auto& attach =
+  Command attach =
       program.add("attach", "MEMBER...", "Make an existing pool known here.", Takes::nothing, "pool");
   auto members = std::make_shared<std::vector<std::string>>();
-  attach.add_option("MEMBER", *members)->required();
+  attach.argument("MEMBER", *members);
   program.on(attach, [members](const CommonOptions& common) { return run_attach(common, *members); });
 
-  auto& detach = program.add("detach", "NAME", "Forget a pool here; its members stay as they are.",
-                             Takes::nothing, "pool");
+  Command detach = program.add("detach", "NAME", "Forget a pool here; its members stay as they are.",
+                               Takes::nothing, "pool");
   auto name = std::make_shared<std::string>();
-  detach.add_option("NAME", *name)->required();
+  detach.argument("NAME", *name);
   program.on(detach, [name](const CommonOptions& common) { return run_detach(common, *name); });
 }
 

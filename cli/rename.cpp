@@ -45,10 +45,10 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_rename(Program& program) {
-  auto& command = program.add("rename", "POOL/VOL[@SNAP] NEWNAME", "Rename a volume or a snapshot.");
+  Command command = program.add("rename", "POOL/VOL[@SNAP] NEWNAME", "Rename a volume or a snapshot.");
   auto options = std::make_shared<Options>();
-  command.add_option("SPEC", options->from)->required();
-  command.add_option("NEWNAME", options->to)->required();
+  command.argument("SPEC", options->from);
+  command.argument("NEWNAME", options->to);
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

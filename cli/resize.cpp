@@ -51,12 +51,12 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_resize(Program& program) {
-  auto& command =
+  Command command =
       program.add("resize", "POOL/VOL SIZE [--shrink]", "Change the size of a volume.", Takes::dry_run);
   auto options = std::make_shared<Options>();
-  command.add_option("VOLUME", options->target)->required();
-  command.add_option("SIZE", options->size)->required();
-  command.add_flag("--shrink", options->shrink, "allow a smaller size: what lies behind it is lost");
+  command.argument("VOLUME", options->target);
+  command.argument("SIZE", options->size);
+  command.flag("--shrink", options->shrink, "allow a smaller size: what lies behind it is lost");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

@@ -80,13 +80,14 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_rm(Program& program) {
-  auto& command = program.add("rm", "SPEC... [-r] [--wait]",
-                              "Remove snapshots and volumes; all or none. Space is freed in the background.",
-                              Takes::dry_run | Takes::yes);
+  Command command =
+      program.add("rm", "SPEC... [-r] [--wait]",
+                  "Remove snapshots and volumes; all or none. Space is freed in the background.",
+                  Takes::dry_run | Takes::yes);
   auto options = std::make_shared<Options>();
-  command.add_option("SPEC", options->targets)->required();
-  command.add_flag("-r", options->recursive, "volumes with their snapshots");
-  command.add_flag("--wait", options->wait, "return when the space is free");
+  command.argument("SPEC", options->targets);
+  command.flag("-r", options->recursive, "volumes with their snapshots");
+  command.flag("--wait", options->wait, "return when the space is free");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

@@ -44,14 +44,14 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_rollback(Program& program) {
-  auto& command =
+  Command command =
       program.add("rollback", "POOL/VOL@SNAP [--discard]",
                   "Give a volume the content of one of its snapshots. Newer snapshots stay, and the state "
                   "before is kept as VOL@before-rollback-N.",
                   Takes::dry_run);
   auto options = std::make_shared<Options>();
-  command.add_option("SNAPSHOT", options->target)->required();
-  command.add_flag("--discard", options->discard, "do not keep the state before");
+  command.argument("SNAPSHOT", options->target);
+  command.flag("--discard", options->discard, "do not keep the state before");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

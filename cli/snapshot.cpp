@@ -37,10 +37,10 @@ Result<int> run(const CommonOptions& common, const std::vector<std::string>& tar
 } // namespace
 
 void register_snapshot(Program& program) {
-  auto& command = program.add("snapshot", "POOL/VOL@SNAP...",
-                              "Preserve volumes as they are now; several at one moment, all or none.");
+  Command command = program.add("snapshot", "POOL/VOL@SNAP...",
+                                "Preserve volumes as they are now; several at one moment, all or none.");
   auto targets = std::make_shared<std::vector<std::string>>();
-  command.add_option("SNAPSHOT", *targets)->required();
+  command.argument("SNAPSHOT", *targets);
   program.on(command, [targets](const CommonOptions& common) { return run(common, *targets); });
 }
 

@@ -19,7 +19,7 @@ namespace {
 struct Options {
   std::string pool;
   double interval_s = 1;
-  unsigned count = 0; // 0: until interrupted on a terminal, once otherwise
+  std::uint64_t count = 0; // 0: until interrupted on a terminal, once otherwise
 };
 
 struct Source {
@@ -74,13 +74,13 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   }
   if (sources.empty()) return failure(ErrorKind::not_found, "no pool is mounted (vsnap mount POOL DIR)");
   const bool terminal = ::isatty(STDOUT_FILENO) == 1 && !common.json;
-  const unsigned rounds = options.count > 0 ? options.count : terminal ? ~0U : 1;
+  const std::uint64_t rounds = options.count > 0 ? options.count : terminal ? ~0ULL : 1;
   for (Source& source : sources) {
     for (LiveCounters::Sample& sample : source.counters->read())
       source.before.emplace(sample.id, std::move(sample));
   }
   auto last = std::chrono::steady_clock::now();
-  for (unsigned round = 0; round < rounds; ++round) {
+  for (std::uint64_t round = 0; round < rounds; ++round) {
     std::this_thread::sleep_for(std::chrono::duration<double>(options.interval_s));
     const auto now = std::chrono::steady_clock::now();
     Table table({{"name"},
@@ -103,17 +103,16 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_top(Program& program) {
-  auto& command =
+  Command command =
       program.add("top", "[POOL] [--interval SECONDS] [--count N]",
                   "Show live rates of open volumes and snapshots of mounted pools: requests and bytes a "
                   "second.",
                   Takes::list);
   auto options = std::make_shared<Options>();
-  command.add_option("POOL", options->pool);
-  command.add_option("--interval", options->interval_s, "seconds between two tables (1)")
-      ->type_name("SECONDS");
-  command.add_option("--count", options->count, "tables to print (on a terminal: until interrupted; else 1)")
-      ->type_name("N");
+  command.argument("POOL", options->pool, Command::Need::optional);
+  command.option("--interval", options->interval_s, "seconds between two tables (1)", "SECONDS");
+  command.option("--count", options->count, "tables to print (on a terminal: until interrupted; else 1)",
+                 "N");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

@@ -132,10 +132,10 @@ Result<int> run(const CommonOptions& common, const std::string& text) {
 } // namespace
 
 void register_umount(Program& program) {
-  auto& command = program.add("umount", "DIR | POOL",
-                              "End a mount; returns when all is on disk and its daemon has ended.");
+  Command command = program.add("umount", "DIR | POOL",
+                                "End a mount; returns when all is on disk and its daemon has ended.");
   auto target = std::make_shared<std::string>();
-  command.add_option("TARGET", *target)->required();
+  command.argument("TARGET", *target);
   program.on(command, [target](const CommonOptions& common) { return run(common, *target); });
 }
 

@@ -63,9 +63,9 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
 } // namespace
 
 void register_unmap(Program& program) {
-  auto& command = program.add("unmap", "SPEC | DEV", "Detach the loop device of a volume or snapshot.");
+  Command command = program.add("unmap", "SPEC | DEV", "Detach the loop device of a volume or snapshot.");
   auto target = std::make_shared<std::string>();
-  command.add_option("TARGET", *target)->required();
+  command.argument("TARGET", *target);
   program.on(command, [target](const CommonOptions& common) { return run(common, *target); });
 }
 
