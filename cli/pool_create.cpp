@@ -7,6 +7,7 @@
 #include "cli/output.h"
 #include "cli/registry.h"
 #include "core/names.h"
+#include "core/new_member.h"
 #include "core/pool.h"
 
 namespace vsnap::cli {
@@ -32,6 +33,14 @@ Result<> check_name_is_free(const std::string& name) {
   return known.error().kind == ErrorKind::not_found ? Result<>() : Failure(known.error());
 }
 
+// "/srv/x.img, which has an ext4 file system", as far as it can be told.
+std::string with_contents(const std::string& path) {
+  const auto file = Env::real().open_file(path, {});
+  const auto found = file ? what_is_on(**file, path) : Result<std::optional<std::string>>();
+  if (!found || !*found) return path;
+  return fmt::format("{}, which {}", path, **found);
+}
+
 void print_result(const CommonOptions& common, const CreatePoolOptions& pool, const std::string& uuid) {
   Json members = Json::array();
   for (const MemberSpec& member : pool.members) members.push_back(member.path);
@@ -43,11 +52,13 @@ void print_result(const CommonOptions& common, const CreatePoolOptions& pool, co
   } else if (common.dry_run || common.verbose) {
     fmt::print("{} pool {}\n", common.dry_run ? "would make" : "made", pool.name);
     for (const MemberSpec& member : pool.members) {
-      fmt::print("{} {}\n",
-                 member.size_bytes != 0 ? (common.dry_run ? "would make file" : "made file")
-                 : common.dry_run       ? "would overwrite"
-                                        : "took",
-                 member.path);
+      const bool made = member.size_bytes != 0;
+      if (common.dry_run) {
+        fmt::print("would {} {}\n", made ? "make file" : "overwrite",
+                   made ? member.path : with_contents(member.path));
+      } else {
+        fmt::print("{} {}\n", made ? "made file" : "took", member.path);
+      }
     }
   }
 }
@@ -87,7 +98,7 @@ void register_pool_create(Program& program) {
   command.argument("NAME", options->name);
   command.argument("MEMBER", options->members);
   command.option("--size", options->size, "of files that do not exist yet", "SIZE");
-  command.flag("--force", options->force, "also over a file system, partition table or another pool");
+  command.flag("--force", options->force, "also over a file system, another pool or other data");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

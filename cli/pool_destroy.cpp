@@ -22,6 +22,19 @@ Result<std::string> contents(const std::string& name) {
   return Failure(reply.error());
 }
 
+// So that a file that holds nothing any more can be taken again, and takes no space. A best effort: where it
+// cannot be done, the next pool create asks for --force.
+void empty_files(const std::vector<std::string>& members) {
+  for (const std::string& member : members) {
+    const auto file = Env::real().open_file(member, {});
+    if (!file || (*file)->is_block_device()) continue;
+    const auto locked = (*file)->try_lock();
+    if (!locked || !*locked) continue;
+    (*file)->discard(0, (*file)->size_bytes());
+    static_cast<void>((*file)->flush());
+  }
+}
+
 Result<int> run(const CommonOptions& common, const std::string& name) {
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(name));
   if (const auto daemon = live_daemon(Env::real(), name)) {
@@ -40,6 +53,7 @@ Result<int> run(const CommonOptions& common, const std::string& name) {
           fmt::format("{0}: nothing was destroyed (vsnap pool destroy -y {0} does not ask)", name));
     }
     VSNAP_TRY(Pool::destroy(Env::real(), entry.members));
+    empty_files(entry.members);
     VSNAP_TRY(registry_remove(name));
   }
   if (common.json) print_json({{"dry_run", common.dry_run}, {"name", name}, {"members", entry.members}});

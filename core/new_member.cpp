@@ -14,6 +14,20 @@ bool member_exists(Env& env, const std::string& path) {
   return file || file.error().kind != ErrorKind::not_found;
 }
 
+Result<std::optional<std::string>> what_is_on(File& file, const std::string& path) {
+  std::vector<std::string> remarks;
+  if (const auto superblock = newest_superblock(file, path, &remarks)) {
+    return std::optional(fmt::format("is a member of pool {}", superblock->pool_name));
+  } else if (superblock.error().kind != ErrorKind::not_found) {
+    return std::optional<std::string>("carries what was a pool's superblock");
+  }
+  VSNAP_TRY_ASSIGN(const auto found, probe_contents(path));
+  if (found) return std::optional("has " + *found);
+  if (file.is_block_device()) return std::optional<std::string>();
+  VSNAP_TRY_ASSIGN(const bool data, holds_data(path));
+  return data ? std::optional<std::string>("holds data") : std::nullopt;
+}
+
 Result<std::unique_ptr<File>> open_new_member(Env& env, const MemberSpec& spec, bool force, bool dry_run) {
   auto existing = env.open_file(spec.path, {});
   const bool missing = !existing && existing.error().kind == ErrorKind::not_found;
@@ -30,22 +44,11 @@ Result<std::unique_ptr<File>> open_new_member(Env& env, const MemberSpec& spec, 
   }
   std::unique_ptr<File> file = std::move(*existing);
   if (!force) {
-    std::vector<std::string> remarks;
-    if (const auto superblock = newest_superblock(*file, spec.path, &remarks)) {
+    VSNAP_TRY_ASSIGN(const auto found, what_is_on(*file, spec.path));
+    if (found) {
       return failure(ErrorKind::failed, EEXIST,
-                     fmt::format("{}: is a member of pool {} (vsnap pool attach, or --force to "
-                                 "overwrite it)",
-                                 spec.path, superblock->pool_name));
-    } else if (superblock.error().kind != ErrorKind::not_found) {
-      return failure(ErrorKind::failed, EEXIST,
-                     fmt::format("{}: carries what was a pool's superblock (--force to overwrite "
-                                 "it)",
-                                 spec.path));
+                     fmt::format("{}: {} (--force overwrites it)", spec.path, *found));
     }
-    VSNAP_TRY_ASSIGN(const auto found, probe_contents(spec.path));
-    if (found)
-      return failure(ErrorKind::failed, EEXIST,
-                     fmt::format("{}: has {} (--force to overwrite it)", spec.path, *found));
   }
   if (spec.size_bytes > file->size_bytes()) {
     if (file->is_block_device()) {

@@ -5,7 +5,10 @@
 #include <unistd.h>
 
 #include <fmt/format.h>
+#include <algorithm>
+#include <cctype>
 #include <memory>
+#include <vector>
 
 #include "core/names.h"
 
@@ -26,6 +29,16 @@ Probe start_probe(int fd) {
   blkid_probe_enable_partitions(probe.get(), 1);
   blkid_probe_set_partitions_flags(probe.get(), BLKID_PARTS_MAGIC);
   return probe;
+}
+
+constexpr std::uint64_t kLookBytes = 64ULL << 20; // read in a moment, and past the headers of all formats
+
+// As people say it: "an ext4", "an xfs", "a vfat".
+std::string with_article(const std::string& what) {
+  const char first = static_cast<char>(std::tolower(static_cast<unsigned char>(what.front())));
+  const bool vowel = std::string_view("aeiox").find(first) != std::string_view::npos ||
+                     what.starts_with("ntfs") || what.starts_with("f2fs");
+  return (vowel ? "an " : "a ") + what;
 }
 
 std::string value(blkid_probe probe, const char* name) {
@@ -60,13 +73,38 @@ Result<std::optional<std::string>> probe_contents(const std::string& path) {
   if (const std::string type = value(probe.get(), "TYPE"); !type.empty()) {
     const std::string label = value(probe.get(), "LABEL");
     const bool file_system = value(probe.get(), "USAGE") == "filesystem";
-    return std::optional(fmt::format("{} {}{}", type, file_system ? "file system" : "signature",
+    return std::optional(fmt::format("{} {}{}", with_article(type), file_system ? "file system" : "signature",
                                      label.empty() ? "" : fmt::format(" labelled {}", quoted(label))));
   }
   if (const std::string table = value(probe.get(), "PTTYPE"); !table.empty()) {
-    return std::optional(fmt::format("{} partition table", table));
+    return std::optional(fmt::format("{} partition table", with_article(table)));
   }
   return std::optional<std::string>("an unknown signature");
+}
+
+Result<bool> holds_data(const std::string& path) {
+  const FileDescriptor fd(path, O_RDONLY);
+  if (fd.get() < 0) return system_failure(errno, path);
+  std::vector<char> buffer(1U << 20);
+  off_t at = 0;
+  for (std::uint64_t looked = 0; looked < kLookBytes;) {
+    at = ::lseek(fd.get(), at, SEEK_DATA);
+    if (at < 0 && errno == ENXIO) return false; // holes up to the end
+    if (at < 0) return system_failure(errno, path);
+    const off_t hole = ::lseek(fd.get(), at, SEEK_HOLE);
+    if (hole < 0) return system_failure(errno, path);
+    while (at < hole && looked < kLookBytes) {
+      const auto wanted = std::min<std::uint64_t>(buffer.size(), static_cast<std::uint64_t>(hole - at));
+      const ssize_t n = ::pread(fd.get(), buffer.data(), wanted, at);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return system_failure(errno, path);
+      if (n == 0) return false; // it became shorter meanwhile
+      if (std::any_of(buffer.begin(), buffer.begin() + n, [](char c) { return c != 0; })) return true;
+      at += n;
+      looked += static_cast<std::uint64_t>(n);
+    }
+  }
+  return false;
 }
 
 Result<> wipe_signatures(const std::string& path) {

@@ -64,19 +64,19 @@ TEST_CASE("nothing is found on an empty file") { CHECK(TemporaryFile(0).found() 
 TEST_CASE("a file system is found with its kind and label") {
   TemporaryFile file;
   file.put_ext2("photos");
-  CHECK(file.found() == "ext2 file system labelled 'photos'");
+  CHECK(file.found() == "an ext2 file system labelled 'photos'");
 }
 
 TEST_CASE("a swap area is found") {
   TemporaryFile file;
   file.put_swap();
-  CHECK(file.found() == "swap signature");
+  CHECK(file.found() == "a swap signature");
 }
 
 TEST_CASE("a partition table is found") {
   TemporaryFile file;
   file.put_dos_table();
-  CHECK(file.found() == "dos partition table");
+  CHECK(file.found() == "a dos partition table");
 }
 
 TEST_CASE("nothing is found after signatures were wiped") {
@@ -102,6 +102,15 @@ TEST_CASE("wiping where nothing is found changes nothing") {
   std::string back(7, '\0');
   in.read(back.data(), 7);
   CHECK(back == "payload");
+}
+
+TEST_CASE("bytes that no signature tells of are data, zeros and holes are none") {
+  TemporaryFile file(80ULL << 20);
+  CHECK_FALSE(*holds_data(file.path()));
+  file.put(1ULL << 20, std::string(1ULL << 20, '\0'));
+  CHECK_FALSE(*holds_data(file.path()));
+  file.put(40ULL << 20, "payload");
+  CHECK(*holds_data(file.path()));
 }
 
 TEST_CASE("a file that is not there is an error that names it") {
