@@ -27,8 +27,19 @@ Result<MemberSpec> member_argument(const std::string& path, const std::string& s
   if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
     return failure(ErrorKind::usage, fmt::format("{}: neither a file nor a block device", member.path));
   }
-  if (S_ISREG(info.st_mode) && info.st_size == 0 && size_bytes != 0)
+  if (size.empty()) return member;
+  if (S_ISBLK(info.st_mode)) {
+    return failure(ErrorKind::usage,
+                   fmt::format("{}: a block device has the size it has (leave --size out)", member.path));
+  }
+  if (info.st_size == 0) {
     member.size_bytes = size_bytes; // as good as missing
+  } else if (static_cast<std::uint64_t>(info.st_size) != size_bytes) {
+    return failure(ErrorKind::usage,
+                   fmt::format("{}: exists, with {} bytes, not {} (--size is for files to be made: leave it "
+                               "out, or truncate -s {} the file first)",
+                               member.path, info.st_size, size_bytes, size_bytes));
+  }
   return member;
 }
 

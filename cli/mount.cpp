@@ -126,6 +126,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
                                options.pool, running->mount_point, running->pid));
   }
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(options.pool));
+  VSNAP_TRY(check_members_present(entry));
   VSNAP_TRY_ASSIGN(daemon.mount_point, check_mount_point(options.pool, options.directory));
   daemon.pool = options.pool;
   daemon.members = entry.members;

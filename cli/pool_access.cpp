@@ -58,6 +58,7 @@ Result<PoolAccess> PoolAccess::open(const std::string& pool, bool for_check) {
     // It is starting or ending: whoever holds the lock decides.
   }
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(pool));
+  VSNAP_TRY(check_members_present(entry));
   OpenPoolOptions options;
   options.member_paths = entry.members;
   options.for_check = for_check;

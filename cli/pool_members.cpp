@@ -1,9 +1,13 @@
 // vsnap pool add, attach, detach: which members a pool has, and which pools are known here.
 #include <fmt/format.h>
+#include <unistd.h>
+#include <algorithm>
+#include <filesystem>
 
 #include "cli/command.h"
 #include "cli/member_argument.h"
 #include "cli/output.h"
+#include "cli/own_mount.h"
 #include "cli/pool_access.h"
 #include "cli/registry.h"
 
@@ -34,6 +38,12 @@ Result<RegistryEntry> entry_of(PoolAccess& access) {
 Result<int> run_add(const CommonOptions& common, const AddOptions& options) {
   VSNAP_TRY_ASSIGN(const MemberSpec member, member_argument(options.member, options.size));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(options.name));
+  if (access.daemon() && lies_in_mount(member.path, access.daemon()->mount_point)) {
+    return failure(ErrorKind::usage,
+                   fmt::format("{}: lies in the pool's own mount, {}, and the pool could never be opened "
+                               "again (give a file or device outside of it)",
+                               member.path, access.daemon()->mount_point));
+  }
   wire::ControlRequest request;
   request.mutable_add_member()->set_path(member.path);
   request.mutable_add_member()->set_size_bytes(member.size_bytes);
@@ -47,13 +57,19 @@ Result<int> run_add(const CommonOptions& common, const AddOptions& options) {
   return 0;
 }
 
+Result<MemberIdentity> identify_member(const std::string& path) {
+  auto found = Pool::identify(Env::real(), path);
+  if (found || found.error().kind != ErrorKind::not_found || ::access(path.c_str(), F_OK) != 0) return found;
+  return failure(ErrorKind::not_found, fmt::format("{}: not a member of any pool", path));
+}
+
 // That the members given are all those of one pool, each once; the entry lists them by index.
 Result<RegistryEntry> identify_all(const std::vector<std::string>& members) {
   std::map<std::uint32_t, std::string> by_index;
   std::optional<MemberIdentity> pool;
   for (const std::string& text : members) {
     VSNAP_TRY_ASSIGN(const std::string path, absolute_path(text));
-    VSNAP_TRY_ASSIGN(const MemberIdentity found, Pool::identify(Env::real(), path));
+    VSNAP_TRY_ASSIGN(const MemberIdentity found, identify_member(path));
     if (!pool) pool = found;
     if (found.pool_uuid != pool->pool_uuid) {
       return failure(
@@ -80,15 +96,50 @@ Result<RegistryEntry> identify_all(const std::vector<std::string>& members) {
   return entry;
 }
 
-Result<int> run_attach(const CommonOptions& common, const std::vector<std::string>& members) {
-  VSNAP_TRY_ASSIGN(const RegistryEntry entry, identify_all(members));
+// Members that are known, are still of this pool, and are not among those given: copies, most likely.
+std::vector<std::string> other_members(const RegistryEntry& known, const RegistryEntry& given) {
+  const auto same_as = [](const std::string& one) {
+    return [&one](const std::string& other) {
+      std::error_code code;
+      return one == other || std::filesystem::equivalent(one, other, code);
+    };
+  };
+  std::vector<std::string> out;
+  for (const std::string& path : known.members) {
+    if (std::any_of(given.members.begin(), given.members.end(), same_as(path))) continue;
+    const auto found = Pool::identify(Env::real(), path);
+    if (found && to_string(found->pool_uuid) == known.uuid) out.push_back(path);
+  }
+  return out;
+}
+
+Result<> check_attachable(const RegistryEntry& entry) {
   const auto known = registry_find(entry.pool);
-  if (known && known->uuid != entry.uuid) {
+  if (!known) return {};
+  if (known->uuid != entry.uuid) {
     return failure(
         ErrorKind::busy, EEXIST,
         fmt::format("{0}: another pool of this name is known here (vsnap pool detach {0} forgets it)",
                     entry.pool));
   }
+  if (const auto daemon = live_daemon(Env::real(), entry.pool)) {
+    return failure(ErrorKind::busy,
+                   fmt::format("{0}: known already, and mounted at {1} by pid {2} (vsnap umount {0} first)",
+                               entry.pool, daemon->mount_point, daemon->pid));
+  }
+  std::string others;
+  for (const std::string& path : other_members(*known, entry)) others += (others.empty() ? "" : ", ") + path;
+  if (others.empty()) return {};
+  return failure(
+      ErrorKind::busy, EEXIST,
+      fmt::format("{0}: known with other members: {1} (to use these instead: vsnap pool detach {0} "
+                  "first)",
+                  entry.pool, others));
+}
+
+Result<int> run_attach(const CommonOptions& common, const std::vector<std::string>& members) {
+  VSNAP_TRY_ASSIGN(const RegistryEntry entry, identify_all(members));
+  VSNAP_TRY(check_attachable(entry));
   VSNAP_TRY(registry_save(entry, false));
   if (common.json) {
     print_json({{"name", entry.pool}, {"uuid", entry.uuid}, {"members", entry.members}});
@@ -118,7 +169,7 @@ void register_pool_members(Program& program) {
   add.argument("NAME", add_options->name);
   add.argument("MEMBER", add_options->member);
   add.option("--size", add_options->size, "of a file that does not exist yet", "SIZE");
-  add.flag("--force", add_options->force, "also over a file system, partition table or another pool");
+  add.flag("--force", add_options->force, "also over a file system, another pool or other data");
   program.on(add, [add_options](const CommonOptions& common) { return run_add(common, *add_options); });
 
   Command attach =

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/names.h"
+#include "core/pool.h"
 
 namespace vsnap::cli {
 namespace {
@@ -151,6 +152,27 @@ Result<> registry_remove(const std::string& pool) {
   VSNAP_TRY_ASSIGN(const std::string path, entry_path(pool));
   if (::unlink(path.c_str()) != 0) return errno == ENOENT ? no_such_pool(pool) : system_failure(errno, path);
   return sync_directory(fs::path(path).parent_path().string());
+}
+
+Result<> check_members_present(const RegistryEntry& entry) {
+  for (const std::string& member : entry.members) {
+    if (::access(member.c_str(), F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR)) {
+      return failure(
+          ErrorKind::damaged, ENOENT,
+          fmt::format("{}: member {} is missing (moved? vsnap pool attach with all its members says "
+                      "where they are now; else bring it back)",
+                      entry.pool, member));
+    }
+    const auto found = Pool::identify(Env::real(), member);
+    if (!found && found.error().kind == ErrorKind::not_found) {
+      return failure(
+          ErrorKind::damaged,
+          fmt::format("{}: {} is no member of a pool any more: it was overwritten or wiped (restore "
+                      "it from a copy)",
+                      entry.pool, member));
+    }
+  }
+  return {};
 }
 
 Result<std::string> absolute_path(const std::string& path) {

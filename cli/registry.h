@@ -29,6 +29,9 @@ struct RegistryEntry {
 Result<> registry_save(const RegistryEntry& entry, bool must_be_new);
 Result<> registry_remove(const std::string& pool);
 
+// That each of them is there and says that it is a member of a pool; kind damaged, naming the pool, if not.
+[[nodiscard]] Result<> check_members_present(const RegistryEntry& entry);
+
 // Without symbolic links in its directory; also of a file that does not exist yet.
 [[nodiscard]] Result<std::string> absolute_path(const std::string& path);
 

@@ -2,6 +2,7 @@
 """Pools: what they are made of, what is refused, how they grow, move and are forgotten."""
 
 import json
+import os
 import socket
 
 from support import MIB, VSNAP, LabTest, fio, main, read_all, write_at
@@ -89,6 +90,43 @@ class Refusal(LabTest):
     def test_another_pool_is_named_and_refused_without_force(self):
         path = self.lab.pool("other", size="64M")[0]
         self.refused(path, "other")
+
+    def test_data_that_no_signature_tells_of_is_refused_without_force(self):
+        self.refused(self.lab.file("late.img", 64 * MIB, b"\0" * (30 * MIB) + b"a database"), "holds data")
+
+    def test_a_dry_run_says_what_would_be_overwritten(self):
+        path = self.lab.file("tar.img", 64 * MIB, b"x" * MIB)
+        self.lab.vsnap("pool", "create", "q", path, "-n", code=1)
+        done = self.lab.vsnap("pool", "create", "q", path, "-n", "--force")
+        self.mentions(done.out, f"would overwrite {path}, which holds data")
+        self.assertEqual(read_all(path)[:MIB], b"x" * MIB)
+
+    def test_a_size_that_an_existing_file_does_not_have_is_refused(self):
+        path = self.lab.file("there.img", 64 * MIB)
+        done = self.lab.vsnap("pool", "create", "q", path, "--size", "128M", code=2)
+        self.mentions(done.err, path, "--size")
+        self.assertEqual(path.stat().st_size, 64 * MIB)
+        self.lab.vsnap("pool", "create", "q", path, "--size", "64M")
+        device = self.lab.losetup(self.lab.file("disk", 64 * MIB))
+        self.lab.vsnap("pool", "add", "q", device, "--size", "64M", code=2)
+
+    def test_what_lies_in_the_pools_own_mount_is_refused(self):
+        self.lab.pool(size="512M")
+        point = self.lab.mount()
+        self.lab.vsnap("create", "p/v", "--size", "64M")
+        refused = [point / "v", point / "new"]
+        device = self.lab.map("p/v")
+        refused.append(device)
+        self.lab.run("mkfs.ext4", "-q", device)
+        inner = self.lab.mount_device(device, "fs")
+        refused.append(inner / "new.img")
+        for path in refused:
+            size = [] if os.path.exists(path) else ["--size", "32M"]
+            done = self.lab.vsnap("pool", "add", "p", path, "--force", *size, code=2)
+            self.mentions(done.err, path, "own mount")
+        self.lab.umount_device(inner, device)
+        self.lab.unmap(device)
+        self.assertEqual(len(self.lab.status()["members"]), 1)
 
     def test_a_device_that_is_mounted_is_refused_even_with_force(self):
         path = self.lab.file("fs.img", 64 * MIB)
@@ -229,6 +267,21 @@ class Moving(LabTest):
         self.lab.vsnap("pool", "attach", *reversed(paths))  # in any order
         self.assertEqual(list(self.lab.views()), ["v"])
 
+    def test_attach_repoints_neither_a_mounted_pool_nor_one_whose_members_are_there(self):
+        image = self.lab.pool()[0]
+        copy = self.lab.path / "copy.img"
+        self.lab.run("cp", "--sparse=always", image, copy)
+        done = self.lab.vsnap("pool", "attach", copy, code=4)
+        self.mentions(done.err, "known with other members", image, "vsnap pool detach p")
+        self.lab.vsnap("pool", "attach", image)
+        point = self.lab.mount()
+        self.mentions(self.lab.vsnap("pool", "attach", image, code=4).err, "mounted", point)
+        self.assertEqual(self.lab.status()["members"][0]["path"], str(image))
+        self.lab.umount()
+        image.unlink()
+        self.lab.vsnap("pool", "attach", copy)
+        self.assertEqual(self.lab.status()["members"][0]["path"], str(copy))
+
     def test_attach_wants_all_members_and_says_how_many(self):
         paths = self.lab.pool(members=3)
         self.lab.vsnap("pool", "detach", "p")
@@ -309,7 +362,7 @@ class WrongMembers(LabTest):
         paths = self.lab.pool(members=2)
         away = self.lab.path / "away.img"
         paths[1].rename(away)
-        self.refused(paths[1])
+        self.refused("p: member", paths[1], "missing", "vsnap pool attach")
         self.assertEqual(self.lab.json("pool", "list")["pools"][0]["state"], "missing")
         self.assertFalse(paths[1].exists(), "a missing member was made anew")
         away.rename(paths[1])
@@ -327,7 +380,8 @@ class WrongMembers(LabTest):
         paths = self.lab.pool(members=2)
         paths[1].rename(self.lab.path / "away.img")
         self.lab.file(paths[1].name, paths[0].stat().st_size)
-        self.refused(paths[1])
+        self.refused(paths[1], "wiped")
+        self.assertNotIn("pool create", self.lab.vsnap("pool", "attach", *paths, code=3).err)
 
     def test_a_truncated_member_is_refused_naming_both_lengths(self):
         paths = self.lab.pool(members=2, size="64M")
