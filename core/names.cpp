@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 
 #include "core/units.h"
 
@@ -88,10 +87,16 @@ Result<Spec> parse_spec(std::string_view text) {
 Result<std::uint64_t> parse_size(std::string_view text) {
   const auto bad = [&](std::string_view why) {
     return failure(ErrorKind::usage,
-                   fmt::format("{}: bad size: {} (write 4096, 64K, 20G or 1T)", quoted(text), why));
+                   fmt::format("{}: bad size{}{} (4096, 64K, 20G, 1T; powers of two)", quoted(text),
+                               why.empty() ? "" : ": ", why));
   };
   std::string_view number = text;
   unsigned shift = 0;
+  if (number.ends_with("iB")) { // 20GiB is 20G
+    number.remove_suffix(2);
+    if (number.empty() || std::string_view("KMGTPE").find(number.back()) == std::string_view::npos)
+      return bad("");
+  }
   if (!number.empty()) {
     const char letter = static_cast<char>(number.back() >= 'a' ? number.back() - 32 : number.back());
     if (const auto unit = kUnitLetters.find(letter); unit != std::string_view::npos) {
@@ -104,7 +109,8 @@ Result<std::uint64_t> parse_size(std::string_view text) {
   std::uint64_t whole = 0;
   const auto [end, code] = std::from_chars(whole_text.data(), whole_text.data() + whole_text.size(), whole);
   if (code == std::errc::result_out_of_range) return bad("too large, at most 8E - 1");
-  if (code != std::errc() || end != whole_text.data() + whole_text.size()) return bad("not a number");
+  if (code != std::errc() || end != whole_text.data() + whole_text.size())
+    return bad("");
   if (whole > (kMaxVolumeBytes >> shift)) return bad("too large, at most 8E - 1");
   std::uint64_t size = whole << shift;
   if (dot != std::string_view::npos) {
@@ -112,10 +118,15 @@ Result<std::uint64_t> parse_size(std::string_view text) {
     if (digits.empty() || digits.size() > 9 || shift == 0) return bad("not a whole number of bytes");
     std::uint64_t fraction = 0;
     const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), fraction);
-    if (parsed.ec != std::errc() || parsed.ptr != digits.data() + digits.size()) return bad("not a number");
-    const long double part =
-        static_cast<long double>(fraction) / std::pow(10.0L, static_cast<int>(digits.size()));
-    size += static_cast<std::uint64_t>(part * static_cast<long double>(1ULL << shift));
+    if (parsed.ec != std::errc() || parsed.ptr != digits.data() + digits.size()) return bad("");
+    // fraction / 10^digits * 2^shift, which is fraction / 5^digits * 2^(shift - digits), has to be whole.
+    for (std::size_t i = 0; i < digits.size(); ++i) {
+      if (fraction % 5 != 0) return bad("not a whole number of bytes");
+      fraction /= 5;
+    }
+    const auto digit_count = static_cast<unsigned>(digits.size());
+    if (digit_count > shift) return bad("not a whole number of bytes"); // shift is 10 or more
+    size += fraction << (shift - digit_count);                          // fraction is below 2^digits
     if (size > kMaxVolumeBytes) return bad("too large, at most 8E - 1");
   }
   return size;

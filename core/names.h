@@ -39,7 +39,7 @@ struct Spec {
 };
 [[nodiscard]] Result<Spec> parse_spec(std::string_view text);
 
-// "4096", "64K", "20G", "1.5T", "100B": powers of two, at most 8 EiB - 1. No sign, no blanks.
+// "4096", "64K", "20G", "1.5T", "100B", "64KiB": powers of two, at most 8 EiB - 1. No sign, no blanks.
 [[nodiscard]] Result<std::uint64_t> parse_size(std::string_view text);
 // "1.5G", "64K", "100B": at most four characters of number, exact where it is a whole number of units.
 [[nodiscard]] std::string format_size(std::uint64_t size_bytes);
