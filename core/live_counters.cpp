@@ -12,8 +12,32 @@ namespace ipc = boost::interprocess;
 
 namespace {
 constexpr std::size_t kSlots = 1024;
-constexpr std::uint64_t kLayout = 1; // of the segment; a reader of another layout keeps away
+constexpr std::uint64_t kLayout = 2; // of the segment; a reader of another layout keeps away
 constexpr std::uint64_t kSharedId = ~0ULL;
+
+void set_name(ViewCounters& slot, const std::string& text) {
+  slot.name_version.fetch_add(1, std::memory_order_acq_rel);
+  for (std::size_t word = 0; word < slot.name.size(); ++word) {
+    std::uint64_t bytes = 0;
+    const std::size_t at = std::min(word * sizeof bytes, text.size());
+    std::memcpy(&bytes, text.data() + at, std::min(sizeof bytes, text.size() - at));
+    slot.name[word].store(bytes, std::memory_order_release);
+  }
+  slot.name_version.fetch_add(1, std::memory_order_acq_rel);
+}
+
+std::string name_of(const ViewCounters& slot) {
+  std::array<std::uint64_t, std::tuple_size_v<decltype(slot.name)>> words{};
+  for (int attempt = 0; attempt < 100; ++attempt) { // a writer that was killed leaves it odd
+    const std::uint64_t before = slot.name_version.load(std::memory_order_acquire);
+    for (std::size_t word = 0; word < words.size(); ++word)
+      words[word] = slot.name[word].load(std::memory_order_acquire);
+    if (before % 2 == 0 && slot.name_version.load(std::memory_order_acquire) == before) break;
+  }
+  std::array<char, sizeof words> text{};
+  std::memcpy(text.data(), words.data(), sizeof words);
+  return {text.data(), strnlen(text.data(), text.size())};
+}
 
 std::string segment_name(const std::string& uuid) { return "vsnap-live-" + uuid; }
 } // namespace
@@ -69,10 +93,6 @@ Result<std::unique_ptr<LiveCounters>> LiveCounters::open(const std::string& uuid
 }
 
 std::shared_ptr<ViewCounters> LiveCounters::take(ObjectId id, const std::string& name) {
-  const auto set_name = [](ViewCounters& slot, std::string_view text) {
-    slot.name.fill('\0');
-    std::memcpy(slot.name.data(), text.data(), std::min(text.size(), slot.name.size() - 1));
-  };
   auto& slots = mapping_->segment().slots;
   for (std::size_t i = 0; i + 1 < kSlots; ++i) {
     ViewCounters& slot = slots[i];
@@ -88,13 +108,19 @@ std::shared_ptr<ViewCounters> LiveCounters::take(ObjectId id, const std::string&
   return {&shared, [](ViewCounters*) {}};
 }
 
+void LiveCounters::rename(ObjectId id, const std::string& name) {
+  for (ViewCounters& slot : mapping_->segment().slots) {
+    if (slot.id.load(std::memory_order_acquire) == id.value()) set_name(slot, name);
+  }
+}
+
 std::vector<LiveCounters::Sample> LiveCounters::read() const {
   std::vector<Sample> samples;
   for (const ViewCounters& slot : mapping_->segment().slots) {
     Sample s;
     s.id = slot.id.load(std::memory_order_acquire);
     if (s.id == 0) continue;
-    s.name.assign(slot.name.data(), strnlen(slot.name.data(), slot.name.size()));
+    s.name = name_of(slot);
     s.reads = slot.reads.load(std::memory_order_relaxed);
     s.read_bytes = slot.read_bytes.load(std::memory_order_relaxed);
     s.writes = slot.writes.load(std::memory_order_relaxed);

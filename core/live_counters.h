@@ -3,7 +3,8 @@
 //
 // Invariants
 // 1. A slot belongs to one view for as long as its id is not 0; counters only grow while it does.
-// 2. Everything in the segment is a lock-free atomic or written before the id that announces it.
+// 2. Everything in the segment is a lock-free atomic.
+// 3. A name is whole where its version was even, and the same, before and after it was read.
 // Threads: any; writers and readers in different processes.
 #pragma once
 
@@ -20,9 +21,10 @@
 
 namespace vsnap {
 
-struct ViewCounters {               // since the view was opened
-  std::atomic<std::uint64_t> id{0}; // 0: a free slot
-  std::array<char, 160> name{};     // VOLUME or VOLUME@SNAPSHOT
+struct ViewCounters {                                // since the view was opened
+  std::atomic<std::uint64_t> id{0};                  // 0: a free slot
+  std::atomic<std::uint64_t> name_version{0};        // odd while the name changes
+  std::array<std::atomic<std::uint64_t>, 20> name{}; // VOLUME or VOLUME@SNAPSHOT, eight bytes a word
   std::atomic<std::uint64_t> reads{0}, read_bytes{0};
   std::atomic<std::uint64_t> writes{0}, written_bytes{0};
   std::atomic<std::uint64_t> discards{0}, flushes{0};
@@ -42,6 +44,9 @@ class LiveCounters {
   // A slot for the view; one that is shared by all further views when there are none left.
   // Given back when the last reference goes, which must be before the segment does.
   [[nodiscard]] std::shared_ptr<ViewCounters> take(ObjectId id, const std::string& name);
+
+  // The view has another name from now on; nothing where it has no slot. Calls must follow one another.
+  void rename(ObjectId id, const std::string& name);
 
   struct Sample {
     std::uint64_t id = 0;

@@ -107,6 +107,13 @@ Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name) {
       }
     }
     objects_.rename(object, new_name);
+    if (counters_) {
+      counters_->rename(object->id, to.text());
+      if (!from.is_snapshot()) {
+        for (const ObjectPtr& snapshot : objects_.snapshots(*object))
+          counters_->rename(snapshot->id, objects_.name_of(*snapshot).text());
+      }
+    }
   }
   for (const std::string& name : changed) tell_entry(name);
   return {};
