@@ -112,11 +112,12 @@ void unlink(fuse_req_t req, fuse_ino_t parent, const char* name) {
 }
 
 // Volume to volume, snapshot to snapshot of the same volume. An existing volume is replaced where it could be
-// removed: it has no snapshots and nobody has it open.
+// removed: it has no snapshots and nobody has it open. Else EPERM: programs take EINVAL for a directory moved
+// into itself.
 Result<> rename_view(Operations& operations, const ViewName& from, const ViewName& to, unsigned flags) {
   if ((flags & ~static_cast<unsigned>(RENAME_NOREPLACE)) != 0) return refuse(EINVAL);
-  if (from.is_snapshot() != to.is_snapshot()) return refuse(EINVAL);
-  if (from.is_snapshot() && from.volume != to.volume) return refuse(EINVAL);
+  if (from.is_snapshot() != to.is_snapshot()) return refuse(EPERM);
+  if (from.is_snapshot() && from.volume != to.volume) return refuse(EPERM);
   VSNAP_TRY(operations.pool.find(from));
   if (from == to) return {};
   if (operations.pool.find(to)) {

@@ -133,9 +133,9 @@ TEST_CASE("a snapshot is renamed within its volume only") {
   mounted->make_volume("vm2", 10000);
   take_snapshot(*mounted, "vm1", "a");
   take_snapshot(*mounted, "vm1", "b");
-  CHECK(rename_errno(*mounted, "vm1@a", "vm2@a") == EINVAL);
-  CHECK(rename_errno(*mounted, "vm1@a", "vm3") == EINVAL);
-  CHECK(rename_errno(*mounted, "vm2", "vm1@c") == EINVAL);
+  CHECK(rename_errno(*mounted, "vm1@a", "vm2@a") == EPERM);
+  CHECK(rename_errno(*mounted, "vm1@a", "vm3") == EPERM);
+  CHECK(rename_errno(*mounted, "vm2", "vm1@c") == EPERM);
   CHECK(rename_errno(*mounted, "vm1@a", "vm1@b") == EEXIST);
   CHECK(rename_errno(*mounted, "vm1@a", "vm1@c") == 0);
   CHECK(names_in(mounted->path()) == Names{"vm1", "vm1@b", "vm1@c", "vm2"});

@@ -226,8 +226,8 @@ class Renaming(MountTest):
         os.rename(self.point / "v@s", self.point / "v@t")
         self.assertEqual(sorted(os.listdir(self.point)), ["v", "v@t"])
         self.lab.vsnap("create", "p/w", "--size", "1M")
-        self.fails_with(errno.EINVAL, os.rename, self.point / "v@t", self.point / "w@t")
-        self.fails_with(errno.EINVAL, os.rename, self.point / "v@t", self.point / "x")
+        self.fails_with(errno.EPERM, os.rename, self.point / "v@t", self.point / "w@t")
+        self.fails_with(errno.EPERM, os.rename, self.point / "v@t", self.point / "x")
 
 
 class Removing(MountTest):
