@@ -26,7 +26,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   wire::ControlRequest request;
   request.mutable_dump_catalog()->set_path(path);
   {
-    CommandSink sink(common, "catalog dump " + spec.pool, ProgressUnit::bytes);
+    CommandSink sink(common, "catalog dump " + spec.pool, ProgressUnit::pages);
     VSNAP_TRY(ask_pool(spec.pool, std::move(request), sink));
   }
   if (common.json) print_json({{"pool", spec.pool}, {"file", path}});

@@ -42,7 +42,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool, true));
   CheckReport report;
   {
-    CommandSink sink(common, "check " + spec.pool, ProgressUnit::things);
+    CommandSink sink(common, "check " + spec.pool, ProgressUnit::extents);
     wire::ControlRequest request;
     request.mutable_check()->set_repair(options.repair);
     VSNAP_TRY_ASSIGN(const auto reply, access.call(std::move(request), sink));

@@ -98,6 +98,10 @@ void Command::option(const std::string& name, std::uint64_t& into, const std::st
   app_->add_option(name, into, description)->type_name(type);
 }
 
+void Command::hidden_option(const std::string& name, std::string& into) {
+  app_->add_option(name, into)->group("");
+}
+
 void Command::repeated_option(const std::string& name, std::vector<std::string>& into,
                               const std::string& description, const std::string& type) {
   app_->add_option(name, into, description)->type_name(type)->allow_extra_args(false);

@@ -66,6 +66,8 @@ class Command {
   void option(const std::string& name, double& into, const std::string& description, const std::string& type);
   void option(const std::string& name, std::uint64_t& into, const std::string& description,
               const std::string& type);
+  // Taken, so that the command can say what is meant instead; in no help.
+  void hidden_option(const std::string& name, std::string& into);
   // Every use adds one value.
   void repeated_option(const std::string& name, std::vector<std::string>& into,
                        const std::string& description, const std::string& type);

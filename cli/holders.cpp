@@ -6,8 +6,10 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <sstream>
 
 #include "cli/loop_device.h"
+#include "cli/mount_table.h"
 
 namespace vsnap::cli {
 namespace {
@@ -52,22 +54,81 @@ std::vector<std::string> processes(const std::function<bool(const std::string&)>
   return out;
 }
 
-} // namespace
+bool contains(const std::vector<std::string>& words, const std::string& word) {
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
 
-std::vector<std::string> holders_of_mount(const std::string& directory) {
-  const auto inside = [&](const std::string& path) {
-    return path == directory || path.starts_with(directory + "/");
-  };
-  std::vector<std::string> out;
-  for (const LoopDevice& loop : loop_devices()) {
-    if (inside(loop.backing_file)) out.push_back(loop.device);
+// "/dev/loop0", "/dev/loop0p1", ...
+std::vector<std::string> with_partitions(const std::string& device) {
+  const std::string name = fs::path(device).filename().string();
+  std::vector<std::string> out{device};
+  std::error_code code;
+  for (auto it = fs::directory_iterator("/sys/class/block/" + name, code);
+       !code && it != fs::directory_iterator(); it.increment(code)) {
+    const std::string part = it->path().filename().string();
+    if (part.starts_with(name)) out.push_back("/dev/" + part);
   }
-  for (std::string& process : processes(inside)) out.push_back(std::move(process));
   return out;
 }
 
+std::vector<std::string> mount_points_of(const std::vector<std::string>& devices) {
+  std::vector<std::string> numbers; // "7:0", as they stand in mountinfo
+  for (const std::string& device : devices) {
+    std::ifstream in(fs::path("/sys/class/block") / fs::path(device).filename() / "dev");
+    std::string number;
+    if (in >> number) numbers.push_back(number);
+  }
+  std::vector<std::string> out;
+  std::ifstream mounts("/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);) {
+    std::istringstream fields(line);
+    std::string id, parent, number, root, point;
+    fields >> id >> parent >> number >> root >> point;
+    if (contains(numbers, number)) out.push_back(unescaped_mount_field(point));
+  }
+  return out;
+}
+
+std::string describe_loop(const std::string& device) {
+  std::string who;
+  for (const std::string& holder : holders_of_device(device)) who += (who.empty() ? "" : ", ") + holder;
+  return who.empty() ? device : fmt::format("{} ({})", device, who);
+}
+
+std::vector<std::string> holders_where(const std::function<bool(const std::string&)>& wanted) {
+  std::vector<std::string> out;
+  for (const LoopDevice& loop : loop_devices()) {
+    if (wanted(loop.backing_file)) out.push_back(describe_loop(loop.device));
+  }
+  for (std::string& process : processes(wanted)) out.push_back(std::move(process));
+  return out;
+}
+
+} // namespace
+
+std::vector<std::string> holders_of_mount(const std::string& directory) {
+  return holders_where(
+      [&](const std::string& path) { return path == directory || path.starts_with(directory + "/"); });
+}
+
+std::vector<std::string> holders_of_file(const std::string& file) {
+  return holders_where([&](const std::string& path) { return path == file; });
+}
+
 std::vector<std::string> holders_of_device(const std::string& device) {
-  return processes([&](const std::string& path) { return path == device; });
+  const std::vector<std::string> parts = with_partitions(device);
+  std::vector<std::string> out;
+  for (const std::string& point : mount_points_of(parts)) out.push_back("mounted at " + point);
+  for (const std::string& part : parts) {
+    std::error_code code;
+    const fs::path dir = fs::path("/sys/class/block") / fs::path(part).filename() / "holders";
+    for (auto it = fs::directory_iterator(dir, code); !code && it != fs::directory_iterator();
+         it.increment(code))
+      out.push_back("/dev/" + it->path().filename().string());
+  }
+  for (std::string& process : processes([&](const std::string& path) { return contains(parts, path); }))
+    out.push_back(std::move(process));
+  return out;
 }
 
 } // namespace vsnap::cli

@@ -7,10 +7,13 @@
 
 namespace vsnap::cli {
 
-// "qemu-system-x86 (pid 4711)", "/dev/loop3": processes with a file or directory under `directory` open, and
-// loop devices over such files.
+// "qemu-system-x86 (pid 4711)", "/dev/loop3 (mounted at /mnt/data)": processes with a file or directory under
+// `directory` open, and loop devices over such files, each with those who hold it.
 [[nodiscard]] std::vector<std::string> holders_of_mount(const std::string& directory);
-// Processes other than this one that have the block device open.
+// The same of one file.
+[[nodiscard]] std::vector<std::string> holders_of_file(const std::string& file);
+// "mounted at /mnt/data", "qemu-system-x86 (pid 4711)", "/dev/dm-3": mounts of the block device or its
+// partitions, processes other than this one that have it open, and devices made of it.
 [[nodiscard]] std::vector<std::string> holders_of_device(const std::string& device);
 
 } // namespace vsnap::cli

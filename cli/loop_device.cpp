@@ -67,7 +67,7 @@ std::string joined(const std::vector<std::string>& words) {
 Failure in_use(const std::string& device) {
   const auto who = holders_of_device(device);
   return failure(ErrorKind::busy, fmt::format("{}: in use{} (unmount it or end its user first)", device,
-                                              who.empty() ? std::string() : " by " + joined(who)));
+                                              who.empty() ? std::string() : ": " + joined(who)));
 }
 
 bool attached(const std::string& device) {

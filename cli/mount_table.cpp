@@ -14,22 +14,6 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kSource = "vsnap:";
 
-// Blanks, tabs, line ends and backslashes stand there as \ooo.
-std::string unescaped(std::string_view text) {
-  const auto octal = [](char c) { return c >= '0' && c <= '7'; };
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size() && octal(text[i + 1]) && octal(text[i + 2]) &&
-        octal(text[i + 3])) {
-      out += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
-      i += 3;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
-}
-
 std::string without_trailing_slash(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   return path;
@@ -54,6 +38,22 @@ Result<Spec> of_known_daemon(const Spec& spec, const std::string& path,
 
 std::string fs_name(const std::string& pool) { return std::string(kSource) + pool; }
 
+// Blanks, tabs, line ends and backslashes stand there as \ooo.
+std::string unescaped_mount_field(std::string_view text) {
+  const auto octal = [](char c) { return c >= '0' && c <= '7'; };
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 3 < text.size() && octal(text[i + 1]) && octal(text[i + 2]) &&
+        octal(text[i + 3])) {
+      out += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
+      i += 3;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
 std::vector<PoolMount> parse_mount_table(std::string_view mountinfo) {
   std::vector<PoolMount> out;
   std::istringstream lines{std::string(mountinfo)};
@@ -65,9 +65,9 @@ std::vector<PoolMount> parse_mount_table(std::string_view mountinfo) {
     std::string id, parent, device, root, mount_point, type, source;
     before >> id >> parent >> device >> root >> mount_point;
     after >> type >> source;
-    source = unescaped(source);
+    source = unescaped_mount_field(source);
     if (!type.starts_with("fuse") || !source.starts_with(kSource)) continue;
-    out.push_back({source.substr(kSource.size()), unescaped(mount_point)});
+    out.push_back({source.substr(kSource.size()), unescaped_mount_field(mount_point)});
   }
   return out;
 }

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <iostream>
 
+#include "cli/in_use.h"
 #include "cli/registry.h"
 
 namespace vsnap::cli {
@@ -74,7 +75,11 @@ Result<wire::ControlReply> PoolAccess::call(wire::ControlRequest request, Contro
   } else {
     reply = execute(*pool_, request, sink);
   }
-  if (reply.has_error()) return Failure(wire::from_wire(reply.error()));
+  if (reply.has_error()) {
+    Error error = wire::from_wire(reply.error());
+    if (daemon_) error = with_holders(std::move(error), daemon_->pool, daemon_->mount_point);
+    return Failure(std::move(error));
+  }
   return reply;
 }
 
@@ -109,12 +114,14 @@ Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlReques
   return reply;
 }
 
-bool confirmed(const CommonOptions& options, const std::string& question, bool answer_without_terminal) {
-  if (options.yes) return true;
-  if (::isatty(STDIN_FILENO) != 1 || ::isatty(STDERR_FILENO) != 1) return answer_without_terminal;
-  fmt::print(stderr, "{} [y/N] ", question);
+bool can_ask() { return ::isatty(STDIN_FILENO) == 1 && ::isatty(STDERR_FILENO) == 1; }
+
+Result<> confirm(const CommonOptions& options, const std::string& what, const std::string& plan) {
+  if (options.yes || !can_ask()) return {};
+  fmt::print(stderr, "{}Go on? [y/N] ", plan);
   std::string line;
-  return std::getline(std::cin, line) && (line == "y" || line == "Y" || line == "yes");
+  if (std::getline(std::cin, line) && (line == "y" || line == "Y" || line == "yes")) return {};
+  return failure(ErrorKind::failed, ECANCELED, fmt::format("{}: not done", what));
 }
 
 } // namespace vsnap::cli

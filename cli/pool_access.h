@@ -52,7 +52,11 @@ class PoolAccess {
 Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlRequest request);
 Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlRequest request, ControlSink& sink);
 
-// Asks on the terminal; -y answers yes. Without a terminal: `answer_without_terminal`.
-bool confirmed(const CommonOptions& options, const std::string& question, bool answer_without_terminal);
+// Whether there is a terminal to ask on.
+[[nodiscard]] bool can_ask();
+// Shows the plan, lines as -n prints them, and asks on the terminal whether to go on; kind failed if not.
+// Without a terminal, and with -y, nobody is asked.
+[[nodiscard]] Result<> confirm(const CommonOptions& options, const std::string& what,
+                               const std::string& plan);
 
 } // namespace vsnap::cli

@@ -42,16 +42,16 @@ Result<int> run(const CommonOptions& common, const std::string& name) {
                                                 name, daemon->mount_point, daemon->pid));
   }
   VSNAP_TRY_ASSIGN(const std::string what, contents(name));
-  if (common.dry_run && !common.json) {
-    fmt::print("would destroy pool {} {}\n", name, what);
-    for (const std::string& member : entry.members) fmt::print("would wipe {}\n", member);
-  }
+  std::string plan = fmt::format("would destroy pool {} {}\n", name, what);
+  for (const std::string& member : entry.members) plan += fmt::format("would wipe {}\n", member);
+  if (common.dry_run && !common.json) fmt::print("{}", plan);
   if (!common.dry_run) {
-    if (!confirmed(common, fmt::format("Destroy pool {} {}?", name, what), false)) {
+    if (!common.yes && !can_ask()) {
       return failure(
           ErrorKind::usage,
           fmt::format("{0}: nothing was destroyed (vsnap pool destroy -y {0} does not ask)", name));
     }
+    VSNAP_TRY(confirm(common, "pool destroy", plan));
     VSNAP_TRY(Pool::destroy(Env::real(), entry.members));
     empty_files(entry.members);
     VSNAP_TRY(registry_remove(name));

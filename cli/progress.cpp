@@ -15,6 +15,13 @@ std::string amount(ProgressUnit unit, std::uint64_t n) {
   return unit == ProgressUnit::bytes ? format_size(n) : std::to_string(n);
 }
 
+std::string amount_with_unit(ProgressUnit unit, std::uint64_t n) {
+  const char* const name = unit == ProgressUnit::extents ? " extents"
+                           : unit == ProgressUnit::pages ? " pages"
+                                                         : "";
+  return amount(unit, n) + name;
+}
+
 std::string time_left(double seconds) {
   const auto s = static_cast<std::uint64_t>(seconds + 0.5);
   if (s < 90) return fmt::format("{} s", s);
@@ -26,9 +33,9 @@ std::string time_left(double seconds) {
 
 std::string progress_line(const std::string& what, ProgressUnit unit, std::uint64_t done, std::uint64_t total,
                           double elapsed_s) {
-  if (total == 0) return fmt::format("{}: {}", what, amount(unit, done));
+  if (total == 0) return fmt::format("{}: {}", what, amount_with_unit(unit, done));
   const double part = done >= total ? 1.0 : static_cast<double>(done) / static_cast<double>(total);
-  std::string line = fmt::format("{}: {:.0f}% of {}", what, part * 100, amount(unit, total));
+  std::string line = fmt::format("{}: {:.0f}% of {}", what, part * 100, amount_with_unit(unit, total));
   if (elapsed_s > 0.5 && done > 0) {
     const double rate = static_cast<double>(done) / elapsed_s;
     line += fmt::format(", {}/s", amount(unit, static_cast<std::uint64_t>(rate)));

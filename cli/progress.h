@@ -8,9 +8,10 @@
 
 namespace vsnap::cli {
 
-enum class ProgressUnit { bytes, things };
+enum class ProgressUnit { bytes, extents, pages };
 
-// "flatten lab/vm1: 42% of 10G, 210M/s, 28 s left"; pure, for tests.
+// "flatten lab/vm1: 42% of 10G, 210M/s, 28 s left", "check lab: 42% of 1000 extents, 90/s, 6 s left"; pure,
+// for tests.
 [[nodiscard]] std::string progress_line(const std::string& what, ProgressUnit unit, std::uint64_t done,
                                         std::uint64_t total, double elapsed_s);
 

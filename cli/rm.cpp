@@ -1,5 +1,6 @@
 // vsnap rm: removes snapshots and volumes.
 #include <fmt/format.h>
+#include <algorithm>
 
 #include "cli/command.h"
 #include "cli/mount_table.h"
@@ -17,6 +18,7 @@ struct Options {
 
 Result<wire::ControlRequest> make_request(const Options& options, bool dry_run, std::string& pool) {
   wire::ControlRequest request;
+  std::vector<ViewName> named;
   for (const std::string& target : options.targets) {
     VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target));
     if (!pool.empty() && spec.pool != pool) {
@@ -26,6 +28,8 @@ Result<wire::ControlRequest> make_request(const Options& options, bool dry_run, 
                                  target, pool));
     }
     pool = spec.pool;
+    if (std::find(named.begin(), named.end(), *spec.view) != named.end()) continue; // counts once
+    named.push_back(*spec.view);
     *request.mutable_remove()->add_names() = wire::to_wire(*spec.view);
   }
   request.mutable_remove()->set_recursive(options.recursive);
@@ -33,37 +37,44 @@ Result<wire::ControlRequest> make_request(const Options& options, bool dry_run, 
   return request;
 }
 
+// What it does, a line for each; `would`: "would remove ...", else "removed ...".
+std::string plan_text(const std::string& pool, const RemovalPlan& plan, bool would) {
+  std::string out;
+  for (const ViewName& name : plan.removed)
+    out += fmt::format("{} {}/{}\n", would ? "would remove" : "removed", pool, name.text());
+  return out + fmt::format("{} {}\n", would ? "would free" : "frees", format_size(plan.frees_bytes));
+}
+
 void print_plan(const CommonOptions& common, const std::string& pool, const RemovalPlan& plan) {
   if (common.json) {
     Json removed = Json::array();
     for (const ViewName& name : plan.removed) removed.push_back(pool + "/" + name.text());
     print_json({{"dry_run", common.dry_run}, {"removed", removed}, {"frees", plan.frees_bytes}});
-    return;
+  } else if (common.dry_run || common.verbose) {
+    fmt::print("{}", plan_text(pool, plan, common.dry_run));
   }
-  if (!common.dry_run && !common.verbose) return;
-  const char* would = common.dry_run ? "would " : "";
-  for (const ViewName& name : plan.removed) {
-    fmt::print("{}{} {}/{}\n", would, common.dry_run ? "remove" : "removed", pool, name.text());
-  }
-  fmt::print("{}{} {}\n", would, common.dry_run ? "free" : "frees", format_size(plan.frees_bytes));
+}
+
+// One snapshot goes without a question.
+Result<> ask_first(const CommonOptions& common, const Options& options, PoolAccess& access) {
+  if (common.dry_run || common.yes || !can_ask()) return {};
+  std::string pool;
+  VSNAP_TRY_ASSIGN(const auto request, make_request(options, true, pool));
+  VSNAP_TRY_ASSIGN(const auto reply, access.call(request));
+  const RemovalPlan plan = wire::from_wire(reply.removal());
+  if (plan.removed.size() == 1 && plan.removed.front().is_snapshot()) return {};
+  return confirm(common, "rm", plan_text(pool, plan, true));
 }
 
 Result<int> run(const CommonOptions& common, const Options& options) {
   std::string pool;
   VSNAP_TRY_ASSIGN(const auto request, make_request(options, common.dry_run, pool));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(pool));
-  if (options.recursive && !common.dry_run && !common.yes) {
-    VSNAP_TRY_ASSIGN(const auto preview_request, make_request(options, true, pool));
-    VSNAP_TRY_ASSIGN(const auto preview, access.call(preview_request));
-    const auto question =
-        fmt::format("Remove {} volumes and snapshots of pool {}?", preview.removal().removed_size(), pool);
-    if (!confirmed(common, question, true))
-      return failure(ErrorKind::failed, ECANCELED, "rm: nothing was removed");
-  }
+  VSNAP_TRY(ask_first(common, options, access));
   VSNAP_TRY_ASSIGN(const auto reply, access.call(request));
   const RemovalPlan plan = wire::from_wire(reply.removal());
   if (options.wait && !common.dry_run) {
-    CommandSink sink(common, "rm: freeing", ProgressUnit::bytes);
+    CommandSink sink(common, "rm: freeing", ProgressUnit::extents);
     wire::ControlRequest wait;
     wait.mutable_wait_removals();
     if (const auto waited = access.call(std::move(wait), sink); !waited) {

@@ -14,29 +14,40 @@ struct Options {
   bool discard = false;
 };
 
-Result<int> run(const CommonOptions& common, const Options& options) {
-  VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(options.target));
+wire::ControlRequest make_request(const Spec& spec, bool discard, bool dry_run) {
   wire::ControlRequest request;
   *request.mutable_rollback()->mutable_to() = wire::to_wire(*spec.view);
-  request.mutable_rollback()->set_discard(options.discard);
-  request.mutable_rollback()->set_dry_run(common.dry_run);
-  VSNAP_TRY_ASSIGN(const auto reply, ask_pool(spec.pool, std::move(request)));
+  request.mutable_rollback()->set_discard(discard);
+  request.mutable_rollback()->set_dry_run(dry_run);
+  return request;
+}
+
+std::string plan_text(const std::string& pool, const RollbackResult& result) {
+  const std::string head =
+      fmt::format("would roll {0}/{1} back to {0}/{2}\n", pool, result.to.volume, result.to.text());
+  return head + (result.kept
+                     ? fmt::format("would keep the state before as {}/{}\n", pool, result.kept->text())
+                     : "would give up the state before\n");
+}
+
+Result<int> run(const CommonOptions& common, const Options& options) {
+  VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(options.target));
+  VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
+  if (options.discard && !common.dry_run && !common.yes && can_ask()) { // only that loses anything
+    VSNAP_TRY_ASSIGN(const auto preview, access.call(make_request(spec, true, true)));
+    VSNAP_TRY(confirm(common, "rollback", plan_text(spec.pool, wire::from_wire(preview.rollback()))));
+  }
+  VSNAP_TRY_ASSIGN(const auto reply, access.call(make_request(spec, options.discard, common.dry_run)));
+  VSNAP_TRY(access.close());
   const RollbackResult result = wire::from_wire(reply.rollback());
-  const std::string to = spec.pool + "/" + result.to.text();
   if (common.json) {
     print_json({{"dry_run", common.dry_run},
-                {"to", to},
+                {"to", spec.pool + "/" + result.to.text()},
                 {"kept", result.kept ? Json(spec.pool + "/" + result.kept->text()) : Json(nullptr)}});
-    return 0;
-  }
-  if (common.quiet) return 0;
-  const std::string volume = spec.pool + "/" + result.to.volume;
-  if (common.dry_run) fmt::print("would roll {} back to {}\n", volume, to);
-  if (result.kept) {
-    fmt::print("{}the state before as {}/{}\n", common.dry_run ? "would keep " : "kept ", spec.pool,
-               result.kept->text());
-  } else if (common.dry_run) {
-    fmt::print("would give up the state before\n");
+  } else if (common.dry_run && !common.quiet) {
+    fmt::print("{}", plan_text(spec.pool, result));
+  } else if (result.kept && !common.quiet) {
+    fmt::print("kept the state before as {}/{}\n", spec.pool, result.kept->text());
   }
   return 0;
 }
@@ -48,7 +59,7 @@ void register_rollback(Program& program) {
       program.add("rollback", "POOL/VOL@SNAP [--discard]",
                   "Give a volume the content of one of its snapshots. Newer snapshots stay, and the state "
                   "before is kept as VOL@before-rollback-N.",
-                  Takes::dry_run);
+                  Takes::dry_run | Takes::yes);
   auto options = std::make_shared<Options>();
   command.argument("SNAPSHOT", options->target);
   command.flag("--discard", options->discard, "do not keep the state before");

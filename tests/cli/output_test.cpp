@@ -88,10 +88,11 @@ TEST_CASE("times in JSON are UTC") { CHECK(utc_time(1'700'000'000'000'000'000) =
 TEST_CASE("a progress line tells part, rate and time left") {
   CHECK(progress_line("flatten", ProgressUnit::bytes, 1ULL << 30, 4ULL << 30, 10) ==
         "flatten: 25% of 4G, 102M/s, 30 s left");
-  CHECK(progress_line("check", ProgressUnit::things, 50, 100, 0.1) == "check: 50% of 100");
-  CHECK(progress_line("check", ProgressUnit::things, 100, 100, 10) == "check: 100% of 100, 10/s");
+  CHECK(progress_line("check", ProgressUnit::extents, 50, 100, 0.1) == "check: 50% of 100 extents");
+  CHECK(progress_line("check", ProgressUnit::extents, 100, 100, 10) == "check: 100% of 100 extents, 10/s");
   CHECK(progress_line("rm", ProgressUnit::bytes, 4096, 0, 1) == "rm: 4K");
-  CHECK(progress_line("x", ProgressUnit::things, 1, 10'000, 2) == "x: 0% of 10000, 0/s, 5 h 33 min left");
+  CHECK(progress_line("x", ProgressUnit::extents, 1, 10'000, 2) ==
+        "x: 0% of 10000 extents, 0/s, 5 h 33 min left");
 }
 
 } // namespace

@@ -244,6 +244,22 @@ class Lab:
     def vsnap(self, *arguments, **options):
         return self.run(VSNAP, *arguments, **options)
 
+    def on_terminal(self, *arguments, answer, code=0):
+        """Runs vsnap on a terminal and types the answer; what it printed there and to standard output."""
+        mine, terminal = os.openpty()
+        try:
+            os.write(mine, answer.encode() + b"\n")
+            argv = [os.fspath(word) for word in (VSNAP, *arguments)]
+            done = subprocess.run(argv, stdin=terminal, stdout=subprocess.PIPE, stderr=terminal, text=True,
+                                  timeout=60, env=self.env, cwd=self.path)
+            result = Done(argv, done.returncode, done.stdout, os.read(mine, 1 << 16).decode())
+        finally:
+            os.close(mine)
+            os.close(terminal)
+        if done.returncode != code:
+            raise AssertionError(f"expected exit code {code}\n{result}")
+        return result
+
     def json(self, *arguments, **options):
         out = json.loads(self.vsnap(*arguments, "--json", **options).out)
         if out["schema"] != 1:

@@ -290,6 +290,57 @@ class DryRun(CommandTest):
         self.lab.vsnap("rm", "-n", "p/none", code=3)
 
 
+class Questions(CommandTest):
+    def test_what_loses_data_asks_on_a_terminal_and_says_what_a_dry_run_says(self):
+        write_at(self.point / "a", 0, b"x" * MIB)
+        for command in (
+            ("rm", "p/e"),
+            ("rm", "-r", "p/a"),
+            ("rollback", "--discard", "p/a@one"),
+            ("resize", "--shrink", "p/a", "4K"),
+        ):
+            with self.subTest(command=command):
+                before = self.lab.views()
+                dry = self.lab.vsnap(*command, "-n").out
+                done = self.lab.on_terminal(*command, answer="n", code=1)
+                self.mentions(done.err.replace("\r", ""), dry, "[y/N]", "not done")
+                self.assertEqual(self.lab.views(), before)
+        self.lab.on_terminal("rm", "p/e", answer="y")
+        self.lab.on_terminal("rm", "-y", "-r", "p/a", answer="n")
+        self.assertEqual(set(self.lab.views()), {"b", "b@one", "c"})
+        self.lab.umount()
+        self.lab.on_terminal("pool", "destroy", "p", answer="n", code=1)
+
+    def test_nothing_is_asked_where_nothing_is_lost(self):
+        for command in (("rm", "p/a@one"), ("rollback", "p/a@two"), ("resize", "p/e", "+1M")):
+            self.assertNotIn("[y/N]", self.lab.on_terminal(*command, answer="n").err)
+
+
+class InUse(CommandTest):
+    def test_who_uses_a_volume_is_named(self):
+        point = self.point
+        with open(point / "a"):
+            shrink = ("resize", "--shrink", "p/a", "4K")
+            for command in (("rm", "-r", "p/a"), ("rollback", "p/a@one"), shrink):
+                self.mentions(self.lab.vsnap(*command, code=4).err, "p/a: in use by", f"(pid {os.getpid()})")
+        self.lab.vsnap("create", "p/disk", "--size", "64M")
+        device = self.lab.map("p/disk")
+        self.lab.run("mkfs.ext4", "-q", device)
+        inner = self.lab.mount_device(device, "fs")
+        for command in (("rm", "p/disk"), ("unmap", "p/disk"), ("umount", "p")):
+            self.mentions(self.lab.vsnap(*command, code=4).err, device, f"mounted at {inner}")
+        self.lab.umount_device(inner, device)
+        self.lab.unmap(device)
+
+    def test_live_rates_have_the_new_name_after_a_rename(self):
+        point = self.point
+        with open(point / "a") as volume, open(point / "a@one"):
+            self.lab.vsnap("rename", "p/a", "renamed")
+            volume.read(1)
+            shown = self.lab.vsnap("top", "p", "-H", "-o", "name", "--interval", "0.05").out.split()
+        self.assertEqual({name for name in shown if name != "p/c"}, {"p/renamed", "p/renamed@one"})
+
+
 class ExitCodes(CommandTest):
     def test_0_done(self):
         self.lab.vsnap("ls", "p", code=0)
@@ -408,7 +459,8 @@ class BadInput(CommandTest):
             "inf",
         ):
             self.refused("create", "p/x", f"--size={size}")
-            self.refused("resize", "p/e", "--", size)
+            if size != "+5":
+                self.refused("resize", "p/e", "--", size)
             self.refused("pool", "create", "q", self.lab.path / "bad.img", f"--size={size}")
         self.assertNotIn("x", self.lab.views())
         self.assertEqual(self.lab.views()["e"]["size"], 8 * MIB)
@@ -444,6 +496,15 @@ class BadInput(CommandTest):
             with self.subTest(arguments=arguments):
                 self.lab.vsnap(*arguments, code=code)
         self.assertTrue(outside.exists())
+
+    def test_a_size_with_a_sign_counts_from_the_size_now(self):
+        self.lab.vsnap("resize", "p/e", "+1MiB")
+        self.assertEqual(self.lab.views()["e"]["size"], 9 * MIB)
+        self.lab.vsnap("resize", "p/e", "-2M", code=2)
+        self.lab.vsnap("resize", "--shrink", "p/e", "-2M")
+        self.assertEqual(self.lab.views()["e"]["size"], 7 * MIB)
+        self.lab.vsnap("resize", "--shrink", "p/e", "-8M", code=2)
+        self.lab.vsnap("resize", "p/e", "+9223372036854775807", code=2)
 
     def test_a_shrink_needs_its_option(self):
         self.mentions(self.lab.vsnap("resize", "p/a", "1M", code=2).err, "--shrink")
