@@ -43,7 +43,9 @@ Result<int> report_pool(const CommonOptions& common, const std::string& pool) {
   request.mutable_status();
   VSNAP_TRY_ASSIGN(const auto reply, access.call(std::move(request)));
   VSNAP_TRY(access.close());
-  const PoolStatus status = wire::from_wire(reply.status());
+  PoolStatus status = wire::from_wire(reply.status());
+  if (status.space.available_bytes == 0 && status.health.starts_with("warning: 9")) // rounded down
+    status.health = "warning: 100 % full (vsnap pool add, or vsnap rm)";
   if (common.json) {
     print_json({{"pool", status_json(status, access.daemon())}});
     return 0;
@@ -64,7 +66,8 @@ Result<int> report_pool(const CommonOptions& common, const std::string& pool) {
       {"snapshots", std::to_string(status.snapshots)},
       {"extents", std::to_string(status.extents)},
       {"generation", std::to_string(status.generation)}};
-  if (status.removal_pending) pairs.emplace_back("being freed", format_size(space.freeing_bytes));
+  if (status.removal_pending)
+    pairs.emplace_back("freeing", format_size(space.freeing_bytes) + " in the background");
   print_pairs(pairs);
   VSNAP_TRY_ASSIGN(const std::string members, member_table(status).text({}));
   fmt::print("\n{}", members);
