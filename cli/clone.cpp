@@ -15,10 +15,14 @@ struct Options {
 };
 
 Result<int> run(const CommonOptions& common, const Options& options) {
+  if (options.from.find('@') == std::string::npos && options.to.find('@') != std::string::npos) {
+    return failure(ErrorKind::usage, fmt::format("clone: the snapshot comes first (vsnap clone {} {})",
+                                                 options.to, options.from));
+  }
   VSNAP_TRY_ASSIGN(const Spec from, resolve_view(options.from));
   std::string name = options.to; // alone, or with the pool in front
   if (name.find('/') != std::string::npos) {
-    VSNAP_TRY_ASSIGN(const Spec to, resolve_volume(name));
+    VSNAP_TRY_ASSIGN(const Spec to, resolve_volume(name, Naming::fresh));
     if (to.pool != from.pool) {
       return failure(ErrorKind::usage,
                      fmt::format("{}: a clone stays in the pool of its snapshot, {}", name, from.pool));

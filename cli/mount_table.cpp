@@ -5,6 +5,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "cli/registry.h"
 #include "sync/daemon_record.h"
 
 namespace vsnap::cli {
@@ -32,6 +33,47 @@ Result<Spec> of_known_daemon(const Spec& spec, const std::string& path,
                  fmt::format("{}: mounted by a daemon that is not known in {} (set VSNAP_RUNTIME_DIR as for "
                              "vsnap mount)",
                              vsnap::quoted(path), runtime_dir()));
+}
+
+// nullopt: under no mount of ours.
+std::optional<Result<Spec>> spec_under_mount(const std::string& text) {
+  const auto mounts = pool_mounts();
+  if (mounts.empty()) return std::nullopt;
+  // As it is written first: asking the system about a path under a mount whose daemon has died gives only
+  // errors.
+  std::error_code code;
+  const fs::path written = fs::absolute(text, code).lexically_normal();
+  std::vector<std::string> paths{without_trailing_slash(written.string())};
+  const fs::path real_parent = fs::canonical(written.parent_path(), code);
+  if (!code) paths.push_back((real_parent / written.filename()).string());
+  const fs::path real = fs::canonical(written, code);
+  if (!code) paths.push_back(real.string());
+  for (const std::string& path : paths) {
+    auto spec = spec_of_path(path, mounts);
+    if (spec && *spec) return of_known_daemon(**spec, path, mounts);
+    if (spec) return spec;
+  }
+  return std::nullopt;
+}
+
+bool is_known_pool(const std::string& pool) {
+  const auto entry = registry_find(pool);
+  return entry || entry.error().kind != ErrorKind::not_found || read_record(pool);
+}
+
+// A word without a slash is a path only where there is such a file, or one is to be made.
+bool may_be_path(const std::string& text, Naming naming) {
+  std::error_code code;
+  return !text.empty() && (naming == Naming::fresh || text.find('/') != std::string::npos ||
+                           fs::exists(fs::symlink_status(text, code)));
+}
+
+// "data@monday": says what is missing, with the pool if only one is known.
+Result<Spec> without_pool(const std::string& text, Result<Spec> spec) {
+  if (!parse_view_name(text)) return spec;
+  const auto pools = registry_list();
+  return failure(ErrorKind::usage, fmt::format("{0}: no pool is named (write {1}/{2})", vsnap::quoted(text),
+                                               pools && pools->size() == 1 ? pools->front() : "POOL", text));
 }
 
 } // namespace
@@ -89,42 +131,37 @@ std::optional<Result<Spec>> spec_of_path(const std::string& path, const std::vec
   return std::nullopt;
 }
 
-Result<Spec> resolve_target(const std::string& text) {
-  if (!text.starts_with('/') && !text.starts_with("./") && !text.starts_with("../") && text != "." &&
-      text != "..") {
-    return parse_spec(text);
+Result<Spec> resolve_target(const std::string& text, Naming naming) {
+  if (text.size() > 1 && text.ends_with('@')) {
+    return failure(ErrorKind::usage, fmt::format("{}: no snapshot's name behind the @ (write {}NAME)",
+                                                 vsnap::quoted(text), text));
   }
-  const auto mounts = pool_mounts();
-  // As it is written first: asking the system about a path under a mount whose daemon has died gives only
-  // errors.
-  std::error_code code;
-  const fs::path written = fs::absolute(text, code).lexically_normal();
-  std::vector<std::string> paths{without_trailing_slash(written.string())};
-  const fs::path real_parent = fs::canonical(written.parent_path(), code);
-  if (!code) paths.push_back((real_parent / written.filename()).string());
-  const fs::path real = fs::canonical(written, code);
-  if (!code) paths.push_back(real.string());
-  for (const std::string& path : paths) {
-    const auto spec = spec_of_path(path, mounts);
-    if (spec && *spec) return of_known_daemon(**spec, path, mounts);
-    if (spec) return *spec;
+  const bool is_path = text.starts_with('/') || text.starts_with("./") || text.starts_with("../") ||
+                       text == "." || text == "..";
+  if (!is_path) {
+    auto spec = parse_spec(text);
+    if (spec && is_known_pool(spec->pool)) return spec;
+    const auto found = may_be_path(text, naming) ? spec_under_mount(text) : std::nullopt;
+    if (found && (*found || !spec)) return *found;
+    return spec || text.find('/') != std::string::npos ? spec : without_pool(text, std::move(spec));
   }
+  if (auto found = spec_under_mount(text)) return *found;
   return failure(
       ErrorKind::not_found,
       fmt::format("{}: not under a mounted pool (write POOL/VOLUME@SNAPSHOT; vsnap pool list shows mounts)",
                   vsnap::quoted(text)));
 }
 
-Result<Spec> resolve_view(const std::string& text) {
-  VSNAP_TRY_ASSIGN(Spec spec, resolve_target(text));
+Result<Spec> resolve_view(const std::string& text, Naming naming) {
+  VSNAP_TRY_ASSIGN(Spec spec, resolve_target(text, naming));
   if (spec.view) return spec;
   return failure(ErrorKind::usage, fmt::format("{}: a volume or snapshot is needed (write POOL/VOLUME or "
                                                "POOL/VOLUME@SNAPSHOT)",
                                                vsnap::quoted(text)));
 }
 
-Result<Spec> resolve_volume(const std::string& text) {
-  VSNAP_TRY_ASSIGN(Spec spec, resolve_target(text));
+Result<Spec> resolve_volume(const std::string& text, Naming naming) {
+  VSNAP_TRY_ASSIGN(Spec spec, resolve_target(text, naming));
   if (spec.view && !spec.view->is_snapshot()) return spec;
   return failure(ErrorKind::usage,
                  fmt::format("{}: a volume is needed (write POOL/VOLUME)", vsnap::quoted(text)));

@@ -29,10 +29,14 @@ struct PoolMount {
 [[nodiscard]] std::optional<Result<Spec>> spec_of_path(const std::string& path,
                                                        const std::vector<PoolMount>& mounts);
 
-// What a user writes for a pool, volume or snapshot: a spec, or a path (starting with / or .) under a mount.
-[[nodiscard]] Result<Spec> resolve_target(const std::string& text);
+enum class Naming { existing, fresh }; // fresh: of what is to be made
+
+// What a user writes for a pool, volume or snapshot: a spec, or a path under a mount. What could be both is a
+// spec if there is a pool of its name, or if it starts with neither / nor . and no path under a mount is
+// meant.
+[[nodiscard]] Result<Spec> resolve_target(const std::string& text, Naming naming = Naming::existing);
 // The same, but it must name a volume or snapshot / a volume.
-[[nodiscard]] Result<Spec> resolve_view(const std::string& text);
-[[nodiscard]] Result<Spec> resolve_volume(const std::string& text);
+[[nodiscard]] Result<Spec> resolve_view(const std::string& text, Naming naming = Naming::existing);
+[[nodiscard]] Result<Spec> resolve_volume(const std::string& text, Naming naming = Naming::existing);
 
 } // namespace vsnap::cli

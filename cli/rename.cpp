@@ -14,16 +14,29 @@ struct Options {
   std::string to;
 };
 
-// The new name alone, or written out in full; then everything but the last part must stay.
+// The new name alone, or written out in full, or as a path below the mount; then only the last part may
+// differ.
 Result<std::string> new_name(const Spec& from, const std::string& text) {
-  std::string_view name = text;
-  if (name.starts_with(from.pool + "/")) name.remove_prefix(from.pool.size() + 1);
-  if (from.view->is_snapshot()) {
-    if (name.starts_with(from.view->volume + "@")) name.remove_prefix(from.view->volume.size() + 1);
-    if (name.starts_with('@')) name.remove_prefix(1);
+  const auto refused = [&](const char* why) {
+    return failure(ErrorKind::usage, fmt::format("{}: {}", vsnap::quoted(text), why));
+  };
+  const bool is_snapshot = from.view->is_snapshot();
+  std::string name = text;
+  if (text.find('/') != std::string::npos) {
+    VSNAP_TRY_ASSIGN(const Spec to, resolve_view(text, Naming::fresh));
+    if (to.pool != from.pool) return refused("a new name is in the same pool");
+    if (is_snapshot && !to.view->is_snapshot())
+      return refused("a snapshot stays one (write its new name alone)");
+    name = to.view->text();
   }
-  VSNAP_TRY(check_name(from.view->is_snapshot() ? "snapshot" : "volume", name));
-  return std::string(name);
+  const auto at = name.find('@');
+  if (is_snapshot && at != std::string::npos) {
+    if (at != 0 && name.substr(0, at) != from.view->volume)
+      return refused("a snapshot stays with its volume");
+    name = name.substr(at + 1);
+  }
+  VSNAP_TRY(check_name(is_snapshot ? "snapshot" : "volume", name));
+  return name;
 }
 
 Result<int> run(const CommonOptions& common, const Options& options) {

@@ -13,8 +13,13 @@ Result<int> run(const CommonOptions& common, const std::vector<std::string>& tar
   wire::ControlRequest request;
   Json names = Json::array();
   std::string pool;
-  for (const std::string& target : targets) {
-    VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target));
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    const std::string& target = targets[i];
+    if (target.find('@') == std::string::npos && i + 1 < targets.size() && valid_name(targets[i + 1])) {
+      return failure(ErrorKind::usage, fmt::format("{}: the snapshot's name follows an @ (write {}@{})",
+                                                   target, target, targets[i + 1]));
+    }
+    VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target, Naming::fresh));
     if (!pool.empty() && spec.pool != pool) {
       return failure(ErrorKind::usage,
                      fmt::format("{}: not in pool {}: one moment needs one pool (run vsnap snapshot once "
