@@ -17,6 +17,10 @@ struct Options {
 };
 
 Result<int> run(const CommonOptions& common, const Options& options) {
+  if (options.file == "-") {
+    return failure(ErrorKind::usage,
+                   "catalog dump: a catalog is written to a file, not to standard output (name one)");
+  }
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_target(options.pool));
   VSNAP_TRY_ASSIGN(const std::string path, absolute_path(options.file));
   if (::access(path.c_str(), F_OK) == 0) {

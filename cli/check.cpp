@@ -5,6 +5,7 @@
 #include "cli/mount_table.h"
 #include "cli/output.h"
 #include "cli/pool_access.h"
+#include "cli/registry.h"
 
 namespace vsnap::cli {
 namespace {
@@ -34,11 +35,26 @@ void print_report(const CommonOptions& common, const std::string& pool, const Ch
     fmt::print("{}: ok, {} extents checked\n", pool, report.extents_checked);
 }
 
+Result<Spec> pool_to_check(const std::string& text) {
+  const auto spec = resolve_target(text);
+  const auto known = spec ? registry_find(spec->pool) : Result<RegistryEntry>();
+  const bool is_known = known || known.error().kind != ErrorKind::not_found;
+  if (spec && !spec->view && is_known) return spec;
+  if (const auto member = Pool::identify(Env::real(), text)) {
+    return failure(ErrorKind::usage, fmt::format("{}: is a member of pool {} (vsnap check {})", text,
+                                                 member->pool_name, member->pool_name));
+  }
+  if (!spec || (!spec->view && !is_known)) return spec; // opening it says what is wrong
+  if (!is_known) {
+    return failure(ErrorKind::not_found,
+                   fmt::format("{}: neither a pool nor a member of one (vsnap pool list shows pools)", text));
+  }
+  return failure(ErrorKind::usage,
+                 fmt::format("{}: a pool is checked as a whole (vsnap check {})", text, spec->pool));
+}
+
 Result<int> run(const CommonOptions& common, const Options& options) {
-  VSNAP_TRY_ASSIGN(const Spec spec, resolve_target(options.pool));
-  if (spec.view)
-    return failure(ErrorKind::usage,
-                   fmt::format("{}: a pool is checked as a whole (vsnap check {})", options.pool, spec.pool));
+  VSNAP_TRY_ASSIGN(const Spec spec, pool_to_check(options.pool));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool, true));
   CheckReport report;
   {

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 
 #include "core/names.h"
 
@@ -41,13 +42,63 @@ class ShortHelp final : public CLI::Formatter {
   const std::map<const CLI::App*, std::string>& synopses_;
 };
 
-// Verbs come first; what stands before them can only be an option.
-std::vector<std::string> leading_words(int argc, const char* const* argv) {
+// Options may stand before the command, too. They are moved behind it: there it is known which of them it
+// takes.
+// "-o" and "-s" have a value. What asks for help or the version is left where it is.
+std::vector<std::string> verb_first(int argc, const char* const* argv,
+                                    const std::vector<std::string>& groups) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  std::size_t verb = 0;
+  while (verb < words.size() && words[verb].starts_with('-')) {
+    if (words[verb] == "--" || words[verb] == "--help" || words[verb] == "-h" || words[verb] == "--version")
+      return words;
+    verb += words[verb] == "-o" || words[verb] == "-s" ? 2 : 1;
+  }
+  if (verb >= words.size()) return words;
+  const bool in_group = verb + 1 < words.size() && !words[verb + 1].starts_with('-') &&
+                        std::find(groups.begin(), groups.end(), words[verb]) != groups.end();
+  const auto from = words.begin() + static_cast<std::ptrdiff_t>(verb);
+  std::rotate(words.begin(), from, from + (in_group ? 2 : 1));
+  return words;
+}
+
+// Verbs come first.
+std::vector<std::string> leading_words(const std::vector<std::string>& all) {
   std::vector<std::string> words;
-  for (int i = 1; i < argc && words.size() < 2; ++i) {
-    if (argv[i][0] != '-') words.emplace_back(argv[i]);
+  for (const std::string& word : all) {
+    if (words.size() < 2 && !word.starts_with('-')) words.push_back(word);
   }
   return words;
+}
+
+// What other programs call it.
+constexpr std::pair<std::string_view, std::string_view> kOtherWords[] = {
+    {"list", "vsnap ls"},
+    {"delete", "vsnap rm"},
+    {"remove", "vsnap rm"},
+    {"destroy", "vsnap rm; vsnap pool destroy for a pool"},
+    {"snap", "vsnap snapshot"},
+    {"mv", "vsnap rename"},
+    {"show", "vsnap info"},
+    {"status", "vsnap pool status"},
+    {"import", "vsnap pool attach"},
+    {"export", "vsnap pool detach"},
+    {"unmount", "vsnap umount"},
+    {"pool ls", "vsnap pool list"},
+    {"pool import", "vsnap pool attach"},
+    {"pool export", "vsnap pool detach"},
+    {"pool info", "vsnap pool status"},
+    {"pool show", "vsnap pool status"},
+    {"pool rm", "vsnap pool destroy"},
+    {"pool delete", "vsnap pool destroy"},
+    {"pool remove", "vsnap pool destroy for a whole pool; a member stays in its pool"},
+};
+
+std::optional<std::string> other_word(const std::string& verb) {
+  for (const auto& [word, ours] : kOtherWords) {
+    if (word == verb) return fmt::format("here it is {}", ours);
+  }
+  return std::nullopt;
 }
 
 std::string joined(const std::vector<std::string>& words) {
@@ -61,6 +112,16 @@ std::vector<std::string> names_of(const CLI::App& app) {
   for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; }))
     names.push_back(sub->get_name());
   return names;
+}
+
+// "--size: 1 required SIZE missing" and the like, for people.
+std::string in_our_words(const CLI::ParseError& error) {
+  const std::string text = error.what();
+  const auto colon = text.find(": 1 required ");
+  if (colon == std::string::npos || !text.ends_with(" missing")) return text;
+  const auto type = colon + std::string_view(": 1 required ").size();
+  return fmt::format("{} needs a value: {}", text.substr(0, colon),
+                     text.substr(type, text.size() - type - std::string_view(" missing").size()));
 }
 
 bool contains(const std::vector<std::string>& names, const std::string& name) {
@@ -99,7 +160,7 @@ void Command::option(const std::string& name, std::uint64_t& into, const std::st
 }
 
 void Command::hidden_option(const std::string& name, std::string& into) {
-  app_->add_option(name, into)->group("");
+  app_->add_option(name, into)->group("")->expected(0, 1);
 }
 
 void Command::repeated_option(const std::string& name, std::vector<std::string>& into,
@@ -115,6 +176,10 @@ void Command::choice(const std::string& name, std::string& into, const std::stri
 void Command::choice(const std::string& name, std::uint32_t& into, const std::string& description,
                      const std::string& type, const std::vector<std::uint32_t>& choices) {
   app_->add_option(name, into, description)->type_name(type)->check(CLI::IsMember(choices));
+}
+
+void Command::columns(const std::string& names) {
+  app_->footer(fmt::format("Columns: {}.\n\n{}", names, app_->get_footer()));
 }
 
 void Command::hide() { app_->group(""); }
@@ -143,7 +208,7 @@ Command Program::add(const std::string& name, const std::string& synopsis, const
   command.add_flag("-q,--quiet", common_.quiet)->group("");
   command.add_flag("-v,--verbose", common_.verbose)->group("");
   command.add_flag("-y,--yes", common_.yes, "do not ask")->group(has(takes, Takes::yes) ? "Options" : "");
-  command.footer("Every command takes --json -q -v -y as well: see vsnap(1).");
+  command.footer("Every command takes --json -q -v as well: see vsnap(1).");
   if (has(takes, Takes::dry_run))
     command.add_flag("-n,--dry-run", common_.dry_run, "only say what would be done");
   if (has(takes, Takes::list)) {
@@ -158,6 +223,7 @@ Command Program::add(const std::string& name, const std::string& synopsis, const
 void Program::add_group(const std::string& name, const std::string& description) {
   CLI::App& group = *app_->add_subcommand(name, description);
   synopses_[&group] = fmt::format("vsnap {} COMMAND ...", name);
+  groups_.push_back(name);
   group.require_subcommand(1);
 }
 
@@ -183,8 +249,10 @@ Result<> Program::check_verb(const std::vector<std::string>& words) const {
     if (names.empty()) return {}; // a command: the rest are its arguments
     if (!contains(names, word)) {
       const auto near = nearest(word, names);
+      const auto ours = other_word(before + word);
       return failure(ErrorKind::usage, fmt::format("{}: no such command ({})", vsnap::quoted(before + word),
-                                                   near ? fmt::format("did you mean '{}{}'?", before, *near)
+                                                   ours   ? *ours
+                                                   : near ? fmt::format("did you mean '{}{}'?", before, *near)
                                                    : before.empty() ? "vsnap --help lists them"
                                                                     : "one of: " + joined(names)));
     }
@@ -204,15 +272,18 @@ Result<> Program::print_help(const std::vector<std::string>& words) const {
     }
     app = app->get_subcommand(word);
   }
-  std::fputs(app->help().c_str(), stdout);
+  // Not app->help(), which would be that of "help" while this is the command that runs.
+  std::fputs(app->get_formatter()->make_help(app, "", CLI::AppFormatMode::Normal).c_str(), stdout);
   return {};
 }
 
 Result<int> Program::parse_and_run(int argc, const char* const* argv) {
-  const auto words = leading_words(argc, argv);
+  std::vector<std::string> all = verb_first(argc, argv, groups_);
+  const auto words = leading_words(all);
   VSNAP_TRY(check_verb(words));
   try {
-    app_->parse(argc, argv);
+    std::reverse(all.begin(), all.end()); // as CLI11 wants it
+    app_->parse(std::move(all));
   } catch (const CLI::CallForHelp&) {
     std::vector<std::string> verbs;
     const CLI::App* app = app_.get();
@@ -239,7 +310,8 @@ Result<int> Program::parse_and_run(int argc, const char* const* argv) {
                                                    joined(names_of(*app))));
     }
     if (words.empty()) return failure(ErrorKind::usage, "no command given (vsnap --help lists them)");
-    return failure(ErrorKind::usage, fmt::format("{}: {} ({} --help)", command.substr(6), e.what(), command));
+    return failure(ErrorKind::usage,
+                   fmt::format("{}: {} ({} --help)", command.substr(6), in_our_words(e), command));
   }
   if (!run_) return failure(ErrorKind::usage, "no command given (vsnap --help lists them)");
   return run_(common_);

@@ -76,7 +76,8 @@ class Command {
   void choice(const std::string& name, std::uint32_t& into, const std::string& description,
               const std::string& type, const std::vector<std::uint32_t>& choices);
 
-  void hide(); // from the list of commands
+  void columns(const std::string& names); // of a list: its help names them
+  void hide();                            // from the list of commands
 
   [[nodiscard]] CLI::App& app() const { return *app_; }
 
@@ -99,17 +100,19 @@ class Program {
   int main(int argc, const char* const* argv);
 
   [[nodiscard]] std::vector<std::string> command_names() const; // "create", "pool create", ...
+  // That the words begin with a command or group that there is.
+  [[nodiscard]] Result<> check_verb(const std::vector<std::string>& words) const;
   // Prints the short help of "create" or "pool create".
   Result<> print_help(const std::vector<std::string>& words) const;
 
  private:
   Result<int> parse_and_run(int argc, const char* const* argv);
-  [[nodiscard]] Result<> check_verb(const std::vector<std::string>& words) const;
 
   std::unique_ptr<CLI::App> app_;
   CommonOptions common_;
   Run run_;
   std::map<const CLI::App*, std::string> synopses_;
+  std::vector<std::string> groups_;
 };
 
 // One error, as one line on standard error; its exit code.

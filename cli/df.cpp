@@ -10,12 +10,25 @@
 namespace vsnap::cli {
 namespace {
 
-void add_rows(Table& table, const std::string& pool, const DiskUsage& usage) {
+Table make_table() {
+  return Table(
+      {{"name"}, {"type", false, false}, {"size", true}, {"used", true}, {"avail", true}, {"frees", true}});
+}
+
+// Of a pool all; of a volume its row and those of its snapshots; of a snapshot its own.
+bool is_asked_for(const Spec& spec, const ViewName& name) {
+  return !spec.view || (spec.view->is_snapshot() ? name == *spec.view : name.volume == spec.view->volume);
+}
+
+void add_rows(Table& table, const Spec& spec, const DiskUsage& usage) {
+  const std::string& pool = spec.pool;
   const SpaceInfo& space = usage.space;
-  table.add({Cell::text(pool), Cell::text("pool"), Cell::size(space.size_bytes),
-             Cell::size(space.data_bytes + space.metadata_bytes), Cell::size(space.available_bytes),
-             Cell::none()});
+  if (!spec.view)
+    table.add({Cell::text(pool), Cell::text("pool"), Cell::size(space.size_bytes),
+               Cell::size(space.data_bytes + space.metadata_bytes), Cell::size(space.available_bytes),
+               Cell::none()});
   for (const UsageRow& row : usage.rows) {
+    if (!is_asked_for(spec, row.view.name)) continue;
     table.add({Cell::text(pool + "/" + row.view.name.text()),
                Cell::text(row.view.kind == ViewKind::snapshot ? "snapshot" : "volume"),
                Cell::size(row.view.size_bytes), Cell::size(row.view.used_bytes), Cell::none(),
@@ -23,9 +36,11 @@ void add_rows(Table& table, const std::string& pool, const DiskUsage& usage) {
   }
 }
 
-Json usage_json(const std::string& pool, const DiskUsage& usage) {
+Json usage_json(const Spec& spec, const DiskUsage& usage) {
+  const std::string& pool = spec.pool;
   Json views = Json::array();
   for (const UsageRow& row : usage.rows) {
+    if (!is_asked_for(spec, row.view.name)) continue;
     Json view = view_json(pool, row.view);
     view["frees"] = row.frees_bytes;
     views.push_back(std::move(view));
@@ -37,37 +52,42 @@ Json usage_json(const std::string& pool, const DiskUsage& usage) {
   return out;
 }
 
-Result<DiskUsage> usage_of(const std::string& pool) {
+Result<DiskUsage> usage_of(const Spec& spec) {
+  VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
+  if (spec.view) { // so that a name that does not exist is an error
+    wire::ControlRequest info;
+    *info.mutable_info()->mutable_name() = wire::to_wire(*spec.view);
+    VSNAP_TRY(access.call(std::move(info)));
+  }
   wire::ControlRequest request;
   request.mutable_disk_usage();
-  VSNAP_TRY_ASSIGN(const auto reply, ask_pool(pool, std::move(request)));
+  VSNAP_TRY_ASSIGN(const auto reply, access.call(std::move(request)));
+  VSNAP_TRY(access.close());
   return wire::from_wire(reply.disk_usage());
 }
 
 Result<int> run(const CommonOptions& common, const std::string& target) {
-  std::vector<std::string> pools;
+  std::vector<Spec> specs;
   if (target.empty()) {
-    VSNAP_TRY_ASSIGN(pools, registry_list());
+    VSNAP_TRY_ASSIGN(const auto pools, registry_list());
+    for (const std::string& pool : pools) specs.push_back({pool, std::nullopt});
   } else {
     VSNAP_TRY_ASSIGN(const Spec spec, resolve_target(target));
-    if (spec.view)
-      return failure(ErrorKind::usage, fmt::format("{}: a pool is needed (vsnap df {})", target, spec.pool));
-    pools.push_back(spec.pool);
+    specs.push_back(spec);
   }
-  Table table(
-      {{"name"}, {"type", false, false}, {"size", true}, {"used", true}, {"avail", true}, {"frees", true}});
+  Table table = make_table();
   VSNAP_TRY(table.check(common));
   Json json = Json::array();
   int code = 0;
-  for (const std::string& pool : pools) {
-    const auto usage = usage_of(pool);
+  for (const Spec& spec : specs) {
+    const auto usage = usage_of(spec);
     if (!usage && !target.empty()) return Failure(usage.error());
     if (!usage) {
       code = print_error(usage.error()); // and go on: one that does not open hides no other
       continue;
     }
-    add_rows(table, pool, *usage);
-    json.push_back(usage_json(pool, *usage));
+    add_rows(table, spec, *usage);
+    json.push_back(usage_json(spec, *usage));
   }
   if (common.json) {
     print_json({{"pools", std::move(json)}});
@@ -81,11 +101,12 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
 
 void register_df(Program& program) {
   Command command = program.add(
-      "df", "[POOL]",
+      "df", "[POOL | POOL/VOL]",
       "Show where the space of a pool is. FREES is what removing exactly this volume or snapshot would "
       "free.",
       Takes::list);
   auto target = std::make_shared<std::string>();
+  command.columns(make_table().names());
   command.argument("POOL", *target, Command::Need::optional);
   program.on(command, [target](const CommonOptions& common) { return run(common, *target); });
 }

@@ -54,13 +54,11 @@ bool installed(const std::string& page) {
 }
 
 Result<int> run(const Program& program, const std::vector<std::string>& words) {
-  std::string page = "vsnap";
-  for (const std::string& word : words) page += "-" + word;
+  VSNAP_TRY(program.check_verb(words));
+  const std::string page = words.empty() ? "vsnap" : "vsnap-" + words[0]; // vsnap-pool has pool create
   std::string found = page_beside_program(page);
-  if (found.empty() && words.size() == 2)
-    found = page_beside_program("vsnap-" + words[0]); // vsnap-pool has pool create
   if (found.empty() && installed(page)) found = page;
-  if (!found.empty() && run_man(found) == 0) return 0;
+  if (!found.empty() && words.size() <= 2 && run_man(found) == 0) return 0;
   VSNAP_TRY(program.print_help(words));
   return 0;
 }

@@ -85,6 +85,7 @@ void register_ls(Program& program) {
                                 "List volumes and snapshots.", Takes::list);
   auto options = std::make_shared<Options>();
   command.argument("TARGET", options->target, Command::Need::optional);
+  command.columns(make_table().names());
   command.choice("-t", options->type, "volume, snapshot or all", "TYPE", {"volume", "snapshot", "all"});
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }

@@ -12,7 +12,7 @@ namespace {
 
 struct Options {
   std::string target;
-  std::uint32_t sector_size = 512;
+  std::string sector_size = "512";
   bool read_only = false;
 };
 
@@ -27,7 +27,16 @@ Result<> check_not_mapped(const std::string& file, bool read_only) {
   return {};
 }
 
+Result<std::uint32_t> parse_sector_size(const std::string& text) {
+  const auto size = parse_size(text);
+  if (size && (*size == 512 || *size == 1024 || *size == 2048 || *size == 4096))
+    return static_cast<std::uint32_t>(*size);
+  return failure(ErrorKind::usage, fmt::format("--sector-size {}: a sector has 512, 1024, 2048 or 4096 bytes",
+                                               vsnap::quoted(text)));
+}
+
 Result<int> run(const CommonOptions& common, const Options& options) {
+  VSNAP_TRY_ASSIGN(const std::uint32_t sector_size, parse_sector_size(options.sector_size));
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(options.target));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
   wire::ControlRequest request; // also tells a name that does not exist, with the nearest that does
@@ -39,7 +48,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
                                "first)",
                                spec.pool));
   }
-  LoopOptions loop{access.daemon()->mount_point + "/" + spec.view->text(), options.sector_size,
+  LoopOptions loop{access.daemon()->mount_point + "/" + spec.view->text(), sector_size,
                    options.read_only || spec.view->is_snapshot()};
   VSNAP_TRY(access.close());
   VSNAP_TRY(check_not_mapped(loop.file, loop.read_only));
@@ -64,8 +73,7 @@ void register_map(Program& program) {
                   "Attach a volume or snapshot of a mounted pool to a loop device and print its path.");
   auto options = std::make_shared<Options>();
   command.argument("SPEC", options->target);
-  command.choice("--sector-size", options->sector_size, "512 (default), 1024, 2048 or 4096", "N",
-                 {512, 1024, 2048, 4096});
+  command.option("--sector-size", options->sector_size, "512 (default), 1024, 2048 or 4096", "N");
   command.flag("--read-only", options->read_only, "refuse writes; snapshots always do");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }

@@ -118,6 +118,10 @@ Result<std::string> check_mount_point(const std::string& pool, const std::string
 
 Result<int> run(const CommonOptions& common, const Options& options) {
   DaemonOptions daemon;
+  if (!valid_name(options.pool) && valid_name(options.directory)) {
+    return failure(ErrorKind::usage, fmt::format("mount: the pool comes first (vsnap mount {} {})",
+                                                 options.directory, options.pool));
+  }
   VSNAP_TRY(check_name("pool", options.pool));
   VSNAP_TRY(parse_mount_options(options.mount_options, daemon));
   if (const auto running = live_daemon(Env::real(), options.pool)) {

@@ -123,6 +123,16 @@ Result<std::string> Table::text(const CommonOptions& options) const {
   return out;
 }
 
+std::string Table::names() const {
+  std::string shown;
+  std::string more;
+  for (const Column& column : columns_) {
+    std::string& list = column.by_default ? shown : more;
+    list += (list.empty() ? "" : ", ") + column.name;
+  }
+  return more.empty() ? shown : fmt::format("{}; with -o also {}", shown, more);
+}
+
 Json Table::json() const {
   Json out = Json::array();
   for (const auto& row : rows_) {

@@ -45,7 +45,8 @@ class Table {
   void add(std::vector<Cell> row);                                  // one cell for each column
   [[nodiscard]] Result<> check(const CommonOptions& options) const; // -o and -s name columns
   [[nodiscard]] Result<std::string> text(const CommonOptions& options) const;
-  [[nodiscard]] Json json() const; // an array of objects
+  [[nodiscard]] std::string names() const; // "name, type, size"; those that only -o shows are marked
+  [[nodiscard]] Json json() const;         // an array of objects
   // As the options ask; in JSON under `key`.
   Result<> print(const CommonOptions& options, const std::string& key) const;
 

@@ -33,6 +33,20 @@ Result<> check_name_is_free(const std::string& name) {
   return known.error().kind == ErrorKind::not_found ? Result<>() : Failure(known.error());
 }
 
+// "pool create /srv/lab.img lab", and the same in the directory of the file.
+Result<> check_order(const Options& options) {
+  const std::string& last = options.members.back();
+  struct stat info = {};
+  const bool first_is_member =
+      options.name.find('/') != std::string::npos || ::stat(options.name.c_str(), &info) == 0;
+  if (!first_is_member || S_ISDIR(info.st_mode) || !valid_name(last) || ::stat(last.c_str(), &info) == 0)
+    return {};
+  return failure(
+      ErrorKind::usage,
+      fmt::format("pool create: the pool's name comes before its members (vsnap pool create {} {})", last,
+                  options.name));
+}
+
 // "/srv/x.img, which has an ext4 file system", as far as it can be told.
 std::string with_contents(const std::string& path) {
   const auto file = Env::real().open_file(path, {});
@@ -64,6 +78,7 @@ void print_result(const CommonOptions& common, const CreatePoolOptions& pool, co
 }
 
 Result<int> run(const CommonOptions& common, const Options& options) {
+  VSNAP_TRY(check_order(options));
   VSNAP_TRY(check_name("pool", options.name));
   CreatePoolOptions create{options.name, {}, options.force, common.dry_run};
   RegistryEntry entry{options.name, {}, {}};

@@ -31,8 +31,12 @@ std::vector<Cell> row_of(const std::string& name) {
           Cell::text(entry->uuid)};
 }
 
+Table make_table() {
+  return Table({{"name"}, {"state"}, {"where"}, {"members", true}, {"uuid", false, false}});
+}
+
 Result<int> run_list(const CommonOptions& common) {
-  Table table({{"name"}, {"state"}, {"where"}, {"members", true}, {"uuid", false, false}});
+  Table table = make_table();
   VSNAP_TRY(table.check(common));
   VSNAP_TRY_ASSIGN(const auto names, registry_list());
   for (const std::string& name : names) table.add(row_of(name));
@@ -46,6 +50,7 @@ void register_pool_list(Program& program) {
   Command list =
       program.add("list", "", "List the pools known here: mounted (where), idle, or missing (which member).",
                   Takes::list, "pool");
+  list.columns(make_table().names());
   program.on(list, run_list);
 
   Command status =

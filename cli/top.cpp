@@ -38,6 +38,16 @@ Result<Source> open_source(const std::string& pool) {
   return Source{pool, std::move(*counters), {}};
 }
 
+Table make_table() {
+  return Table({{"name"},
+                {"reads", true},
+                {"read", true},
+                {"writes", true},
+                {"written", true},
+                {"discards", true},
+                {"flushes", true}});
+}
+
 // A row for each view: what happened since the last round, by the second.
 void add_rows(Table& table, Source& source, double seconds) {
   std::map<std::uint64_t, LiveCounters::Sample> now;
@@ -83,13 +93,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   for (std::uint64_t round = 0; round < rounds; ++round) {
     std::this_thread::sleep_for(std::chrono::duration<double>(options.interval_s));
     const auto now = std::chrono::steady_clock::now();
-    Table table({{"name"},
-                 {"reads", true},
-                 {"read", true},
-                 {"writes", true},
-                 {"written", true},
-                 {"discards", true},
-                 {"flushes", true}});
+    Table table = make_table();
     VSNAP_TRY(table.check(common));
     for (Source& source : sources) add_rows(table, source, std::chrono::duration<double>(now - last).count());
     last = now;
@@ -110,6 +114,7 @@ void register_top(Program& program) {
                   Takes::list);
   auto options = std::make_shared<Options>();
   command.argument("POOL", options->pool, Command::Need::optional);
+  command.columns(make_table().names());
   command.option("--interval", options->interval_s, "seconds between two tables (1)", "SECONDS");
   command.option("--count", options->count, "tables to print (on a terminal: until interrupted; else 1)",
                  "N");

@@ -161,6 +161,30 @@ class Alike(CommandTest):
         self.assertNotIn("a@path", self.lab.views())
 
 
+    def test_relative_paths_below_a_mount_stand_for_names(self):
+        mount = self.point.name
+        for spec in (f"{mount}/a@one", f"./{mount}/a@one"):
+            self.assertEqual(self.lab.json("info", spec)["view"]["name"], "p/a@one")
+        self.assertEqual(self.lab.json("info", "a@one", cwd=self.point)["view"]["name"], "p/a@one")
+        self.lab.vsnap("create", f"{mount}/new", "--size", "1M")
+        self.lab.vsnap("create", "new2", "--size", "1M", cwd=self.point)
+        self.lab.vsnap("snapshot", f"{mount}/new@s", "new2@s", cwd=self.lab.path, code=2)
+        self.lab.vsnap("snapshot", "new@s", "new2@s", cwd=self.point)
+        self.lab.vsnap("clone", f"{mount}/new@s", f"{mount}/clone")
+        self.lab.vsnap("rename", f"{mount}/clone", f"{mount}/renamed")
+        self.assertLess({"new", "new@s", "new2@s", "renamed"}, set(self.lab.views()))
+        self.lab.vsnap("ls", "nothing", cwd=self.point, code=3)
+        self.lab.file("x", 0)
+        self.lab.vsnap("info", "x", code=3)
+
+    def test_a_snapshot_stays_with_its_volume(self):
+        self.lab.vsnap("rename", "p/a@one", "p/a@first")
+        self.lab.vsnap("rename", "p/a@two", "a@second")
+        for name in ("p/b@x", "b@x"):
+            self.mentions(self.lab.vsnap("rename", "p/a@first", name, code=2).err, "stays with its volume")
+        self.assertLess({"a@first", "a@second"}, set(self.lab.views()))
+
+
 class Output(CommandTest):
     def test_every_printing_command_has_json_with_the_schema(self):
         for query in QUERIES:
@@ -204,6 +228,34 @@ class Output(CommandTest):
         self.assertEqual(self.lab.vsnap("ls", "-o", "name", "p", "-H").out, expected)
         self.lab.vsnap("create", "--size", "1M", "p/before")
         self.lab.vsnap("create", "p/after", "--size", "1M")
+
+    def test_options_may_stand_before_the_command(self):
+        self.assertEqual(self.lab.vsnap("--json", "ls", "p").out, self.lab.vsnap("ls", "p", "--json").out)
+        self.assertEqual(self.lab.vsnap("-H", "-o", "name", "pool", "list").out, "p\n")
+        self.mentions(self.lab.vsnap("-n", "rm", "p/e").out, "would remove p/e")
+        self.lab.vsnap("-n", "ls", "p", code=2)
+        self.lab.vsnap("--json", code=2)
+
+    def test_diff_takes_the_options_of_lists(self):
+        self.assertEqual(self.lab.vsnap("diff", "p/a@one", "-H", "-p").out, f"{MIB // 2}\t{MIB}\tdata\n")
+        self.assertEqual(self.lab.vsnap("diff", "p/a@one", "-H", "-o", "length,state").out, f"{MIB}\tdata\n")
+        write_at(self.point / "a", 4 * MIB, b"4" * 8192)
+        lengths = self.lab.vsnap("diff", "p/a@one", "-H", "-o", "length", "-s", "length").out.split()
+        self.assertEqual(lengths, ["8192", str(MIB)])
+        self.lab.vsnap("diff", "p/a@one", "-o", "bogus", code=2)
+
+    def test_df_of_a_volume_is_of_it_and_its_snapshots(self):
+        names = self.lab.vsnap("df", "p/a", "-H", "-o", "name").out.split()
+        self.assertEqual(names, ["p/a", "p/a@one", "p/a@two"])
+        self.assertEqual(self.lab.vsnap("df", "p/a@one", "-H", "-o", "name").out, "p/a@one\n")
+        self.assertEqual(len(self.lab.json("df", "p/a")["pools"][0]["views"]), 3)
+        self.lab.vsnap("df", "p/none", code=3)
+
+    def test_help_lists_the_commands_where_there_is_no_manual(self):
+        nowhere = {"PATH": "/nonexistent"}
+        self.mentions(self.lab.vsnap("help", env=nowhere).out, "Subcommands:", "snapshot")
+        self.mentions(self.lab.vsnap("help", "pool", "create", env=nowhere).out, "vsnap pool create NAME")
+        self.lab.vsnap("help", "pool", "bogus", code=2)
 
     def test_help_is_there_for_every_command_and_short(self):
         overview = self.lab.vsnap("--help").out
@@ -263,6 +315,38 @@ class Suggestions(CommandTest):
     def test_a_wrong_pool_suggests_the_nearest_right_one(self):
         self.lab.pool("laboratory", size="64M")
         self.mentions(self.lab.vsnap("ls", "labratory", code=3).err, "laboratory")
+
+
+    def test_what_is_meant_is_said(self):
+        member = self.members[0]
+        for command, hint in (
+            (("create", "p/x", "4G"), "vsnap create p/x --size 4G"),
+            (("create", "p/x"), "--size"),
+            (("create", "p/x", "--size"), "--size needs a value"),
+            (("resize", "p/a", "--size", "6G"), "vsnap resize p/a 6G"),
+            (("clone", "x", "p/a@one"), "vsnap clone p/a@one x"),
+            (("mount", self.point, "p"), f"vsnap mount p {self.point}"),
+            (("pool", "create", member, "q", "--size", "1G"), f"vsnap pool create q {member}"),
+            (("pool", "create", member.name, "q", "--size", "1G"), f"vsnap pool create q {member.name}"),
+            (("snapshot", "p/a", "monday"), "write p/a@monday"),
+            (("snapshot", "a@monday"), "write p/a@monday"),
+            (("rm", "p/a@"), "write p/a@NAME"),
+            (("list",), "vsnap ls"),
+            (("delete", "p/a"), "vsnap rm"),
+            (("pool", "import", member), "vsnap pool attach"),
+            (("check", member), "vsnap check p"),
+            (("check", member.name), "vsnap check p"),
+            (("catalog", "dump", "p", "-"), "standard output"),
+            (("diff", "p/a"), "vsnap diff p/a@SNAPSHOT"),
+            (("map", "p/a", "--sector-size", "513"), "512, 1024, 2048 or 4096"),
+        ):
+            with self.subTest(command=command):
+                self.mentions(self.lab.vsnap(*command, code=2).err, hint)
+        self.mentions(self.lab.vsnap("check", "srv/lab.img", code=3).err, "neither a pool nor a member")
+
+    def test_a_view_named_twice_is_removed_once(self):
+        done = self.lab.vsnap("rm", "-n", "p/a@one", "p/a@one")
+        self.assertEqual(done.out.count("would remove"), 1)
 
 
 class DryRun(CommandTest):
