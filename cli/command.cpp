@@ -47,19 +47,24 @@ class ShortHelp final : public CLI::Formatter {
 // "-o" and "-s" have a value. What asks for help or the version is left where it is.
 std::vector<std::string> verb_first(int argc, const char* const* argv,
                                     const std::vector<std::string>& groups) {
-  std::vector<std::string> words(argv + 1, argv + argc);
-  std::size_t verb = 0;
-  while (verb < words.size() && words[verb].starts_with('-')) {
-    if (words[verb] == "--" || words[verb] == "--help" || words[verb] == "-h" || words[verb] == "--version")
-      return words;
-    verb += words[verb] == "-o" || words[verb] == "-s" ? 2 : 1;
+  const std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+  std::vector<std::string> out;
+  std::vector<std::string> options;
+  std::size_t at = 0;
+  for (std::size_t verbs = 1; at < words.size() && out.size() < verbs; ++at) {
+    const std::string& word = words[at];
+    if (word == "--" || word == "--help" || word == "-h" || word == "--version") return words;
+    if (!word.starts_with('-')) {
+      out.push_back(word);
+      if (std::find(groups.begin(), groups.end(), word) != groups.end()) verbs = 2; // "pool create"
+      continue;
+    }
+    options.push_back(word);
+    if ((word == "-o" || word == "-s") && at + 1 < words.size()) options.push_back(words[++at]);
   }
-  if (verb >= words.size()) return words;
-  const bool in_group = verb + 1 < words.size() && !words[verb + 1].starts_with('-') &&
-                        std::find(groups.begin(), groups.end(), words[verb]) != groups.end();
-  const auto from = words.begin() + static_cast<std::ptrdiff_t>(verb);
-  std::rotate(words.begin(), from, from + (in_group ? 2 : 1));
-  return words;
+  out.insert(out.end(), options.begin(), options.end());
+  out.insert(out.end(), words.begin() + static_cast<std::ptrdiff_t>(at), words.end());
+  return out;
 }
 
 // Verbs come first.

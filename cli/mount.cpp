@@ -118,7 +118,8 @@ Result<std::string> check_mount_point(const std::string& pool, const std::string
 
 Result<int> run(const CommonOptions& common, const Options& options) {
   DaemonOptions daemon;
-  if (!valid_name(options.pool) && valid_name(options.directory)) {
+  if (!registry_find(options.pool) && valid_name(options.directory) &&
+      (!valid_name(options.pool) || registry_find(options.directory))) {
     return failure(ErrorKind::usage, fmt::format("mount: the pool comes first (vsnap mount {} {})",
                                                  options.directory, options.pool));
   }

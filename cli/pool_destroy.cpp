@@ -15,8 +15,10 @@ Result<std::string> contents(const std::string& name) {
   request.mutable_status();
   const auto reply = ask_pool(name, std::move(request));
   if (reply) {
-    return fmt::format("with {} volumes and {} snapshots, {} of data", reply->status().volumes(),
-                       reply->status().snapshots(), format_size(reply->status().space().data_bytes()));
+    const wire::PoolStatus& status = reply->status();
+    return fmt::format("with {} volume{} and {} snapshot{}, {} of data", status.volumes(),
+                       status.volumes() == 1 ? "" : "s", status.snapshots(),
+                       status.snapshots() == 1 ? "" : "s", format_size(status.space().data_bytes()));
   }
   if (reply.error().kind == ErrorKind::damaged) return std::string("which cannot be read");
   return Failure(reply.error());

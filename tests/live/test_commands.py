@@ -232,6 +232,7 @@ class Output(CommandTest):
     def test_options_may_stand_before_the_command(self):
         self.assertEqual(self.lab.vsnap("--json", "ls", "p").out, self.lab.vsnap("ls", "p", "--json").out)
         self.assertEqual(self.lab.vsnap("-H", "-o", "name", "pool", "list").out, "p\n")
+        self.assertEqual(self.lab.vsnap("pool", "-H", "-o", "name", "list").out, "p\n")
         self.mentions(self.lab.vsnap("-n", "rm", "p/e").out, "would remove p/e")
         self.lab.vsnap("-n", "ls", "p", code=2)
         self.lab.vsnap("--json", code=2)
@@ -326,6 +327,7 @@ class Suggestions(CommandTest):
             (("resize", "p/a", "--size", "6G"), "vsnap resize p/a 6G"),
             (("clone", "x", "p/a@one"), "vsnap clone p/a@one x"),
             (("mount", self.point, "p"), f"vsnap mount p {self.point}"),
+            (("mount", self.point.name, "p"), f"vsnap mount p {self.point.name}"),
             (("pool", "create", member, "q", "--size", "1G"), f"vsnap pool create q {member}"),
             (("pool", "create", member.name, "q", "--size", "1G"), f"vsnap pool create q {member.name}"),
             (("snapshot", "p/a", "monday"), "write p/a@monday"),

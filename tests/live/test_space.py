@@ -71,6 +71,12 @@ class Full(LabTest):
         for block, data in self.written.items():
             self.assertEqual(os.pread(self.fd, BLOCK, block * BLOCK), data, f"block {block}")
 
+    def test_with_nothing_available_it_says_that_it_is_100_percent_full(self):
+        self.fill()
+        status = self.lab.status()
+        self.assertEqual(status["space"]["available"], 0)
+        self.mentions(status["health"], "100 % full")
+
     def test_to_the_last_block_the_write_gets_enospc_and_nothing_that_returned_is_lost(self):
         self.fill()
         self.assertLess(self.lab.space()["available"], 64 * BLOCK)
