@@ -252,7 +252,14 @@ class Lab:
             argv = [os.fspath(word) for word in (VSNAP, *arguments)]
             done = subprocess.run(argv, stdin=terminal, stdout=subprocess.PIPE, stderr=terminal, text=True,
                                   timeout=60, env=self.env, cwd=self.path)
-            result = Done(argv, done.returncode, done.stdout, os.read(mine, 1 << 16).decode())
+            os.set_blocking(mine, False)
+            shown = b""
+            try:
+                while True:
+                    shown += os.read(mine, 1 << 16)
+            except BlockingIOError:
+                pass  # that was all
+            result = Done(argv, done.returncode, done.stdout, shown.decode())
         finally:
             os.close(mine)
             os.close(terminal)
