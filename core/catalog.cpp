@@ -65,8 +65,7 @@ Result<> load_volumes(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(obj
     volume->mode = s.getColumn(6).getUInt();
     volume->uid = s.getColumn(7).getUInt();
     volume->gid = s.getColumn(8).getUInt();
-    if (!s.getColumn(9).isNull())
-      volume->trim = BlockIndex(static_cast<std::uint64_t>(s.getColumn(9).getInt64()));
+    if (!s.getColumn(9).isNull()) volume->trim.store(static_cast<std::uint64_t>(s.getColumn(9).getInt64()));
     if (objects.find(volume->id)) return damaged("two objects have one number");
     objects.add(volume);
   }
@@ -121,6 +120,13 @@ std::uint64_t value(SQLite::Database& db, const char* key) {
   SQLite::Statement s(db, "SELECT value FROM pool WHERE key = ?");
   s.bind(1, key);
   return s.executeStep() ? static_cast<std::uint64_t>(s.getColumn(0).getInt64()) : 0;
+}
+
+void set_value(SQLite::Database& db, const char* key, std::uint64_t value) {
+  SQLite::Statement s(db, "INSERT OR REPLACE INTO pool(key, value) VALUES(?, ?)");
+  s.bind(1, key);
+  s.bind(2, static_cast<std::int64_t>(value));
+  s.exec();
 }
 
 std::uint64_t take_number(SQLite::Database& db, const char* key) {
@@ -190,26 +196,21 @@ void insert_volume(SQLite::Database& db, const Object& volume) {
 }
 
 void update_volume(SQLite::Database& db, const Object& volume) {
-  SQLite::Statement s(db,
-                      "UPDATE volume SET size = ?, modified = ?, mode = ?, uid = ?, gid = ? WHERE id = ?");
+  SQLite::Statement s(
+      db, "UPDATE volume SET size = ?, modified = ?, mode = ?, uid = ?, gid = ?, trim = ? WHERE id = ?");
   s.bind(1, static_cast<std::int64_t>(volume.size_bytes.load()));
   s.bind(2, volume.modified_ns.load());
   s.bind(3, volume.mode);
   s.bind(4, volume.uid);
   s.bind(5, volume.gid);
-  s.bind(6, volume.id.sql());
-  s.exec();
-}
-
-void set_trim(SQLite::Database& db, ObjectId volume, std::optional<BlockIndex> from) {
-  SQLite::Statement s(db, "UPDATE volume SET trim = ? WHERE id = ?");
-  if (from) s.bind(1, from->sql());
-  s.bind(2, volume.sql());
+  if (const std::uint64_t trim = volume.trim.load(); trim != Object::kNoTrim)
+    s.bind(6, static_cast<std::int64_t>(trim));
+  s.bind(7, volume.id.sql());
   s.exec();
 }
 
 void point_volume(SQLite::Database& db, ObjectId volume, BranchId branch, std::uint64_t size_bytes) {
-  SQLite::Statement s(db, "UPDATE volume SET branch = ?, size = ? WHERE id = ?");
+  SQLite::Statement s(db, "UPDATE volume SET branch = ?, size = ?, trim = NULL WHERE id = ?");
   s.bind(1, branch.sql());
   s.bind(2, static_cast<std::int64_t>(size_bytes));
   s.bind(3, volume.sql());

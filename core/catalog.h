@@ -15,6 +15,7 @@ namespace vsnap::catalog {
 Result<> load(SQLite::Database& db, Objects& objects);
 
 std::uint64_t value(SQLite::Database& db, const char* key);
+void set_value(SQLite::Database& db, const char* key, std::uint64_t value);
 // Returns the value and makes it one higher.
 std::uint64_t take_number(SQLite::Database& db, const char* key);
 
@@ -26,7 +27,6 @@ void delete_branch(SQLite::Database& db, BranchId branch);
 
 void insert_volume(SQLite::Database& db, const Object& volume);
 void update_volume(SQLite::Database& db, const Object& volume); // size, times, mode, owner
-void set_trim(SQLite::Database& db, ObjectId volume, std::optional<BlockIndex> from);
 void point_volume(SQLite::Database& db, ObjectId volume, BranchId branch, std::uint64_t size_bytes);
 void insert_snapshot(SQLite::Database& db, const Object& snapshot);
 void rename(SQLite::Database& db, const Object& object, const std::string& name); // "": unlinked

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/assert.h"
+#include "core/catalog.h"
 #include "core/log.h"
 #include "core/schema.h"
 
@@ -99,6 +100,7 @@ Result<> Engine::open_catalog(bool for_check) {
       return failure(ErrorKind::failed, fmt::format("catalog version {}; this vsnap knows version {}",
                                                     version, schema::kVersion));
     }
+    VSNAP_TRY(members_->check_together(catalog::value(db, "opened")));
     index_ = std::make_unique<ExtentIndex>(db);
     index_->load_space([&](const SpaceGroup& group) { sound = allocator_.load_group(group) && sound; });
     return {};
@@ -107,11 +109,21 @@ Result<> Engine::open_catalog(bool for_check) {
     return failure(ErrorKind::damaged,
                    "the catalog's record of used space contradicts the members (vsnap check --repair)");
   }
-  log_ = std::make_unique<ChangeLog>(log_limit(pool_blocks_));
   cache_ = std::make_unique<RegionCache>(*db_, *index_, grace_, cache_bytes_);
+  // Regions with pending changes stay in memory: no more of them than half of what the cache may hold.
+  log_ = std::make_unique<ChangeLog>(std::min(log_limit(pool_blocks_), cache_->limit_regions() / 2));
   MutexLock lock(commit_mutex_);
   keep_headroom();
   return {};
+}
+
+Result<> Engine::mark_opened() {
+  VSNAP_TRY_ASSIGN(const std::uint64_t sequence, members_->mark_opened());
+  if (sequence == 0) return {};
+  return db_->write([&](SQLite::Database& db) -> Result<> {
+    catalog::set_value(db, "opened", sequence);
+    return {};
+  });
 }
 
 void Engine::note_member_added(std::uint64_t blocks) {
@@ -238,6 +250,7 @@ Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>&
     // Without space (ours, or below the members) everything stays as it was and pending; so it does when the
     // step refuses. Anything else leaves the catalog behind for good.
     undo_durable(added, freed_here);
+    if (last && extra_step_failed_) extra_step_failed_();
     if (done.error().errno_value == EIO || done.error().kind == ErrorKind::damaged)
       fail(done.error().message);
     return done;

@@ -43,8 +43,13 @@ class Engine {
 
   Result<> create_catalog();
   Result<> open_catalog(bool for_check); // reads the space table; kind damaged where it contradicts itself
+  Result<> mark_opened(); // before the first change; see member_set.h
   // What every transaction stores besides: sizes and times of volumes that changed.
-  void set_extra_step(Step step) { extra_step_ = std::move(step); }
+  // `failed` is called when that transaction did not come to be.
+  void set_extra_step(Step step, std::function<void()> failed) {
+    extra_step_ = std::move(step);
+    extra_step_failed_ = std::move(failed);
+  }
 
   Mutex& commit_mutex() VSNAP_THREAD_ANNOTATION(lock_returned(commit_mutex_)) { return commit_mutex_; }
   // Makes everything durable that was written or changed before the call.
@@ -108,6 +113,7 @@ class Engine {
   Grace grace_;
   std::unique_ptr<RegionCache> cache_;
   Step extra_step_;
+  std::function<void()> extra_step_failed_;
 
   Mutex commit_mutex_;
   NetChanges net_ VSNAP_GUARDED_BY(commit_mutex_);

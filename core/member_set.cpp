@@ -107,11 +107,14 @@ Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<s
 
 Result<> MemberSet::read_superblocks(std::vector<std::pair<std::string, std::unique_ptr<File>>> files) {
   std::vector<Superblock> found;
+  std::vector<bool> half_damaged; // the copy that counted may have been the damaged one
   std::size_t newest = 0;
   for (auto& [path, file] : files) {
+    const std::size_t remarks = remarks_.size();
     auto read = newest_superblock(*file, path, &remarks_);
     if (!read) return as_damage(std::move(read.error()));
     Superblock superblock = std::move(*read);
+    half_damaged.push_back(remarks_.size() > remarks);
     if (!found.empty() && superblock.pool_uuid != found[0].pool_uuid) {
       return failure(
           ErrorKind::damaged,
@@ -159,10 +162,64 @@ Result<> MemberSet::read_superblocks(std::vector<std::pair<std::string, std::uni
               present, layout.roster.size()));
     }
   }
+  const std::uint64_t sequence = layout.sequence;
+  std::vector<Superblock> whole;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (!half_damaged[i] || found[i].sequence + 1 < sequence) whole.push_back(found[i]);
+  }
+  VSNAP_TRY(check_sequences(whole, layout));
   count_.store(static_cast<std::uint32_t>(layout.roster.size()), std::memory_order_release);
   MutexLock lock(layout_mutex_);
   layout_ = layout;
   return {};
+}
+
+namespace {
+
+Failure used_apart(const std::string& path) {
+  return failure(
+      ErrorKind::damaged,
+      fmt::format("{}: not from the same moment as the other members: an older copy, or the others "
+                  "are (give members that were last used together)",
+                  path));
+}
+
+} // namespace
+
+// A sequence goes to member after member, a new member's before all others: a crash leaves those at the front
+// one step ahead, or the last one alone.
+Result<> MemberSet::check_sequences(const std::vector<Superblock>& found, const Superblock& newest) {
+  bool others_know_last = false;
+  for (const Superblock& one : found) {
+    if (one.sequence != newest.sequence) others_know_last |= one.roster.size() == newest.roster.size();
+  }
+  const auto last = static_cast<std::uint32_t>(newest.roster.size() - 1);
+  std::uint32_t first_behind = format::kMaxMembers;
+  for (const Superblock& one : found) {
+    if (one.sequence == newest.sequence) continue;
+    if (one.sequence + 1 != newest.sequence) return used_apart(slots_[one.member_index]->path);
+    first_behind = std::min(first_behind, one.member_index);
+    behind_ = slots_[one.member_index]->path;
+  }
+  for (const Superblock& one : found) {
+    const bool is_new = one.member_index == last && !others_know_last;
+    if (one.sequence == newest.sequence && one.member_index > first_behind && !is_new)
+      return used_apart(behind_);
+  }
+  return {};
+}
+
+Result<> MemberSet::check_together(std::uint64_t sequence_in_catalog) const {
+  MutexLock lock(layout_mutex_);
+  if (!behind_.empty() && sequence_in_catalog >= layout_.sequence) return used_apart(behind_);
+  return {};
+}
+
+Result<std::uint64_t> MemberSet::mark_opened() {
+  if (count() == 1) return 0;
+  MutexLock lock(layout_mutex_);
+  VSNAP_TRY(store_layout(layout_));
+  return layout_.sequence;
 }
 
 Result<std::unique_ptr<MemberSet>> MemberSet::create(
@@ -264,25 +321,30 @@ void MemberSet::discard(PlaceRun run) {
 Result<> MemberSet::flush_member(Slot& slot) {
   const std::uint64_t writes = slot.writes.load(std::memory_order_acquire);
   if (slot.flushed.load(std::memory_order_acquire) >= writes) return {};
+  MutexLock lock(slot.flush_mutex);
+  VSNAP_TRY(check_flushes());
+  if (slot.flushed.load(std::memory_order_acquire) >= writes) return {}; // by whoever held the lock
+  const std::uint64_t covered = slot.writes.load(std::memory_order_acquire);
   if (auto flushed = slot.file->flush(); !flushed) {
     // The kernel may have dropped what it could not write; trying again would report success for lost data.
     flush_failed_.store(true);
     log::error("{}: flush failed; the pool takes no more writes (vsnap umount, then vsnap check)", slot.path);
     return flushed;
   }
-  std::uint64_t seen = slot.flushed.load();
-  while (seen < writes && !slot.flushed.compare_exchange_weak(seen, writes)) {
-  }
+  slot.flushed.store(covered, std::memory_order_release);
   return {};
+}
+
+Result<> MemberSet::check_flushes() const {
+  if (!flush_failed_.load()) return {};
+  return failure(
+      ErrorKind::failed, EIO,
+      "an earlier flush failed: what was written since may be lost (vsnap umount, then vsnap check)");
 }
 
 Result<> MemberSet::flush_data() {
   for (std::uint32_t member = 0; member < count(); ++member) {
-    if (flush_failed_.load()) {
-      return failure(
-          ErrorKind::failed, EIO,
-          "an earlier flush failed: what was written since may be lost (vsnap umount, then vsnap check)");
-    }
+    VSNAP_TRY(check_flushes());
     VSNAP_TRY(flush_member(*slots_[member]));
   }
   return {};

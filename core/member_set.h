@@ -6,7 +6,11 @@
 // 2. All members belong to one pool, none is missing or doubled; each is at least as long as the roster says.
 // 3. The layout (roster, segments, flags) on the members is the one in layout(), or the one before during
 //    update_layout().
-// 4. Once a flush has failed every later flush_data() fails, until the pool is opened again after a check.
+// 4. Members that were used apart from each other are not taken for one pool: whoever opens a pool of several
+//    members to change it raises their sequence, member after member (mark_opened), and writes the sequence
+//    reached into the catalog. Members one step apart are those of an opening that was cut short, unless the
+//    catalog says that it was not.
+// 5. Once a flush has failed every later or concurrent flush_data() fails, until the pool is opened again after a check.
 // Threads: any, after open(). update_layout() and add() are called under the pool's commit lock or during
 // SQLite's writes, which that lock covers; they exclude each other by layout_mutex_.
 #pragma once
@@ -64,6 +68,10 @@ class MemberSet {
     return slots_[member]->file->is_block_device();
   }
   [[nodiscard]] bool flush_failed() const { return flush_failed_.load(); }
+  // Raises the sequence on all members; the new one. Nothing, and 0, for a pool of one member.
+  Result<std::uint64_t> mark_opened() VSNAP_EXCLUDES(layout_mutex_);
+  // Fails if the members are a step apart though the catalog has the newest sequence.
+  [[nodiscard]] Result<> check_together(std::uint64_t sequence_in_catalog) const VSNAP_EXCLUDES(layout_mutex_);
   // Damage seen in single superblock copies at open; empty when all were good.
   [[nodiscard]] const std::vector<std::string>& remarks() const { return remarks_; }
   // Reads every superblock copy again and says what is wrong with it; rewrites them all with repair.
@@ -81,6 +89,7 @@ class MemberSet {
     std::unique_ptr<File> file;
     std::atomic<std::uint64_t> writes{0};  // writes finished so far
     std::atomic<std::uint64_t> flushed{0}; // of which the last flush covered this many
+    Mutex flush_mutex; // one flush at a time: the kernel tells of a lost write once, and all callers must hear
   };
 
   MemberSet() = default;
@@ -88,13 +97,16 @@ class MemberSet {
   Result<> store_layout(Superblock changed) VSNAP_REQUIRES(layout_mutex_);
   Result<> store_superblock(std::uint32_t member, const Superblock& superblock);
   Result<> flush_member(Slot& slot);
+  Result<> check_flushes() const;
   void attach(std::uint32_t index, std::string path, std::unique_ptr<File> file);
+  Result<> check_sequences(const std::vector<Superblock>& found, const Superblock& newest);
 
   std::array<std::unique_ptr<Slot>, format::kMaxMembers> slots_;
   std::atomic<std::uint32_t> count_{0};
   std::atomic<bool> flush_failed_{false};
   std::string role_;
   std::vector<std::string> remarks_;
+  std::string behind_; // path of a member that is one step behind the others, if one is
   mutable Mutex layout_mutex_;
   Superblock layout_ VSNAP_GUARDED_BY(layout_mutex_); // member_index is not used
 };

@@ -38,7 +38,10 @@ struct Object { // what volumes and snapshots have in common
       false};                // size, times or attributes are not in the catalog yet (Objects::note_changed)
   std::uint32_t mode = 0600; // volumes
   std::uint32_t uid = 0, gid = 0;
-  std::optional<BlockIndex> trim;
+  // Of a volume that was shrunk: blocks from here on are still to be unmapped; kNoTrim: none. They are before
+  // the volume grows, is snapshotted or shared; the catalog's copy goes with the commit that unmaps them.
+  static constexpr std::uint64_t kNoTrim = ~std::uint64_t{0};
+  std::atomic<std::uint64_t> trim{kNoTrim};
   std::shared_ptr<Object> volume; // snapshots: whose it is
   Version number;                 // snapshots: the view is (branch, number)
   std::uint64_t mapped_blocks = 0;

@@ -136,11 +136,17 @@ Result<> PoolImpl::start() {
       std::make_unique<Sweeper>(*engine_, objects_,
                                 [this](const std::vector<Pin>& pins, const Engine::Step& step)
                                     VSNAP_NO_THREAD_SAFETY_ANALYSIS { return release_pins(pins, step); });
-  engine_->set_extra_step([this](SQLite::Database& db) -> Result<> {
-    for (const ObjectPtr& object : objects_.take_changed()) catalog::update_volume(db, *object);
-    return {};
-  });
+  engine_->set_extra_step(
+      [this](SQLite::Database& db) -> Result<> {
+        being_stored_ = objects_.take_changed();
+        for (const ObjectPtr& object : being_stored_) catalog::update_volume(db, *object);
+        return {};
+      },
+      [this] {
+        for (const ObjectPtr& object : being_stored_) objects_.note_changed(object);
+      });
   if (options_.for_check) return {};
+  VSNAP_TRY(engine_->mark_opened());
   {
     MutexLock config(config_mutex_);
     VSNAP_TRY(finish_open());
@@ -164,11 +170,14 @@ Result<> PoolImpl::finish_open() {
     for (const ObjectPtr& object : objects_.everything()) {
       if (object->name.empty())
         unlinked.push_back(object);
-      else if (object->trim)
+      else if (object->trim.load() != Object::kNoTrim)
         trims.push_back(object);
     }
   }
-  for (const ObjectPtr& volume : trims) VSNAP_TRY(finish_trim(volume));
+  for (const ObjectPtr& volume : trims) {
+    if (auto trimmed = view_of(volume)->finish_trim(); !trimmed) // before the volume grows it is tried again
+      log::warning("{}/{}: freeing what a shrink left: {}", name_, volume->name, trimmed.error().message);
+  }
   if (!unlinked.empty()) VSNAP_TRY(erase_objects(unlinked));
   VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
     inexact = catalog::value(db, "recount") != 0;
@@ -296,6 +305,7 @@ PoolStatus PoolImpl::status() {
     for (const ObjectPtr& object : objects_.all())
       ++(object->kind == ViewKind::volume ? status.volumes : status.snapshots);
   }
+  status.cache_bytes = engine_->cache().bytes_in_use();
   static_cast<void>(engine_->db().read([&](SQLite::Database&) -> Result<> {
     status.extents = engine_->index().count_rows();
     status.removal_pending = engine_->index().first_sweep().has_value();

@@ -3,8 +3,7 @@
 //   pool_views.cpp (snapshot, clone, roll back, share)   pool_removal.cpp (remove, sweep, usage)
 //   flatten.cpp   diff.cpp   check.cpp
 //
-// Lock order: config_mutex_ > engine commit lock > gates > database > objects mutex. handle_closed() may need
-// the config lock, so no handle is closed under any of them.
+// Lock order: core/README.md. handle_closed() may need the config lock, so no handle is closed under any other.
 #pragma once
 
 #include <condition_variable>
@@ -91,10 +90,9 @@ class PoolImpl final : public Pool {
   Result<> switch_branch(const ObjectPtr& volume, const Object& target, const ObjectPtr& kept, bool discard)
       VSNAP_REQUIRES(config_mutex_);
   [[nodiscard]] std::unique_ptr<Branch> new_branch(Branch* parent, Version number, std::int64_t mapped);
-  void add_child(std::unique_ptr<Branch> branch) VSNAP_REQUIRES(objects_.mutex());
+  void add_child(std::unique_ptr<Branch> branch) VSNAP_REQUIRES(engine_->commit_mutex(), objects_.mutex());
   ObjectPtr make_volume(const std::string& name, std::uint64_t size_bytes);
   Result<> finish_open() VSNAP_REQUIRES(config_mutex_);
-  Result<> finish_trim(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
   Result<> recount();
 
   // Removal
@@ -124,6 +122,7 @@ class PoolImpl final : public Pool {
   Uuid uuid_{};
   std::unique_ptr<Engine> engine_;
   Objects objects_;
+  std::vector<ObjectPtr> being_stored_; // by the commit under way; under the commit lock
   std::unique_ptr<Sweeper> sweeper_;
   std::unique_ptr<LiveCounters> counters_; // the daemon's
   std::atomic<std::uint64_t> generation_{0};

@@ -126,10 +126,16 @@ Result<> PoolImpl::remove_planned(const RemovalSet& set, const RemoveOptions& op
       for (const ObjectPtr& object : open) catalog::rename(db, *object, "");
       return {};
     }));
-    MutexLock lock(objects_.mutex());
-    for (const ObjectPtr& object : open) objects_.rename(object, "");
   }
-  return idle.empty() ? Result<>() : erase_objects(idle);
+  std::vector<ObjectPtr> gone = idle;
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& object : open) {
+      objects_.rename(object, "");
+      if (object->open_handles == 0) gone.push_back(object); // closed meanwhile, when it still had its name
+    }
+  }
+  return gone.empty() ? Result<>() : erase_objects(gone);
 }
 
 Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {

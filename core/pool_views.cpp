@@ -51,6 +51,7 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
       branches.push_back(snapshot->branch);
     made.push_back(std::move(snapshot));
   }
+  for (const ObjectPtr& snapshot : made) VSNAP_TRY(view_of(snapshot->volume)->finish_trim());
   VSNAP_TRY(engine_->commit()); // so that little is left to do at the line
   MutexLock commit(engine_->commit_mutex());
   VSNAP_TRY(engine_->check_writable());
@@ -108,7 +109,8 @@ Result<ViewInfo> PoolImpl::clone(const ViewName& from, const std::string& new_vo
     volume->gid = origin->volume->gid;
   }
   volume->branch = branch.get();
-  VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
+  MutexLock commit(engine_->commit_mutex()); // the sweeper reads pins under it
+  VSNAP_TRY(configure_locked([&](SQLite::Database& db) -> Result<> {
     branch->id = BranchId(catalog::take_number(db, "next_branch"));
     volume->id = ObjectId(catalog::take_number(db, "next_object"));
     catalog::insert_branch(db, *branch);
@@ -200,6 +202,7 @@ Result<> PoolImpl::switch_branch(const ObjectPtr& volume, const Object& target, 
   {
     MutexLock lock(objects_.mutex());
     volume->branch = branch.get();
+    volume->trim.store(Object::kNoTrim);
     volume->modified_ns.store(env_.wall_clock_ns());
     add_child(std::move(branch));
     old_branch->has_head = false;
@@ -234,6 +237,8 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
   }
   Branch& child = *volume->branch;
   const bool live = origin->kind == ViewKind::volume;
+  if (live) VSNAP_TRY(view_of(origin)->finish_trim());
+  VSNAP_TRY(view_of(volume)->finish_trim());
   VSNAP_TRY(engine_->commit());
   MutexLock commit(engine_->commit_mutex());
   std::vector<Branch*> branches;

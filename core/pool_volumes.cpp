@@ -2,6 +2,7 @@
 // itself.
 #include <fmt/format.h>
 
+#include "core/log.h"
 #include "core/new_member.h"
 #include "core/pool_impl.h"
 #include "core/probe.h"
@@ -68,7 +69,8 @@ Result<ViewInfo> PoolImpl::create_volume(const std::string& name, std::uint64_t 
   auto branch = new_branch(nullptr, Version(0), 0);
   const ObjectPtr volume = make_volume(name, size_bytes);
   volume->branch = branch.get();
-  VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
+  MutexLock commit(engine_->commit_mutex());
+  VSNAP_TRY(configure_locked([&](SQLite::Database& db) -> Result<> {
     branch->id = BranchId(catalog::take_number(db, "next_branch"));
     volume->id = ObjectId(catalog::take_number(db, "next_object"));
     catalog::insert_branch(db, *branch);
@@ -127,45 +129,35 @@ Result<> PoolImpl::resize(const std::string& name, std::uint64_t size_bytes, boo
     return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: at most 8 EiB - 1", name_, name));
   if (size_bytes == old_size) return {};
   VSNAP_TRY(engine_->check_writable());
-  const auto view = view_of(volume);
-  if (size_bytes > old_size) {
-    VSNAP_TRY(view->zero_tail(old_size));
-    volume->size_bytes.store(size_bytes);
-    VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
-      catalog::update_volume(db, *volume);
-      return {};
-    }));
-  } else {
-    if (!allow_shrink) {
-      return failure(
-          ErrorKind::usage,
-          fmt::format("{}/{}: {} is smaller than its {}; what lies beyond would be lost (--shrink)", name_,
-                      name, format_size(size_bytes), format_size(old_size)));
-    }
-    volume->size_bytes.store(size_bytes);
-    volume->trim = BlockIndex(blocks_for(size_bytes).value());
-    VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
-      catalog::update_volume(db, *volume);
-      catalog::set_trim(db, volume->id, volume->trim);
-      return {};
-    }));
-    VSNAP_TRY(finish_trim(volume));
+  const bool shrinks = size_bytes < old_size;
+  if (shrinks && !allow_shrink) {
+    return failure(ErrorKind::usage,
+                   fmt::format("{}/{}: {} is smaller than its {}; what lies beyond would be lost (--shrink)",
+                               name_, name, format_size(size_bytes), format_size(old_size)));
   }
-  tell_content(volume->id);
-  return {};
-}
-
-// The second half of a shrink: until it is done, the catalog says from where on blocks are to go.
-Result<> PoolImpl::finish_trim(const ObjectPtr& volume) {
   const auto view = view_of(volume);
-  VSNAP_TRY(view->zero_tail(volume->size_bytes.load()));
-  VSNAP_TRY(view->unmap_blocks(*volume->trim, BlockIndex(blocks_for(kMaxVolumeBytes).value())));
-  MutexLock commit(engine_->commit_mutex());
-  VSNAP_TRY(engine_->commit_with([&](SQLite::Database& db) -> Result<> {
-    catalog::set_trim(db, volume->id, std::nullopt);
+  VSNAP_TRY(view->finish_trim());
+  if (shrinks) {
+    volume->trim.store(blocks_for(size_bytes).value());
+    volume->size_bytes.store(size_bytes);
+  } else {
+    VSNAP_TRY(view->zero_tail(old_size));
+    view->grow_to(size_bytes);
+  }
+  auto done = configure([&](SQLite::Database& db) -> Result<> {
+    catalog::update_volume(db, *volume);
     return {};
-  }));
-  volume->trim.reset();
+  });
+  if (!done) {
+    std::uint64_t changed = size_bytes; // a write may have made it larger since
+    volume->size_bytes.compare_exchange_strong(changed, old_size);
+    volume->trim.store(Object::kNoTrim);
+    return done;
+  }
+  // The size is what was asked for; the space may have to wait.
+  if (auto trimmed = view->finish_trim(); !trimmed)
+    log::warning("{}/{}: space behind the new end is not free yet: {}", name_, name, trimmed.error().message);
+  tell_content(volume->id);
   return {};
 }
 
@@ -212,7 +204,8 @@ Result<> PoolImpl::add_member(const MemberSpec& member, bool force) {
   const std::uint64_t blocks = file->size_bytes() / kBlockBytes;
   {
     MutexLock commit(engine_->commit_mutex());
-    VSNAP_TRY(engine_->members().add(env_, member.path, std::move(file)));
+    if (auto added = engine_->members().add(env_, member.path, std::move(file)); !added)
+      return undo(Failure(added.error()));
   }
   engine_->note_member_added(blocks);
   engine_->members().write_owner_records(env_);

@@ -32,25 +32,31 @@ Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
   Region* const loaded = region.release();
   map.table.insert(loaded);
   clock_.push_back({&map, index});
-  if (regions_.fetch_add(1) + 1 > limit_regions_) evict();
+  if (regions_.fetch_add(1) + 1 > limit_regions_) evict(*loaded);
   return loaded;
 }
 
-void RegionCache::evict() {
+void RegionCache::evict(const Region& loaded) {
   // At most two turns: the first takes away the second chances.
   for (std::size_t tries = 2 * clock_.size(); tries > 0 && regions_.load() > limit_regions_; --tries) {
     if (hand_ >= clock_.size()) hand_ = 0;
     const Slot slot = clock_[hand_];
     Region* const region = slot.map->table.find(slot.index);
-    if (region->used_lately.exchange(false) || !region->retire(committed_.load(std::memory_order_acquire))) {
+    if (region == &loaded || region->used_lately.exchange(false) ||
+        !region->retire(committed_.load(std::memory_order_acquire))) {
       ++hand_;
       continue;
     }
-    retired_.push_back(slot.map->table.remove(slot.index));
-    regions_.fetch_sub(1);
+    retire(slot);
     clock_[hand_] = clock_.back();
     clock_.pop_back();
   }
+}
+
+void RegionCache::retire(const Slot& slot) {
+  retired_.push_back(slot.map->table.remove(slot.index));
+  retired_count_.fetch_add(1, std::memory_order_relaxed);
+  regions_.fetch_sub(1);
 }
 
 void RegionCache::drop_all(ViewMap& map, const std::function<void()>& change) {
@@ -58,8 +64,7 @@ void RegionCache::drop_all(ViewMap& map, const std::function<void()>& change) {
   change();
   std::erase_if(clock_, [&](const Slot& slot) VSNAP_NO_THREAD_SAFETY_ANALYSIS {
     if (slot.map != &map) return false;
-    retired_.push_back(map.table.remove(slot.index));
-    regions_.fetch_sub(1);
+    retire(slot);
     return true;
   });
   hand_ = 0;
@@ -76,7 +81,9 @@ void RegionCache::collect() {
     MutexLock lock(load_mutex_);
     retired.swap(retired_);
   }
-  if (!retired.empty()) grace_.synchronize();
+  if (retired.empty()) return;
+  grace_.synchronize();
+  retired_count_.fetch_sub(retired.size(), std::memory_order_relaxed);
 }
 
 } // namespace vsnap

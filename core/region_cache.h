@@ -5,6 +5,7 @@
 // 1. A region with changes that are not committed stays (Region::retire()), so the index plus the regions in
 //    memory always say all.
 // 2. Regions that were taken out are freed by collect(), after a grace period.
+// 3. get() never takes out the region that it returns.
 // Threads: get() from any thread inside a grace section. collect() outside. drop_all() with the branch's gate
 // closed.
 #pragma once
@@ -40,14 +41,24 @@ class RegionCache {
   // Before a map is destroyed.
   void forget(ViewMap& map) VSNAP_EXCLUDES(load_mutex_);
   void collect() VSNAP_EXCLUDES(load_mutex_);
-  [[nodiscard]] std::uint64_t bytes_in_use() const { return regions_.load() * sizeof(Region); }
+  // Called now and then outside of grace sections and locks: frees what get() had to take out, if that is much.
+  void collect_some() VSNAP_EXCLUDES(load_mutex_) {
+    if (retired_count_.load(std::memory_order_relaxed) >= kCollectAt) collect();
+  }
+  [[nodiscard]] std::uint64_t limit_regions() const { return limit_regions_; }
+  // Also of regions that were taken out and are not freed yet.
+  [[nodiscard]] std::uint64_t bytes_in_use() const {
+    return (regions_.load() + retired_count_.load()) * sizeof(Region);
+  }
 
  private:
   struct Slot {
     ViewMap* map = nullptr;
     RegionIndex index;
   };
-  void evict() VSNAP_REQUIRES(load_mutex_);
+  static constexpr std::uint64_t kCollectAt = 16; // 1 MiB
+  void evict(const Region& loaded) VSNAP_REQUIRES(load_mutex_);
+  void retire(const Slot& slot) VSNAP_REQUIRES(load_mutex_);
 
   Database& db_;
   ExtentIndex& index_;
@@ -55,6 +66,7 @@ class RegionCache {
   const std::uint64_t limit_regions_;
   std::atomic<std::uint64_t> committed_{0};
   std::atomic<std::uint64_t> regions_{0};
+  std::atomic<std::uint64_t> retired_count_{0};
   Mutex load_mutex_;
   std::vector<Slot> clock_ VSNAP_GUARDED_BY(load_mutex_);
   std::size_t hand_ VSNAP_GUARDED_BY(load_mutex_) = 0;

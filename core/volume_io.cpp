@@ -30,6 +30,7 @@ struct VolumeIo::Span {
 namespace {
 
 constexpr std::uint64_t kRegionBytes = kRegionBlocks * kBlockBytes;
+constexpr std::array<std::byte, kBlockBytes> kZeros{};
 
 bool continues(Entry previous, Entry e, std::uint64_t distance) {
   return e.kind() == BlockKind::data && e.place() == previous.place() + BlockCount(distance);
@@ -76,10 +77,13 @@ Result<std::size_t> VolumeIo::read(std::uint64_t offset, std::span<std::byte> ou
   const std::uint64_t size = size_bytes();
   if (offset >= size) return std::size_t{0};
   out = out.first(static_cast<std::size_t>(std::min<std::uint64_t>(out.size(), size - offset)));
-  const Grace::Section section(engine_.grace());
-  VSNAP_TRY(in_regions(offset, out.size(), [&](const Span& span, std::uint64_t done) {
-    return read_piece(span, out.subspan(done, span.to - span.from));
-  }));
+  {
+    const Grace::Section section(engine_.grace());
+    VSNAP_TRY(in_regions(offset, out.size(), [&](const Span& span, std::uint64_t done) {
+      return read_piece(span, out.subspan(done, span.to - span.from));
+    }));
+  }
+  engine_.cache().collect_some();
   counters_->reads.fetch_add(1, std::memory_order_relaxed);
   counters_->read_bytes.fetch_add(out.size(), std::memory_order_relaxed);
   return out.size();
@@ -130,6 +134,7 @@ Result<> VolumeIo::change(std::uint64_t offset, std::uint64_t length, Body body)
       const Grace::Section section(engine_.grace());
       changed = body(Span{RegionIndex(at / kRegionBytes), at % kRegionBytes, at % kRegionBytes + size}, done);
     }
+    engine_.cache().collect_some();
     if (!changed) {
       if (changed.error().kind != ErrorKind::no_space || committed) return changed;
       committed = true; // what was freed since the last commit becomes available
@@ -143,12 +148,10 @@ Result<> VolumeIo::change(std::uint64_t offset, std::uint64_t length, Body body)
 
 Result<> VolumeIo::write(std::uint64_t offset, std::span<const std::byte> data) {
   VSNAP_TRY(check_range(offset, data.size()));
-  // Past the end: the rest of the last block must read as zeros, whatever a crash left there.
-  if (const std::uint64_t size = size_bytes(); offset > size) VSNAP_TRY(zero_tail(size));
-  VSNAP_TRY(change(offset, data.size(), [&](const Span& span, std::uint64_t done) -> Result<> {
-    VSNAP_TRY(write_piece(span, data.subspan(done, span.to - span.from)));
-    grow_to(offset + done + (span.to - span.from));
-    return {};
+  VSNAP_TRY(prepare_growth(offset, data.size()));
+  VSNAP_TRY(change(offset, data.size(), [&](const Span& span, std::uint64_t done) {
+    const std::uint64_t size = span.to - span.from;
+    return write_piece(span, data.subspan(done, size), offset + done + size);
   }));
   counters_->writes.fetch_add(1, std::memory_order_relaxed);
   counters_->written_bytes.fetch_add(data.size(), std::memory_order_relaxed);
@@ -161,10 +164,42 @@ void VolumeIo::note_modified() {
   if (!object_->changed.load(std::memory_order_relaxed)) objects_.note_changed(object_);
 }
 
+// Past the end: the rest of the last block must read as zeros, whatever a crash left there.
+Result<> VolumeIo::prepare_growth(std::uint64_t offset, std::uint64_t length) {
+  const std::uint64_t size = size_bytes();
+  if (length == 0 || offset + length <= size) return {};
+  VSNAP_TRY(finish_trim());
+  return offset > size ? zero_tail(size) : Result<>();
+}
+
+// A volume grows while a range that holds its last block is held (write_piece), so that whoever finds the old
+// size under that range can wipe nothing that was written meanwhile.
 Result<> VolumeIo::zero_tail(std::uint64_t size) {
   if (size % kBlockBytes == 0) return {};
-  return change(size, kBlockBytes - size % kBlockBytes,
-                [&](const Span& span, std::uint64_t) { return discard_piece(span); });
+  return change(size, kBlockBytes - size % kBlockBytes, [&](const Span& span, std::uint64_t) -> Result<> {
+    for (;;) {
+      VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
+      const RangeLock range(*region, span.first_block(), span.end_block());
+      if (!range.held()) continue;
+      if (size_bytes() != size || region->entry(span.first_block()).kind() != BlockKind::data) return {};
+      return write_held(*region, span, std::span(kZeros).first(span.to - span.from));
+    }
+  });
+}
+
+Result<> VolumeIo::finish_trim() {
+  if (object_->trim.load(std::memory_order_acquire) == Object::kNoTrim) return {};
+  MutexLock lock(trim_mutex_);
+  const std::uint64_t from = object_->trim.load();
+  if (from == Object::kNoTrim) return {};
+  VSNAP_TRY(zero_tail(size_bytes()));
+  VSNAP_TRY(unmap_blocks(BlockIndex(from), BlockIndex(blocks_for(kMaxVolumeBytes).value())));
+  // Not before: a crash would find blocks behind the end that nobody knows of.
+  VSNAP_TRY(engine_.commit());
+  object_->trim.store(Object::kNoTrim);
+  objects_.note_changed(object_);
+  engine_.log().note();
+  return {};
 }
 
 void VolumeIo::grow_to(std::uint64_t size) {
@@ -207,23 +242,30 @@ void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, B
   branch.mapped.fetch_add(c.mapped_change, std::memory_order_relaxed);
 }
 
-Result<> VolumeIo::write_piece(const Span& span, std::span<const std::byte> data) {
+Result<> VolumeIo::write_piece(const Span& span, std::span<const std::byte> data, std::uint64_t grown) {
   for (;;) {
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
     const RangeLock range(*region, span.first_block(), span.end_block());
     if (!range.held()) continue; // taken out of the cache meanwhile
-    {
-      MutexLock lock(region->mutex());
-      region->refresh_own(map_.branch->version());
-    }
-    for (std::uint64_t block = span.first_block(); block < span.end_block();) {
-      const Entry entry = region->entry(block);
-      VSNAP_TRY_ASSIGN(block, entry.own() && entry.kind() == BlockKind::data
-                                  ? write_in_place(*region, span, block, data)
-                                  : write_elsewhere(*region, span, block, data));
-    }
+    VSNAP_TRY(write_held(*region, span, data));
+    grow_to(grown);
     return {};
   }
+}
+
+// The caller holds the range.
+Result<> VolumeIo::write_held(Region& region, const Span& span, std::span<const std::byte> data) {
+  {
+    MutexLock lock(region.mutex());
+    region.refresh_own(map_.branch->version());
+  }
+  for (std::uint64_t block = span.first_block(); block < span.end_block();) {
+    const Entry entry = region.entry(block);
+    VSNAP_TRY_ASSIGN(block, entry.own() && entry.kind() == BlockKind::data
+                                ? write_in_place(region, span, block, data)
+                                : write_elsewhere(region, span, block, data));
+  }
+  return {};
 }
 
 // From `block` on as far as the head's own places lie next to each other; returns where it stopped.
@@ -313,8 +355,11 @@ Result<> VolumeIo::discard(std::uint64_t offset, std::uint64_t length) {
   const std::uint64_t size = size_bytes();
   if (offset >= size) return {};
   std::uint64_t end = length > size - offset ? size : offset + length;
-  // The rest of the last block is zeros already; with it the block can go as a whole.
-  if (end == size) end = bytes(blocks_for(size));
+  if (end == size && end % kBlockBytes != 0) {
+    const std::uint64_t last_block = end - end % kBlockBytes;
+    VSNAP_TRY(discard_tail(std::max(offset, last_block), size));
+    end = last_block;
+  }
   std::uint64_t at = offset;
   while (at < end) {
     // Where nothing is mapped there is nothing to do: the ends are looked at, the regions between are jumped
@@ -331,8 +376,24 @@ Result<> VolumeIo::discard(std::uint64_t offset, std::uint64_t length) {
   return {};
 }
 
+// The last block goes as a whole if the range covers all of it up to the end, as what lies behind is zeros
+// already; unless the volume has grown meanwhile.
+Result<> VolumeIo::discard_tail(std::uint64_t from, std::uint64_t size) {
+  return change(from, size - from, [&](const Span& span, std::uint64_t) -> Result<> {
+    for (;;) {
+      VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
+      const RangeLock range(*region, span.first_block(), span.end_block());
+      if (!range.held()) continue;
+      if (!region->entry(span.first_block()).mapped()) return {};
+      if (from % kBlockBytes == 0 && size_bytes() == size)
+        return unmap_in_region(*region, span.first_block(), span.end_block());
+      if (region->entry(span.first_block()).kind() != BlockKind::data) return {};
+      return write_held(*region, span, std::span(kZeros).first(span.to - span.from));
+    }
+  });
+}
+
 Result<> VolumeIo::discard_piece(const Span& span) {
-  static constexpr std::array<std::byte, kBlockBytes> kZeros{};
   std::uint64_t from = span.first_block();
   std::uint64_t to = span.end_block();
   const auto zero_part = [&](std::uint64_t block) -> Result<> {
@@ -363,11 +424,12 @@ Result<> VolumeIo::unmap_in_region(Region& region, std::uint64_t from, std::uint
       continue;
     }
     // Only with room for the row: a hole over older versions takes metadata and gives nothing back.
-    if (engine_.metadata_low() && !region.entry(block).own()) {
+    const bool own = region.entry(block).own();
+    if (engine_.metadata_low() && !own) {
       return failure(ErrorKind::no_space, "no space for metadata (vsnap rm, or vsnap pool add)");
     }
     std::uint64_t end = block + 1;
-    while (end < to && region.entry(end).mapped()) ++end;
+    while (end < to && region.entry(end).mapped() && region.entry(end).own() == own) ++end;
     record(region, block, end - block, BlockKind::hole, Place());
     block = end;
   }
@@ -394,10 +456,13 @@ Result<> VolumeIo::reserve(std::uint64_t offset, std::uint64_t length, bool exte
   if (length == 0) return {};
   VSNAP_TRY_ASSIGN(const std::uint64_t mapped, count_mapped(offset, length));
   const std::uint64_t blocks = (offset + length - 1) / kBlockBytes - offset / kBlockBytes + 1;
-  if (blocks - mapped > engine_.allocator().free_blocks()) {
+  // Every block may get a row of its own once it is written: 64 bytes at most, with the tree around them.
+  const std::uint64_t wanted = blocks - mapped;
+  if (wanted + wanted / 64 > engine_.allocator().free_blocks()) {
     return failure(ErrorKind::no_space, "the pool has less free space than that (vsnap pool add)");
   }
-  if (offset > size_bytes()) VSNAP_TRY(zero_tail(size_bytes()));
+  if (extend) VSNAP_TRY(prepare_growth(offset, length));
+  if (const std::uint64_t size = size_bytes(); extend && offset + length > size) VSNAP_TRY(zero_tail(size));
   VSNAP_TRY(change(offset, length, [&](const Span& span, std::uint64_t) { return reserve_piece(span); }));
   if (extend) grow_to(offset + length);
   return {};

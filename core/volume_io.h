@@ -34,8 +34,13 @@ class VolumeIo final : public View {
   Result<> unmap_blocks(BlockIndex from, BlockIndex to);
   // Counts the mapped blocks that the range touches, region by region.
   Result<std::uint64_t> count_mapped(std::uint64_t offset, std::uint64_t length);
-  // Makes the block that the end of a volume of `size` bytes falls into read as zeros behind it.
+  // Makes the block that the end of a volume of `size` bytes falls into read as zeros behind it; does nothing
+  // if the volume has another size by now.
   Result<> zero_tail(std::uint64_t size);
+  // Unmaps what a shrink has left behind the end, if it has; see Object::trim.
+  Result<> finish_trim() VSNAP_EXCLUDES(trim_mutex_);
+  // Makes the size at least `size_bytes`.
+  void grow_to(std::uint64_t size_bytes);
   // For configuration operations: the map, and the object it belongs to.
   ViewMap& map() { return map_; }
   const ObjectPtr& object() const { return object_; }
@@ -47,7 +52,12 @@ class VolumeIo final : public View {
   template <class Body>
   Result<> in_regions(std::uint64_t offset, std::uint64_t length, Body body);
   Result<> read_piece(const Span& span, std::span<std::byte> out);
-  Result<> write_piece(const Span& span, std::span<const std::byte> data);
+  // `grown`: the size of the volume is at least that when the range is let go.
+  Result<> write_piece(const Span& span, std::span<const std::byte> data, std::uint64_t grown = 0);
+  // Before a change of the range that may make the volume larger.
+  Result<> prepare_growth(std::uint64_t offset, std::uint64_t length);
+  Result<> write_held(Region& region, const Span& span, std::span<const std::byte> data);
+  Result<> discard_tail(std::uint64_t from, std::uint64_t size);
   Result<std::uint64_t> write_in_place(Region& region, const Span& span, std::uint64_t block,
                                        std::span<const std::byte> data);
   Result<std::uint64_t> write_elsewhere(Region& region, const Span& span, std::uint64_t block,
@@ -64,7 +74,6 @@ class VolumeIo final : public View {
   template <class Body>
   Result<> change(std::uint64_t offset, std::uint64_t length, Body body);
   void record(Region& region, std::uint64_t from, std::uint64_t count, BlockKind kind, Place place);
-  void grow_to(std::uint64_t size_bytes);
   void note_modified();
 
   Engine& engine_;
@@ -72,6 +81,7 @@ class VolumeIo final : public View {
   ObjectPtr object_;
   ViewMap map_;
   std::shared_ptr<ViewCounters> counters_;
+  Mutex trim_mutex_; // before any gate; one finish_trim() at a time
 };
 
 } // namespace vsnap

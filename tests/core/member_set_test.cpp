@@ -182,6 +182,49 @@ TEST_CASE("a member with an older layout takes that of the others") {
   CHECK(open_members(env, {"/a", "/b"})->layout().flags == format::kFlagNeedsCheck);
 }
 
+TEST_CASE("members that were not last used together are refused") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a", "/b", "/c"});
+  const auto keep = [&](const std::string& path) { return env.bytes_of(path); };
+  const auto old_a = keep("/a");
+  const auto old_b = keep("/b");
+  const auto old_c = keep("/c");
+  REQUIRE(open_members(env, {"/a", "/b", "/c"})->mark_opened().has_value());
+  SECTION("the first is one step older: no crash leaves it so") {
+    env.bytes_of("/a") = old_a;
+    const Error refusal = open_refusal(env, {"/a", "/b", "/c"});
+    CHECK(refusal.kind == ErrorKind::damaged);
+    CHECK(refusal.message.find("/a: not from the same moment") == 0);
+  }
+  SECTION("one in the middle is older") {
+    env.bytes_of("/b") = old_b;
+    CHECK(open_refusal(env, {"/a", "/b", "/c"}).kind == ErrorKind::damaged);
+  }
+  SECTION("the last is one step older: as after a crash, unless the catalog knows better") {
+    env.bytes_of("/c") = old_c;
+    const auto members = open_members(env, {"/a", "/b", "/c"});
+    CHECK(members->check_together(2).has_value());
+    REQUIRE_FALSE(members->check_together(3).has_value());
+    CHECK(members->check_together(3).error().kind == ErrorKind::damaged);
+  }
+  SECTION("two steps are too many") {
+    REQUIRE(open_members(env, {"/a", "/b", "/c"})->mark_opened().has_value());
+    env.bytes_of("/c") = old_c;
+    CHECK(open_refusal(env, {"/a", "/b", "/c"}).kind == ErrorKind::damaged);
+  }
+  SECTION("all from an earlier moment are one pool") {
+    env.bytes_of("/a") = old_a;
+    env.bytes_of("/b") = old_b;
+    env.bytes_of("/c") = old_c;
+    CHECK(open_members(env, {"/a", "/b", "/c"})->check_together(2).has_value());
+  }
+  SECTION("cut short on the way from member to member") {
+    env.bytes_of("/b") = old_b;
+    env.bytes_of("/c") = old_c;
+    CHECK(open_members(env, {"/a", "/b", "/c"})->check_together(2).has_value());
+  }
+}
+
 TEST_CASE("a member with both superblock copies damaged is refused as damaged") {
   MemoryEnv env;
   create_members(env, "lab", {"/a"});

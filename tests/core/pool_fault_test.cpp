@@ -164,3 +164,34 @@ TEST_CASE("what fsync confirmed survives power cuts that lose and tear everythin
     }
   }
 }
+
+TEST_CASE("a pool with one member from an earlier moment is refused, and loses nothing by it") {
+  MemoryEnv env;
+  REQUIRE(Pool::create(env, {.name = "lab", .members = {{"/a", 32 * kMiB}, {"/b", 32 * kMiB}}}).has_value());
+  const OpenPoolOptions options{.member_paths = {"/a", "/b"}};
+  const auto write = [&](std::uint8_t stamp) {
+    auto pool = Pool::open(env, options);
+    REQUIRE(pool.has_value());
+    if (stamp == 1) REQUIRE((*pool)->create_volume("v", kMiB).has_value());
+    const auto info = (*pool)->find({"v", {}});
+    auto view = (*pool)->open_view(info->id);
+    REQUIRE((*view)->write(0, block_of(stamp, kMiB)).has_value());
+    REQUIRE((*view)->fsync().has_value());
+    *view = ViewHandle();
+    REQUIRE((*pool)->close().has_value());
+  };
+  write(1);
+  const std::vector<std::byte> old[2] = {env.bytes_of("/a"), env.bytes_of("/b")};
+  write(2); // in place: no map changes, and so no commit
+  const std::vector<std::byte> now[2] = {env.bytes_of("/a"), env.bytes_of("/b")};
+  for (int stale = 0; stale < 2; ++stale) {
+    env.bytes_of("/a") = stale == 0 ? old[0] : now[0];
+    env.bytes_of("/b") = stale == 1 ? old[1] : now[1];
+    const auto refused = Pool::open(env, options);
+    REQUIRE_FALSE(refused.has_value());
+    CHECK(refused.error().kind == ErrorKind::damaged);
+  }
+  env.bytes_of("/a") = now[0];
+  env.bytes_of("/b") = now[1];
+  CHECK(Pool::open(env, options).has_value());
+}

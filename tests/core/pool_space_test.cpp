@@ -135,3 +135,53 @@ TEST_CASE("reserving behind the end without growing takes nothing, also inside a
   REQUIRE(v->size_bytes() == kBlockBytes + 100);
   REQUIRE(lab.pool->space().free_bytes == free);
 }
+
+TEST_CASE("a shrink that finds no space for its rest never wipes what is written later") {
+  SmallPool lab;
+  lab.create("v", 2 * kMiB);
+  lab.create("other", 64 * kMiB);
+  {
+    ViewHandle v = lab.view("v");
+    ViewHandle other = lab.view("other");
+    REQUIRE(v->write(0, block_of(1, 2 * kMiB)).has_value());
+    REQUIRE(lab.snapshot("v@s").has_value());
+    fill(*other, 64 * kMiB / kBlockBytes, 2);
+  }
+  // The block of the new end would have to be copied, and there is no room for it.
+  REQUIRE(lab.pool->resize("v", kMiB + 100, true).has_value());
+  REQUIRE(lab.view("v")->size_bytes() == kMiB + 100);
+  lab.reopen(); // where it is tried again, and must not stand in the way
+  REQUIRE(lab.remove("other").has_value());
+  REQUIRE(lab.pool->wait_for_removals({}).has_value());
+  {
+    ViewHandle v = lab.view("v");
+    REQUIRE(v->write(3 * kMiB / 2, block_of(3)).has_value());
+    REQUIRE(v->fsync().has_value());
+    CHECK(read_from(*v, kMiB + 100, kMiB / 2 - 100) == block_of(0, kMiB / 2 - 100));
+  }
+  lab.reopen();
+  ViewHandle v = lab.view("v");
+  CHECK(read_from(*v, 3 * kMiB / 2, kBlockBytes) == block_of(3));
+  CHECK(read_from(*v, 0, kMiB + 100) == block_of(1, kMiB + 100));
+  CHECK(read_from(*lab.view("v@s"), kMiB, kMiB) == block_of(1, kMiB));
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("more regions than the cache may hold are read, written and shrunk within its limit") {
+  SmallPool lab(64 * kMiB);
+  REQUIRE(lab.pool->close().has_value());
+  lab.pool.reset();
+  lab.open({.cache_bytes = 2 * kMiB}); // some 30 regions
+  constexpr std::uint64_t kRegionBytes = 32 * kMiB;
+  lab.create("v", 200 * kRegionBytes);
+  {
+    ViewHandle v = lab.view("v");
+    for (std::uint64_t i = 0; i < 200; ++i) REQUIRE(v->write(i * kRegionBytes, block_of(7)).has_value());
+    for (std::uint64_t i = 0; i < 400; ++i)
+      REQUIRE(read_from(*v, i * 7 % 200 * kRegionBytes, kBlockBytes) == block_of(7));
+    CHECK(lab.pool->status().cache_bytes <= 3 * kMiB);
+  }
+  REQUIRE(lab.pool->resize("v", kMiB, true).has_value());
+  lab.reopen();
+  CHECK(lab.findings().empty());
+}
