@@ -124,7 +124,9 @@ Allocator::~Allocator() = default;
 void Allocator::add_member(std::uint64_t blocks, std::uint64_t header_blocks) {
   MutexLock lock(mutex_);
   auto member = std::make_unique<Member>(blocks);
-  for (std::uint64_t i = 0; i < blocks; ++i) ++member->free_in_group[i / format::kGroupBlocks];
+  for (std::uint64_t group = 0; group < member->free_in_group.size(); ++group)
+    member->free_in_group[group] =
+        static_cast<std::uint32_t>(std::min(format::kGroupBlocks, blocks - group * format::kGroupBlocks));
   member->free = blocks;
   member->take(0, header_blocks);
   member->cursor = header_blocks;

@@ -233,6 +233,10 @@ Result<CheckReport> PoolImpl::check(bool repair, const Progress& progress) {
   // Only a pool nobody uses can be mended: the allocator of a running one has its own idea of what is free.
   VSNAP_TRY(checker.check_space(repair && options_.for_check));
   VSNAP_TRY(checker.check_counts());
+  const bool clean = std::all_of(report.findings.begin(), report.findings.end(),
+                                 [](const Finding& finding) { return finding.repaired; });
+  if (clean && options_.for_check && engine_->members().needs_check())
+    VSNAP_TRY(engine_->members().clear_needs_check());
   return report;
 }
 

@@ -150,12 +150,13 @@ std::string Engine::health() const {
   return "ok";
 }
 
-void Engine::fail(const std::string& why) {
+void Engine::fail(const Error& why) {
   MutexLock lock(failure_mutex_);
   if (failure_.empty()) {
-    failure_ = why;
-    log::error("the pool takes no more changes: {}", why);
+    failure_ = why.message;
+    log::error("the pool takes no more changes: {}", why.message);
   }
+  if (why.kind != ErrorKind::no_space) needs_check_.store(true);
   failed_.store(true, std::memory_order_release);
 }
 
@@ -251,8 +252,7 @@ Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>&
     // step refuses. Anything else leaves the catalog behind for good.
     undo_durable(added, freed_here);
     if (last && extra_step_failed_) extra_step_failed_();
-    if (done.error().errno_value == EIO || done.error().kind == ErrorKind::damaged)
-      fail(done.error().message);
+    if (done.error().errno_value == EIO || done.error().kind == ErrorKind::damaged) fail(done.error());
     return done;
   }
   recount_set_ = !last;
@@ -300,7 +300,7 @@ Result<> Engine::transact(const std::function<Result<>(SQLite::Database&, std::v
   });
   if (!done) {
     undo_durable({}, freed);
-    if (done.error().kind != ErrorKind::no_space) fail(done.error().message);
+    if (done.error().kind != ErrorKind::no_space) fail(done.error());
     return done;
   }
   release(freed);

@@ -76,7 +76,10 @@ class Engine {
   [[nodiscard]] bool metadata_low() const { return metadata_low_.load(std::memory_order_relaxed); }
   [[nodiscard]] Result<> check_writable() const; // EIO / EROFS with the reason
   [[nodiscard]] std::string health() const;
-  void fail(const std::string& why);
+  // From now on nothing is changed any more, until the pool is opened again.
+  void fail(const Error& why);
+  // What the members hold may contradict itself: a check has to run before the next change.
+  [[nodiscard]] bool needs_check() const { return needs_check_.load() || members_->flush_failed(); }
   [[nodiscard]] SpaceInfo space();
   void note_member_added(std::uint64_t blocks);
 
@@ -125,6 +128,7 @@ class Engine {
   mutable Mutex failure_mutex_;
   std::string failure_ VSNAP_GUARDED_BY(failure_mutex_);
   std::atomic<bool> failed_{false};
+  std::atomic<bool> needs_check_{false};
 };
 
 } // namespace vsnap

@@ -31,6 +31,7 @@ inline constexpr std::uint32_t kMaxSegments = 1024;
 
 // A pool must have room for its header, the first segments and something to store.
 inline constexpr std::uint64_t kMinMemberBytes = 4ULL << 20;
+inline constexpr std::uint64_t kMaxMemberBytes = 64ULL << 40; // two bits a block in memory: 4 GiB
 inline constexpr std::uint64_t kMinPoolBytes = 16ULL << 20;
 
 // One space bitmap covers 32,768 blocks (128 MiB of a member): a blob of 4 KiB.

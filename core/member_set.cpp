@@ -162,15 +162,11 @@ Result<> MemberSet::read_superblocks(std::vector<std::pair<std::string, std::uni
               present, layout.roster.size()));
     }
   }
-  const std::uint64_t sequence = layout.sequence;
-  std::vector<Superblock> whole;
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    if (!half_damaged[i] || found[i].sequence + 1 < sequence) whole.push_back(found[i]);
-  }
-  VSNAP_TRY(check_sequences(whole, layout));
+  VSNAP_TRY(check_sequences(found, half_damaged, layout));
   count_.store(static_cast<std::uint32_t>(layout.roster.size()), std::memory_order_release);
   MutexLock lock(layout_mutex_);
   layout_ = layout;
+  for (const Superblock& one : found) layout_.flags |= one.flags;
   return {};
 }
 
@@ -187,22 +183,23 @@ Failure used_apart(const std::string& path) {
 } // namespace
 
 // A sequence goes to member after member, a new member's before all others: a crash leaves those at the front
-// one step ahead, or the last one alone.
-Result<> MemberSet::check_sequences(const std::vector<Superblock>& found, const Superblock& newest) {
-  bool others_know_last = false;
-  for (const Superblock& one : found) {
-    if (one.sequence != newest.sequence) others_know_last |= one.roster.size() == newest.roster.size();
-  }
+// one step ahead, or the last one alone. A member whose newest copy is damaged is one step behind as well.
+Result<> MemberSet::check_sequences(const std::vector<Superblock>& found,
+                                    const std::vector<bool>& half_damaged, const Superblock& newest) {
   const auto last = static_cast<std::uint32_t>(newest.roster.size() - 1);
+  bool last_is_new = true;
   std::uint32_t first_behind = format::kMaxMembers;
-  for (const Superblock& one : found) {
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const Superblock& one = found[i];
     if (one.sequence == newest.sequence) continue;
     if (one.sequence + 1 != newest.sequence) return used_apart(slots_[one.member_index]->path);
+    if (half_damaged[i]) continue;
+    if (one.roster.size() == newest.roster.size()) last_is_new = false;
     first_behind = std::min(first_behind, one.member_index);
     behind_ = slots_[one.member_index]->path;
   }
   for (const Superblock& one : found) {
-    const bool is_new = one.member_index == last && !others_know_last;
+    const bool is_new = one.member_index == last && last_is_new;
     if (one.sequence == newest.sequence && one.member_index > first_behind && !is_new)
       return used_apart(behind_);
   }
@@ -213,6 +210,32 @@ Result<> MemberSet::check_together(std::uint64_t sequence_in_catalog) const {
   MutexLock lock(layout_mutex_);
   if (!behind_.empty() && sequence_in_catalog >= layout_.sequence) return used_apart(behind_);
   return {};
+}
+
+void MemberSet::mark_needs_check() {
+  MutexLock lock(layout_mutex_);
+  layout_.flags |= format::kFlagNeedsCheck;
+  for (std::uint32_t member = 0; member < layout_.roster.size(); ++member) {
+    Superblock own = layout_;
+    own.member_index = member;
+    File& file = *slots_[member]->file;
+    // Over the copy that counts; should this be torn, the other one does, and says that a copy is damaged.
+    if (file.write_at(format::kSuperblockOffsets[own.sequence % 2], encode(own)))
+      static_cast<void>(file.flush());
+  }
+}
+
+Result<> MemberSet::clear_needs_check() {
+  MutexLock lock(layout_mutex_);
+  Superblock changed = layout_;
+  changed.flags &= ~format::kFlagNeedsCheck;
+  VSNAP_TRY(store_layout(changed));
+  return store_layout(changed);
+}
+
+bool MemberSet::needs_check() const {
+  MutexLock lock(layout_mutex_);
+  return (layout_.flags & format::kFlagNeedsCheck) != 0;
 }
 
 Result<std::uint64_t> MemberSet::mark_opened() {

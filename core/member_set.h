@@ -10,9 +10,12 @@
 //    members to change it raises their sequence, member after member (mark_opened), and writes the sequence
 //    reached into the catalog. Members one step apart are those of an opening that was cut short, unless the
 //    catalog says that it was not.
-// 5. Once a flush has failed every later or concurrent flush_data() fails, until the pool is opened again after a check.
-// Threads: any, after open(). update_layout() and add() are called under the pool's commit lock or during
-// SQLite's writes, which that lock covers; they exclude each other by layout_mutex_.
+// 5. The flag "needs check" goes into the superblock copies that count, without a new sequence: it stands if
+// any
+//    member has it.
+// 6. Once a flush has failed every later or concurrent flush_data() fails, until the pool is opened again
+// after a check. Threads: any, after open(). update_layout() and add() are called under the pool's commit
+// lock or during SQLite's writes, which that lock covers; they exclude each other by layout_mutex_.
 #pragma once
 
 #include <array>
@@ -71,7 +74,12 @@ class MemberSet {
   // Raises the sequence on all members; the new one. Nothing, and 0, for a pool of one member.
   Result<std::uint64_t> mark_opened() VSNAP_EXCLUDES(layout_mutex_);
   // Fails if the members are a step apart though the catalog has the newest sequence.
-  [[nodiscard]] Result<> check_together(std::uint64_t sequence_in_catalog) const VSNAP_EXCLUDES(layout_mutex_);
+  [[nodiscard]] Result<> check_together(std::uint64_t sequence_in_catalog) const
+      VSNAP_EXCLUDES(layout_mutex_);
+  // Best effort, as some member may not take writes any more: the next opening finds that a check is needed.
+  void mark_needs_check() VSNAP_EXCLUDES(layout_mutex_);
+  Result<> clear_needs_check() VSNAP_EXCLUDES(layout_mutex_);
+  [[nodiscard]] bool needs_check() const VSNAP_EXCLUDES(layout_mutex_);
   // Damage seen in single superblock copies at open; empty when all were good.
   [[nodiscard]] const std::vector<std::string>& remarks() const { return remarks_; }
   // Reads every superblock copy again and says what is wrong with it; rewrites them all with repair.
@@ -89,7 +97,8 @@ class MemberSet {
     std::unique_ptr<File> file;
     std::atomic<std::uint64_t> writes{0};  // writes finished so far
     std::atomic<std::uint64_t> flushed{0}; // of which the last flush covered this many
-    Mutex flush_mutex; // one flush at a time: the kernel tells of a lost write once, and all callers must hear
+    Mutex
+        flush_mutex; // one flush at a time: the kernel tells of a lost write once, and all callers must hear
   };
 
   MemberSet() = default;
@@ -99,7 +108,8 @@ class MemberSet {
   Result<> flush_member(Slot& slot);
   Result<> check_flushes() const;
   void attach(std::uint32_t index, std::string path, std::unique_ptr<File> file);
-  Result<> check_sequences(const std::vector<Superblock>& found, const Superblock& newest);
+  Result<> check_sequences(const std::vector<Superblock>& found, const std::vector<bool>& half_damaged,
+                           const Superblock& newest);
 
   std::array<std::unique_ptr<Slot>, format::kMaxMembers> slots_;
   std::atomic<std::uint32_t> count_{0};

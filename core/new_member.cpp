@@ -61,6 +61,11 @@ Result<std::unique_ptr<File>> open_new_member(Env& env, const MemberSpec& spec, 
 }
 
 Result<> check_member_size(const std::string& path, std::uint64_t size_bytes) {
+  if (size_bytes > format::kMaxMemberBytes) {
+    return failure(ErrorKind::usage, EFBIG,
+                   fmt::format("{}: {} is too large for a member (at most {}; several make a larger pool)",
+                               path, format_size(size_bytes), format_size(format::kMaxMemberBytes)));
+  }
   if (size_bytes >= format::kMinMemberBytes) return {};
   return failure(ErrorKind::usage,
                  fmt::format("{}: {} is too small for a member (at least {})", path, format_size(size_bytes),

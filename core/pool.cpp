@@ -146,6 +146,13 @@ Result<> PoolImpl::start() {
         for (const ObjectPtr& object : being_stored_) objects_.note_changed(object);
       });
   if (options_.for_check) return {};
+  if (engine_->members().needs_check()) {
+    return failure(
+        ErrorKind::damaged,
+        fmt::format("pool {}: writing to a member failed when it was last used (vsnap check {} says "
+                    "whether anything is damaged, and opens it again)",
+                    name_, name_));
+  }
   VSNAP_TRY(engine_->mark_opened());
   {
     MutexLock config(config_mutex_);
@@ -228,6 +235,7 @@ Result<> PoolImpl::close() {
       if (!more || !*more) break;
     }
   }
+  mark_failure();
   {
     std::map<ObjectId, std::shared_ptr<VolumeIo>> views; // destroyed without the lock
     {
@@ -242,6 +250,12 @@ Result<> PoolImpl::close() {
   return done;
 }
 
+// On the members, where the next opening finds it.
+void PoolImpl::mark_failure() {
+  if (engine_ && engine_->needs_check() && !engine_->members().needs_check())
+    engine_->members().mark_needs_check();
+}
+
 void PoolImpl::background_loop() {
   for (;;) {
     {
@@ -249,6 +263,7 @@ void PoolImpl::background_loop() {
       if (!stop_) background_wake_.wait_for(background_mutex_, std::chrono::seconds(1));
       if (stop_) return;
     }
+    mark_failure();
     if (!engine_->check_writable()) continue;
     if (auto committed = engine_->commit_if_needed(); !committed)
       log::error("commit: {}", committed.error().message);

@@ -3,7 +3,8 @@
 //   pool_views.cpp (snapshot, clone, roll back, share)   pool_removal.cpp (remove, sweep, usage)
 //   flatten.cpp   diff.cpp   check.cpp
 //
-// Lock order: core/README.md. handle_closed() may need the config lock, so no handle is closed under any other.
+// Lock order: core/README.md. handle_closed() may need the config lock, so no handle is closed under any
+// other.
 #pragma once
 
 #include <condition_variable>
@@ -114,6 +115,7 @@ class PoolImpl final : public Pool {
 
   // Background
   void background_loop();
+  void mark_failure();
   void warn_about_space();
 
   Env& env_;

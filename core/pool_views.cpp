@@ -21,7 +21,7 @@ Result<> PoolImpl::draw_line(std::span<Branch* const> branches, const std::funct
   for (Branch* const branch : branches) branch->gate.open();
   auto committed = engine_->commit_line(with_generation(step));
   // Writes already go by the new numbers.
-  if (!committed) engine_->fail(committed.error().message);
+  if (!committed) engine_->fail(committed.error());
   return committed;
 }
 

@@ -41,7 +41,8 @@ class RegionCache {
   // Before a map is destroyed.
   void forget(ViewMap& map) VSNAP_EXCLUDES(load_mutex_);
   void collect() VSNAP_EXCLUDES(load_mutex_);
-  // Called now and then outside of grace sections and locks: frees what get() had to take out, if that is much.
+  // Called now and then outside of grace sections and locks: frees what get() had to take out, if that is
+  // much.
   void collect_some() VSNAP_EXCLUDES(load_mutex_) {
     if (retired_count_.load(std::memory_order_relaxed) >= kCollectAt) collect();
   }

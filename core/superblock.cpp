@@ -64,7 +64,7 @@ Result<> check_contents(const Superblock& s) {
   if (!valid_name(s.pool_name)) return bad("bad pool name");
   if (s.member_index >= s.roster.size()) return bad("member index out of range");
   for (const RosterEntry& member : s.roster) {
-    if (member.blocks <= format::kHeaderBlocks || member.blocks >= (1ULL << Place::kBlockBits))
+    if (member.blocks <= format::kHeaderBlocks || member.blocks > format::kMaxMemberBytes / kBlockBytes)
       return bad("bad member size");
   }
   for (const MetadataSegment& segment : s.segments) {
@@ -92,8 +92,8 @@ std::uint32_t crc32c(std::span<const std::byte> data) {
 
 bool Superblock::same_layout(const Superblock& other) const {
   return pool_uuid == other.pool_uuid && pool_name == other.pool_name && roster == other.roster &&
-         segments == other.segments && flags == other.flags && compat == other.compat &&
-         ro_compat == other.ro_compat && incompat == other.incompat;
+         segments == other.segments && compat == other.compat && ro_compat == other.ro_compat &&
+         incompat == other.incompat;
 }
 
 std::vector<std::byte> encode(const Superblock& s) {

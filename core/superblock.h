@@ -3,7 +3,7 @@
 // Invariants
 // 1. Each member carries two copies, written in turn (copy = sequence % 2), each under a CRC-32C: a torn
 //    write leaves the other.
-// 2. Copies of one pool with the same sequence agree in roster, segments and flags. The highest sequence
+// 2. Copies of one pool with the same sequence agree in roster and segments. The highest sequence
 //    counts.
 // 3. A sequence is written to all members and flushed before anything relies on what it says. Pure functions;
 //    any thread.
@@ -43,6 +43,7 @@ struct Superblock {
   std::uint32_t member_index = 0;
   std::vector<RosterEntry> roster;
   std::vector<MetadataSegment> segments;
+  // All but the flags, which one member may have alone.
   [[nodiscard]] bool same_layout(const Superblock& other) const;
 };
 

@@ -58,7 +58,7 @@ constexpr BlockCount blocks_for(std::uint64_t size_bytes) {
 // Where a block lies: a member of the pool and a block of it.
 class Place {
  public:
-  static constexpr unsigned kBlockBits = 40; // 4 EiB a member
+  static constexpr unsigned kBlockBits = 40; // 4 PiB; format::kMaxMemberBytes is less
   static constexpr unsigned kMemberBits = 8; // 256 members
   constexpr Place() = default;
   constexpr Place(std::uint32_t member, std::uint64_t block)

@@ -90,7 +90,7 @@ void run(std::uint64_t nth, Fault fault, bool power_cut) {
   if (power_cut) lab.env.power_cut(nth);
   lab.pool.reset();
   lab.env.fail_from(std::nullopt);
-  lab.open();
+  lab.open_checked();
   verify(lab, confirmed);
 }
 
@@ -107,7 +107,7 @@ TEST_CASE("whichever call fails, once or for good, nothing that was confirmed is
   }
 }
 
-TEST_CASE("after a failed flush every fsync fails until the pool is opened again") {
+TEST_CASE("after a failed flush every fsync fails until the pool has been checked") {
   log::set_level(log::Level::off);
   SmallPool lab;
   lab.create("v", kMiB);
@@ -119,6 +119,16 @@ TEST_CASE("after a failed flush every fsync fails until the pool is opened again
   REQUIRE_FALSE(v->write(0, block_of(2)).has_value());
   REQUIRE(lab.pool->status().health != "ok");
   REQUIRE(read_from(*v, 0) == block_of(1));
+  v = ViewHandle();
+  lab.pool.reset();
+  const auto refused = Pool::open(lab.env, {.member_paths = {"/a"}});
+  REQUIRE_FALSE(refused.has_value());
+  REQUIRE(refused.error().kind == ErrorKind::damaged);
+  REQUIRE(refused.error().message.find("vsnap check lab") != std::string::npos);
+  lab.open_checked();
+  v = lab.view("v");
+  REQUIRE(v->write(0, block_of(2)).has_value());
+  REQUIRE(v->fsync().has_value());
 }
 
 TEST_CASE("a block that cannot be read is an error, never zeros") {

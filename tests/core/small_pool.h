@@ -28,6 +28,22 @@ class SmallPool {
     REQUIRE(opened.has_value());
     pool = std::move(*opened);
   }
+  // After a failure that a check has to look at first.
+  void open_checked() {
+    {
+      auto opened = Pool::open(env, {.member_paths = paths, .for_check = true});
+      INFO((opened ? "" : opened.error().message));
+      REQUIRE(opened.has_value());
+      const auto report = (*opened)->check(true, {});
+      REQUIRE(report.has_value());
+      for (const Finding& finding : report->findings) {
+        INFO(finding.what);
+        REQUIRE(finding.repaired);
+      }
+      REQUIRE((*opened)->close().has_value());
+    }
+    open();
+  }
   void reopen() {
     REQUIRE(pool->close().has_value());
     pool.reset();

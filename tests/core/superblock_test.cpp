@@ -16,9 +16,9 @@ Superblock sample() {
   s.pool_uuid.fill(0xab);
   s.pool_name = "lab";
   s.member_index = 1;
-  s.roster = {{Uuid{1, 2, 3}, 1024}, {Uuid{4, 5, 6}, 1ULL << 39}};
+  s.roster = {{Uuid{1, 2, 3}, 1024}, {Uuid{4, 5, 6}, 1ULL << 34}};
   s.segments = {{MetadataFile::catalog, {Place(0, 256), BlockCount(16)}},
-                {MetadataFile::wal, {Place(1, (1ULL << 39) - 32), BlockCount(32)}}};
+                {MetadataFile::wal, {Place(1, (1ULL << 34) - 32), BlockCount(32)}}};
   return s;
 }
 
