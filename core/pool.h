@@ -89,9 +89,16 @@ class Pool {
   // Configuration
   virtual Result<> add_member(const MemberSpec& member, bool force) = 0;
   virtual Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) = 0;
-  virtual Result<> rename(const ViewName& from,
-                          const std::string& new_name) = 0; // new volume or snapshot part
-  virtual Result<> resize(const std::string& volume, std::uint64_t size_bytes, bool allow_shrink) = 0;
+  // `new_name`: the new volume or snapshot part. With `replace` a volume of that name goes in the same moment;
+  // busy if it has snapshots. Who has it open keeps it until the last handle is closed.
+  virtual Result<> rename(const ViewName& from, const std::string& new_name, bool replace) = 0;
+  Result<> rename(const ViewName& from, const std::string& new_name) { return rename(from, new_name, false); }
+  // Also of a volume that was unlinked and is still open.
+  virtual Result<> resize(ObjectId volume, std::uint64_t size_bytes, bool allow_shrink) = 0;
+  Result<> resize(const std::string& volume, std::uint64_t size_bytes, bool allow_shrink) {
+    VSNAP_TRY_ASSIGN(const ViewInfo info, find({volume, {}}));
+    return resize(info.id, size_bytes, allow_shrink);
+  }
   virtual Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode,
                                   std::optional<std::uint32_t> uid, std::optional<std::uint32_t> gid,
                                   std::optional<std::int64_t> modified_ns) = 0;

@@ -88,18 +88,27 @@ Result<ViewInfo> PoolImpl::create_volume(const std::string& name, std::uint64_t 
   return info;
 }
 
-Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name) {
+Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name, bool replace) {
   MutexLock config(config_mutex_);
   VSNAP_TRY_ASSIGN(const ObjectPtr object, object_named(from));
   const ViewName to = from.is_snapshot() ? ViewName{from.volume, new_name} : ViewName{new_name, {}};
   if (to == from) return {};
   if (new_name.empty()) return check_name(from.is_snapshot() ? "snapshot" : "volume", new_name);
-  VSNAP_TRY(check_free(to));
+  ObjectPtr replaced;
+  if (replace && !to.is_snapshot()) {
+    MutexLock lock(objects_.mutex());
+    replaced = objects_.find(to);
+    if (replaced && !objects_.snapshots(*replaced).empty())
+      return failure(ErrorKind::busy, fmt::format("{}/{}: has snapshots (vsnap rm -r)", name_, to.text()));
+  }
+  if (!replaced) VSNAP_TRY(check_free(to));
   VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
+    if (replaced) catalog::rename(db, *replaced, "");
     catalog::rename(db, *object, new_name);
     return {};
   }));
   std::vector<std::string> changed = {from.text(), to.text()};
+  std::vector<ObjectPtr> gone;
   {
     MutexLock lock(objects_.mutex());
     if (!from.is_snapshot()) {
@@ -108,22 +117,27 @@ Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name) {
         changed.push_back(ViewName{new_name, snapshot->name}.text());
       }
     }
-    objects_.rename(object, new_name);
-    if (counters_) {
-      counters_->rename(object->id, to.text());
-      if (!from.is_snapshot()) {
-        for (const ObjectPtr& snapshot : objects_.snapshots(*object))
-          counters_->rename(snapshot->id, objects_.name_of(*snapshot).text());
-      }
+    if (replaced) {
+      objects_.rename(replaced, "");
+      if (replaced->open_handles == 0) gone.push_back(replaced);
     }
+    objects_.rename(object, new_name);
   }
   for (const std::string& name : changed) tell_entry(name);
-  return {};
+  return gone.empty() ? Result<>() : erase_objects(gone);
 }
 
-Result<> PoolImpl::resize(const std::string& name, std::uint64_t size_bytes, bool allow_shrink) {
+Result<> PoolImpl::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shrink) {
   MutexLock config(config_mutex_);
-  VSNAP_TRY_ASSIGN(const ObjectPtr volume, volume_named(name));
+  ObjectPtr volume;
+  std::string name;
+  {
+    MutexLock lock(objects_.mutex());
+    volume = objects_.find(id);
+    if (!volume || volume->kind != ViewKind::volume)
+      return failure(ErrorKind::not_found, ESTALE, "no such volume");
+    name = volume->name;
+  }
   const std::uint64_t old_size = volume->size_bytes.load();
   if (size_bytes > kMaxVolumeBytes)
     return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: at most 8 EiB - 1", name_, name));

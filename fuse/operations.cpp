@@ -167,8 +167,7 @@ Result<> Operations::set_size(ObjectId id, std::uint64_t size_bytes) {
   VSNAP_TRY_ASSIGN(const ViewInfo info, pool.info(id));
   if (info.kind == ViewKind::snapshot) return refuse(EROFS);
   if (size_bytes > kMaxVolumeBytes) return refuse(EFBIG);
-  if (is_unlinked(info)) return refuse(ESTALE); // it has no name to be resized by
-  VSNAP_TRY(pool.resize(info.name.volume, size_bytes, true));
+  VSNAP_TRY(pool.resize(id, size_bytes, true));
   shared_copies.settle(id);
   return {};
 }

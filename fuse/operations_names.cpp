@@ -111,8 +111,8 @@ void unlink(fuse_req_t req, fuse_ino_t parent, const char* name) {
   });
 }
 
-// Volume to volume, snapshot to snapshot of the same volume. An existing volume is replaced where it could be
-// removed: it has no snapshots and nobody has it open. Else EPERM: programs take EINVAL for a directory moved
+// Volume to volume, snapshot to snapshot of the same volume. An existing volume is replaced unless it has
+// snapshots. Else EPERM: programs take EINVAL for a directory moved
 // into itself.
 Result<> rename_view(Operations& operations, const ViewName& from, const ViewName& to, unsigned flags) {
   if ((flags & ~static_cast<unsigned>(RENAME_NOREPLACE)) != 0) return refuse(EINVAL);
@@ -120,11 +120,8 @@ Result<> rename_view(Operations& operations, const ViewName& from, const ViewNam
   if (from.is_snapshot() && from.volume != to.volume) return refuse(EPERM);
   VSNAP_TRY(operations.pool.find(from));
   if (from == to) return {};
-  if (operations.pool.find(to)) {
-    if ((flags & RENAME_NOREPLACE) != 0 || to.is_snapshot()) return refuse(EEXIST);
-    VSNAP_TRY(operations.pool.remove(std::span(&to, 1), {}));
-  }
-  return operations.pool.rename(from, to.is_snapshot() ? to.snapshot : to.volume);
+  const bool replace = (flags & RENAME_NOREPLACE) == 0 && !to.is_snapshot();
+  return operations.pool.rename(from, to.is_snapshot() ? to.snapshot : to.volume, replace);
 }
 
 void rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse_ino_t new_parent, const char* new_name,

@@ -74,7 +74,7 @@ void SharedCopies::settle_slow(ObjectId id) {
 void SharedCopies::cut(ObjectId to, const Copy& copy) {
   const Result<ViewInfo> info = pool_.info(to);
   if (!info || info->name.volume.empty() || info->size_bytes != copy.size_bytes) return;
-  const Result<> result = pool_.resize(info->name.volume, copy.done_bytes, true);
+  const Result<> result = pool_.resize(info->id, copy.done_bytes, true);
   if (!result) {
     log::error("{}: a copy that was given up could not be cut: {}", info->name.text(),
                result.error().message);

@@ -205,3 +205,27 @@ TEST_CASE("a pool with one member from an earlier moment is refused, and loses n
   env.bytes_of("/b") = now[1];
   CHECK(Pool::open(env, options).has_value());
 }
+
+TEST_CASE("renaming over a volume is one step: after a power cut there is the old or the new one") {
+  log::set_level(log::Level::off);
+  for (std::uint64_t nth = 1; nth < 60; ++nth) {
+    INFO("call " << nth);
+    SmallPool lab(16 * kMiB);
+    lab.create("old", kMiB);
+    lab.create("new", kMiB);
+    REQUIRE(lab.view("old")->write(0, block_of(1)).has_value());
+    REQUIRE(lab.view("new")->write(0, block_of(2)).has_value());
+    REQUIRE(lab.pool->sync().has_value());
+    lab.env.fail_from(nth);
+    const bool done = lab.pool->rename({"new", {}}, "old", true).has_value();
+    lab.env.power_cut(nth);
+    lab.pool.reset();
+    lab.env.fail_from(std::nullopt);
+    lab.open_checked();
+    const bool renamed = !lab.pool->find({"new", {}}).has_value();
+    CHECK((renamed || !done));
+    REQUIRE(read_from(*lab.view("old"), 0) == block_of(renamed ? 2 : 1));
+    if (!renamed) REQUIRE(read_from(*lab.view("new"), 0) == block_of(2));
+    CHECK(lab.findings().empty());
+  }
+}

@@ -62,8 +62,10 @@ class ModelPool : public Pool {
 
   Result<> add_member(const MemberSpec& member, bool force) override;
   Result<ViewInfo> create_volume(const std::string& volume, std::uint64_t size_bytes) override;
-  Result<> rename(const ViewName& from, const std::string& new_name) override;
-  Result<> resize(const std::string& volume, std::uint64_t size_bytes, bool allow_shrink) override;
+  using Pool::rename;
+  using Pool::resize;
+  Result<> rename(const ViewName& from, const std::string& new_name, bool replace) override;
+  Result<> resize(ObjectId id, std::uint64_t size_bytes, bool allow_shrink) override;
   Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
                           std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) override;
   Result<> snapshot(std::span<const ViewName> names) override;

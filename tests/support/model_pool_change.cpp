@@ -102,7 +102,7 @@ Result<ViewInfo> ModelPool::create_volume(const std::string& volume, std::uint64
   return info;
 }
 
-Result<> ModelPool::rename(const ViewName& from, const std::string& new_name) {
+Result<> ModelPool::rename(const ViewName& from, const std::string& new_name, bool replace) {
   Events events;
   {
     MutexLock lock(mutex_);
@@ -110,8 +110,13 @@ Result<> ModelPool::rename(const ViewName& from, const std::string& new_name) {
     VSNAP_TRY_ASSIGN(const Object object, look_up(from));
     const ViewName to = from.is_snapshot() ? ViewName{from.volume, new_name} : ViewName{new_name, {}};
     if (to == from) return {};
-    if (look_up(to)) {
-      return failure(ErrorKind::failed, EEXIST, fmt::format("{}/{}: exists already", name_, to.text()));
+    if (const auto there = look_up(to)) {
+      if (!replace || to.is_snapshot())
+        return failure(ErrorKind::failed, EEXIST, fmt::format("{}/{}: exists already", name_, to.text()));
+      if (!snapshots_of(to.volume).empty())
+        return failure(ErrorKind::busy, fmt::format("{}/{}: has snapshots", name_, to.text()));
+      (*there)->removed = true;
+      if ((*there)->handles == 0) objects_.erase((*there)->info.id.value());
     }
     std::vector<Object> moved{object};
     if (!from.is_snapshot()) {
@@ -128,11 +133,12 @@ Result<> ModelPool::rename(const ViewName& from, const std::string& new_name) {
   return {};
 }
 
-Result<> ModelPool::resize(const std::string& volume, std::uint64_t size_bytes, bool allow_shrink) {
+Result<> ModelPool::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shrink) {
   Events events;
   {
     MutexLock lock(mutex_);
-    VSNAP_TRY_ASSIGN(const Object object, look_up(ViewName{volume, {}}));
+    VSNAP_TRY_ASSIGN(const Object object, look_up(id));
+    const std::string& volume = object->info.name.volume;
     if (size_bytes > kMaxVolumeBytes) {
       return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: larger than 8 EiB - 1", name_, volume));
     }
