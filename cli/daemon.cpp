@@ -76,6 +76,7 @@ Result<> run_daemon(const DaemonOptions& options, const std::function<void()>& r
   ::umask(0077);
   OpenPoolOptions open;
   open.member_paths = options.members;
+  open.expected_uuid = options.uuid;
   open.role = "daemon";
   open.background = true;
   if (options.cache_bytes != 0) open.cache_bytes = options.cache_bytes;

@@ -19,6 +19,7 @@ namespace vsnap::cli {
 struct DaemonOptions {
   std::string pool;
   std::vector<std::string> members;
+  std::string uuid; // of the pool
   std::string mount_point; // absolute
   bool allow_other = false;
   bool debug = false;

@@ -135,6 +135,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   VSNAP_TRY_ASSIGN(daemon.mount_point, check_mount_point(options.pool, options.directory));
   daemon.pool = options.pool;
   daemon.members = entry.members;
+  daemon.uuid = entry.uuid;
   if (options.foreground) {
     VSNAP_TRY(run_daemon(daemon, [&] { ::sd_notify(0, "READY=1"); }));
   } else {

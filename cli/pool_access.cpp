@@ -62,6 +62,7 @@ Result<PoolAccess> PoolAccess::open(const std::string& pool, bool for_check) {
   VSNAP_TRY(check_members_present(entry));
   OpenPoolOptions options;
   options.member_paths = entry.members;
+  options.expected_uuid = entry.uuid;
   options.for_check = for_check;
   VSNAP_TRY_ASSIGN(access.pool_, Pool::open(env, std::move(options)));
   return access;

@@ -54,7 +54,7 @@ Result<int> run(const CommonOptions& common, const std::string& name) {
           fmt::format("{0}: nothing was destroyed (vsnap pool destroy -y {0} does not ask)", name));
     }
     VSNAP_TRY(confirm(common, "pool destroy", plan));
-    VSNAP_TRY(Pool::destroy(Env::real(), entry.members));
+    VSNAP_TRY(Pool::destroy(Env::real(), entry.members, entry.uuid));
     empty_files(entry.members);
     VSNAP_TRY(registry_remove(name));
   }

@@ -98,14 +98,30 @@ Result<MemberIdentity> Pool::identify(Env& env, const std::string& path) {
                         static_cast<std::uint32_t>(superblock.roster.size())};
 }
 
-Result<> Pool::destroy(Env& env, const std::vector<std::string>& member_paths) {
+namespace {
+
+Result<> check_uuid(const Superblock& layout, const std::string& expected) {
+  if (expected.empty() || to_string(layout.pool_uuid) == expected) return {};
+  return failure(
+      ErrorKind::damaged,
+      fmt::format("the members found belong to pool {} ({}), expected {} (vsnap pool attach with the "
+                  "paths that the members have now)",
+                  layout.pool_name, to_string(layout.pool_uuid), expected));
+}
+
+} // namespace
+
+Result<> Pool::destroy(Env& env, const std::vector<std::string>& member_paths,
+                       const std::string& expected_uuid) {
   VSNAP_TRY_ASSIGN(const auto members, MemberSet::open(env, member_paths, "command", 0));
+  VSNAP_TRY(check_uuid(members->layout(), expected_uuid));
   return members->erase_headers();
 }
 
 Result<std::unique_ptr<Pool>> Pool::open(Env& env, OpenPoolOptions options) {
   VSNAP_TRY_ASSIGN(auto members,
                    MemberSet::open(env, options.member_paths, options.role, options.lock_wait_ms));
+  VSNAP_TRY(check_uuid(members->layout(), options.expected_uuid));
   auto pool = std::make_unique<PoolImpl>(env, std::move(options), std::move(members));
   VSNAP_TRY(pool->start());
   return std::unique_ptr<Pool>(std::move(pool));

@@ -38,7 +38,9 @@ struct CreatePoolOptions {
 
 struct OpenPoolOptions {
   std::vector<std::string> member_paths = {};
-  std::string role = "command";             // or "daemon": told to whoever finds the pool locked
+  std::string role = "command"; // or "daemon": told to whoever finds the pool locked
+  // Of the pool, as text; empty: any. Paths may belong to other devices after a restart of the machine.
+  std::string expected_uuid;
   std::uint64_t cache_bytes = 256ULL << 20; // limit for maps kept in memory
   int lock_wait_ms = 3000;                  // how long to wait for another command to be done
   bool background =
@@ -70,7 +72,8 @@ class Pool {
   static Result<std::unique_ptr<Pool>> open(Env& env, OpenPoolOptions options);
   static Result<MemberIdentity> identify(Env& env, const std::string& path);
   // Wipes the superblocks of an unused pool's members, after taking their locks.
-  static Result<> destroy(Env& env, const std::vector<std::string>& member_paths);
+  static Result<> destroy(Env& env, const std::vector<std::string>& member_paths,
+                          const std::string& expected_uuid);
 
   virtual ~Pool() = default; // closes; errors of the last commit are only logged, call close() to see them
   virtual Result<> close() = 0;
@@ -89,8 +92,8 @@ class Pool {
   // Configuration
   virtual Result<> add_member(const MemberSpec& member, bool force) = 0;
   virtual Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) = 0;
-  // `new_name`: the new volume or snapshot part. With `replace` a volume of that name goes in the same moment;
-  // busy if it has snapshots. Who has it open keeps it until the last handle is closed.
+  // `new_name`: the new volume or snapshot part. With `replace` a volume of that name goes in the same
+  // moment; busy if it has snapshots. Who has it open keeps it until the last handle is closed.
   virtual Result<> rename(const ViewName& from, const std::string& new_name, bool replace) = 0;
   Result<> rename(const ViewName& from, const std::string& new_name) { return rename(from, new_name, false); }
   // Also of a volume that was unlinked and is still open.

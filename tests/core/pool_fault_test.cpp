@@ -229,3 +229,16 @@ TEST_CASE("renaming over a volume is one step: after a power cut there is the ol
     CHECK(lab.findings().empty());
   }
 }
+
+TEST_CASE("members of another pool at the known paths are refused, and never destroyed") {
+  SmallPool lab;
+  const std::string uuid = to_string(lab.pool->status().uuid);
+  REQUIRE(lab.pool->close().has_value());
+  lab.pool.reset();
+  const std::string other = "00000000-0000-4000-8000-000000000000";
+  const auto refused = Pool::open(lab.env, {.member_paths = {"/a"}, .expected_uuid = other});
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().kind == ErrorKind::damaged);
+  CHECK_FALSE(Pool::destroy(lab.env, {"/a"}, other).has_value());
+  CHECK(Pool::open(lab.env, {.member_paths = {"/a"}, .expected_uuid = uuid}).has_value());
+}

@@ -30,7 +30,9 @@ class SlowPool final : public Pool {
   }
   using Pool::rename;
   using Pool::resize;
-  Result<> rename(const ViewName& f, const std::string& t, bool r) override { return inner_->rename(f, t, r); }
+  Result<> rename(const ViewName& f, const std::string& t, bool r) override {
+    return inner_->rename(f, t, r);
+  }
   Result<> resize(ObjectId v, std::uint64_t s, bool a) override { return inner_->resize(v, s, a); }
   Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> m, std::optional<std::uint32_t> u,
                           std::optional<std::uint32_t> g, std::optional<std::int64_t> t) override {
