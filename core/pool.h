@@ -40,7 +40,7 @@ struct OpenPoolOptions {
   std::vector<std::string> member_paths = {};
   std::string role = "command"; // or "daemon": told to whoever finds the pool locked
   // Of the pool, as text; empty: any. Paths may belong to other devices after a restart of the machine.
-  std::string expected_uuid;
+  std::string expected_uuid = {};
   std::uint64_t cache_bytes = 256ULL << 20; // limit for maps kept in memory
   int lock_wait_ms = 3000;                  // how long to wait for another command to be done
   bool background =
