@@ -23,12 +23,14 @@ Result<> load_branches(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(ob
     branch->id = BranchId(static_cast<std::uint64_t>(s.getColumn(0).getInt64()));
     branch->number.store(static_cast<std::uint64_t>(s.getColumn(1).getInt64()));
     branch->mapped.store(s.getColumn(2).getInt64());
+    if (objects.branch(branch->id) != nullptr) return damaged("two branches have one number");
     objects.add_branch(std::move(branch));
   }
   SQLite::Statement parents(db, "SELECT id, parent, parent_number FROM branch WHERE parent IS NOT NULL");
   while (parents.executeStep()) {
     Branch* const child =
         objects.branch(BranchId(static_cast<std::uint64_t>(parents.getColumn(0).getInt64())));
+    if (child == nullptr) return damaged("the table of branches contradicts itself");
     child->parent = objects.branch(BranchId(static_cast<std::uint64_t>(parents.getColumn(1).getInt64())));
     if (child->parent == nullptr)
       return damaged(fmt::format("branch {} has a parent that does not exist", child->id.value()));
@@ -67,6 +69,8 @@ Result<> load_volumes(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(obj
     volume->gid = s.getColumn(8).getUInt();
     if (!s.getColumn(9).isNull()) volume->trim.store(static_cast<std::uint64_t>(s.getColumn(9).getInt64()));
     if (objects.find(volume->id)) return damaged("two objects have one number");
+    if (!volume->name.empty() && objects.volume(volume->name))
+      return damaged(fmt::format("two volumes have the name {}", vsnap::quoted(volume->name)));
     objects.add(volume);
   }
   return {};
@@ -88,6 +92,9 @@ Result<> load_snapshots(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(o
       return damaged(fmt::format("snapshot {} has no volume, no branch or a number that is taken",
                                  vsnap::quoted(snapshot->name)));
     }
+    if (!snapshot->name.empty() && !snapshot->volume->name.empty() &&
+        objects.find(ViewName{snapshot->volume->name, snapshot->name}))
+      return damaged(fmt::format("two snapshots have the name {}", vsnap::quoted(snapshot->name)));
     snapshot->number = Version(static_cast<std::uint64_t>(s.getColumn(4).getInt64()));
     snapshot->size_bytes.store(static_cast<std::uint64_t>(s.getColumn(5).getInt64()));
     snapshot->mapped_blocks = static_cast<std::uint64_t>(s.getColumn(6).getInt64());

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "core/metadata_vfs.h"
+
 namespace vsnap {
 
 Failure Database::translate(const std::exception_ptr& thrown) {
@@ -35,6 +37,8 @@ Result<std::unique_ptr<Database>> Database::open(const std::string& file, const 
     // needed.
     connection->exec("PRAGMA locking_mode=EXCLUSIVE");
     connection->exec("PRAGMA page_size=4096");
+    int reserved = MetadataVfs::kReservedBytes; // counts only where the database is made
+    sqlite3_file_control(connection->getHandle(), "main", SQLITE_FCNTL_RESERVE_BYTES, &reserved);
     connection->exec(
         "PRAGMA journal_mode=MEMORY"); // there is no journal file to write the change to WAL through
     connection->exec("PRAGMA journal_mode=WAL");

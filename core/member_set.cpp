@@ -239,8 +239,10 @@ bool MemberSet::needs_check() const {
 }
 
 Result<std::uint64_t> MemberSet::mark_opened() {
-  if (count() == 1) return 0;
+  if (count() == 1 && remarks_.empty()) return 0;
   MutexLock lock(layout_mutex_);
+  // Twice where a copy was bad: every member gets both of its copies again.
+  if (!remarks_.empty()) VSNAP_TRY(store_layout(layout_));
   VSNAP_TRY(store_layout(layout_));
   return layout_.sequence;
 }

@@ -16,7 +16,29 @@ namespace {
 
 constexpr std::string_view kDatabaseMagic = "SQLite format 3";
 constexpr std::array<unsigned char, 3> kWalMagic = {0x37, 0x7f, 0x06}; // 0x377f0682 or 0x377f0683
-constexpr std::uint64_t kSmallestSegment = 16;                         // blocks
+constexpr std::size_t kPageBytes = 4096;
+constexpr std::size_t kSealedBytes = kPageBytes - MetadataVfs::kReservedBytes;
+constexpr std::size_t kReservedField = 20; // of the database header: how many bytes a page leaves to the VFS
+constexpr std::uint64_t kSmallestSegment = 16; // blocks
+
+using Page = std::span<std::byte, kPageBytes>;
+
+// What stands in the last bytes of page `number`.
+std::array<std::byte, MetadataVfs::kReservedBytes> seal_of(std::span<const std::byte, kPageBytes> page,
+                                                           std::uint64_t number) {
+  std::array<std::byte, kSealedBytes + sizeof number> sealed;
+  std::memcpy(sealed.data(), page.data(), kSealedBytes);
+  for (std::size_t i = 0; i < sizeof number; ++i)
+    sealed[kSealedBytes + i] = static_cast<std::byte>(number >> (8 * i));
+  const std::uint32_t crc = crc32c(sealed);
+  std::array<std::byte, MetadataVfs::kReservedBytes> seal{};
+  for (std::size_t i = 0; i < sizeof crc; ++i) seal[i] = static_cast<std::byte>(crc >> (8 * i));
+  return seal;
+}
+
+bool is_page(MetadataFile file, std::uint64_t offset, std::size_t size) {
+  return file == MetadataFile::catalog && offset % kPageBytes == 0 && size == kPageBytes;
+}
 
 } // namespace
 
@@ -27,13 +49,16 @@ Result<> MetadataVfs::Stream::load(const std::vector<MetadataSegment>& segments)
     if (segment.file == file_) append(segment.run);
   }
   if (capacity_bytes() == 0) return {};
-  std::array<std::byte, 16> start{};
+  std::array<std::byte, kReservedField + 1> start{};
   size_bytes_ = capacity_bytes();
   VSNAP_TRY(read(0, start));
   const bool there = file_ == MetadataFile::catalog
                          ? std::memcmp(start.data(), kDatabaseMagic.data(), kDatabaseMagic.size()) == 0
                          : std::memcmp(start.data(), kWalMagic.data(), kWalMagic.size()) == 0;
   if (!there) size_bytes_ = 0;
+  if (there && file_ == MetadataFile::catalog && start[kReservedField] != std::byte{kReservedBytes})
+    return failure(ErrorKind::damaged,
+                   "the first page of the catalog is damaged (restore the members from a copy)");
   return {};
 }
 
@@ -127,16 +152,32 @@ int code_of(const Error& error, int otherwise) {
 int file_close(sqlite3_file*) { return SQLITE_OK; }
 
 int file_read(sqlite3_file* file, void* out, int amount, sqlite3_int64 offset) {
-  const auto read = stream_of(file).read(static_cast<std::uint64_t>(offset),
-                                         {static_cast<std::byte*>(out), static_cast<std::size_t>(amount)});
+  MetadataVfs::Stream& stream = stream_of(file);
+  const auto at = static_cast<std::uint64_t>(offset);
+  const std::span<std::byte> data(static_cast<std::byte*>(out), static_cast<std::size_t>(amount));
+  const auto read = stream.read(at, data);
   if (!read) return code_of(read.error(), SQLITE_IOERR_READ);
-  return *read ? SQLITE_OK : SQLITE_IOERR_SHORT_READ;
+  if (!*read) return SQLITE_IOERR_SHORT_READ;
+  if (!is_page(stream.file(), at, data.size())) return SQLITE_OK;
+  const Page page(data);
+  const auto seal = seal_of(page, at / kPageBytes + 1);
+  if (std::equal(seal.begin(), seal.end(), page.begin() + kSealedBytes)) return SQLITE_OK;
+  log::error("catalog: page {} is damaged: its checksum does not agree", at / kPageBytes + 1);
+  return SQLITE_CORRUPT;
 }
 
 int file_write(sqlite3_file* file, const void* data, int amount, sqlite3_int64 offset) {
-  const auto written =
-      stream_of(file).write(static_cast<std::uint64_t>(offset),
-                            {static_cast<const std::byte*>(data), static_cast<std::size_t>(amount)});
+  MetadataVfs::Stream& stream = stream_of(file);
+  const auto at = static_cast<std::uint64_t>(offset);
+  std::span<const std::byte> bytes(static_cast<const std::byte*>(data), static_cast<std::size_t>(amount));
+  std::array<std::byte, kPageBytes> page;
+  if (is_page(stream.file(), at, bytes.size())) {
+    std::copy(bytes.begin(), bytes.end(), page.begin());
+    const auto seal = seal_of(page, at / kPageBytes + 1);
+    std::copy(seal.begin(), seal.end(), page.begin() + kSealedBytes);
+    bytes = page;
+  }
+  const auto written = stream.write(at, bytes);
   return written ? SQLITE_OK : code_of(written.error(), SQLITE_IOERR_WRITE);
 }
 

@@ -7,7 +7,10 @@
 //    sum.
 // 2. A segment is in the superblock of every member, durably, before a byte is written into it.
 // 3. Segments never shrink and never move.
-// 4. A file without its magic number in the first bytes counts as empty, any other as long as its capacity:
+// 4. Every page of the database carries a CRC-32C of its content and number in its last 8 bytes, which SQLite
+//    leaves to us ("reserved space"). A page that does not agree with it is SQLITE_CORRUPT, never data.
+//    (Pages in the WAL have SQLite's own.)
+// 5. A file without its magic number in the first bytes counts as empty, any other as long as its capacity:
 //    SQLite knows by itself how much of a database or WAL is valid.
 // Threads: SQLite calls are serialised by the Database's lock; grow() and the figures may be asked from any
 // thread.
@@ -39,6 +42,7 @@ class MetadataVfs {
   Result<> load();
   [[nodiscard]] const std::string& vfs_name() const { return name_; }
   static constexpr const char* kDatabaseFile = "catalog.db";
+  static constexpr int kReservedBytes = 8; // of each page; whoever makes the database has to tell SQLite
 
   // One more segment of up to `wanted` blocks; no_space if not even a small one is free.
   Result<> grow(MetadataFile file, BlockCount wanted);
@@ -68,6 +72,7 @@ class MetadataVfs::Stream {
   Result<> truncate(std::uint64_t size_bytes);
   Result<> sync();
   void append(PlaceRun run);
+  [[nodiscard]] MetadataFile file() const { return file_; }
   [[nodiscard]] std::uint64_t size_bytes() const { return size_bytes_.load(); }
   [[nodiscard]] std::uint64_t capacity_bytes() const { return capacity_bytes_.load(); }
 

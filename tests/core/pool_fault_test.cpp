@@ -1,6 +1,10 @@
 // One I/O call of the members fails, each in turn: errors are told, and what was confirmed is there
 // afterwards.
+#include <algorithm>
+#include <random>
 #include "core/log.h"
+
+#include "core/format.h"
 #include "tests/core/small_pool.h"
 
 using namespace vsnap;
@@ -241,4 +245,60 @@ TEST_CASE("members of another pool at the known paths are refused, and never des
   CHECK(refused.error().kind == ErrorKind::damaged);
   CHECK_FALSE(Pool::destroy(lab.env, {"/a"}, other).has_value());
   CHECK(Pool::open(lab.env, {.member_paths = {"/a"}, .expected_uuid = uuid}).has_value());
+}
+
+TEST_CASE("a damaged byte of the catalog never becomes wrong data") {
+  log::set_level(log::Level::off);
+  MemoryEnv env;
+  REQUIRE(Pool::create(env, {.name = "lab", .members = {{"/a", 16 * kMiB}}}).has_value());
+  const OpenPoolOptions options{.member_paths = {"/a"}};
+  {
+    auto pool = Pool::open(env, options);
+    REQUIRE(pool.has_value());
+    const auto info = (*pool)->create_volume("v", 2 * kMiB);
+    auto view = (*pool)->open_view(info->id);
+    for (std::uint64_t i = 0; i < 512; i += 2)
+      REQUIRE((*view)->write(i * kBlockBytes, block_of(1)).has_value());
+    *view = ViewHandle();
+    const ViewName name{"v", "s"};
+    REQUIRE((*pool)->snapshot(std::span(&name, 1)).has_value());
+    REQUIRE((*pool)->close().has_value());
+  }
+  const std::vector<std::byte> sound = env.bytes_of("/a");
+  // The metadata segments: what is neither header nor a block of ones.
+  std::vector<std::uint64_t> places;
+  for (std::uint64_t at = format::kHeaderBytes; at < sound.size(); at += kBlockBytes) {
+    const auto* const block = sound.data() + at;
+    if (block[0] != std::byte{1} &&
+        std::any_of(block, block + kBlockBytes, [](std::byte b) { return b != std::byte{0}; }))
+      places.push_back(at);
+  }
+  REQUIRE(places.size() > 10);
+  std::mt19937_64 random(Catch::rngSeed());
+  int refused = 0;
+  for (int round = 0; round < 300; ++round) {
+    env.bytes_of("/a") = sound;
+    const std::uint64_t at = places[random() % places.size()] + random() % kBlockBytes;
+    const std::size_t length = round % 3 == 0 ? 512 - at % 512 : 1;
+    for (std::size_t i = 0; i < length; ++i) env.bytes_of("/a")[at + i] ^= std::byte{0xff};
+    INFO("seed " << Catch::rngSeed() << " round " << round << ": " << length << " bytes at " << at);
+    auto pool = Pool::open(env, options);
+    if (!pool) {
+      ++refused;
+      REQUIRE(pool.error().kind == ErrorKind::damaged);
+      continue;
+    }
+    for (const char* name : {"v", "v@s"}) {
+      const auto info = (*pool)->find(*parse_view_name(name));
+      REQUIRE(info.has_value());
+      auto view = (*pool)->open_view(info->id);
+      std::vector<std::byte> out(kBlockBytes);
+      for (std::uint64_t i = 0; view && i < 512; ++i) {
+        const auto got = (*view)->read(i * kBlockBytes, out);
+        REQUIRE((!got || out == block_of(i % 2 == 0 ? 1 : 0)));
+        refused += got ? 0 : 1;
+      }
+    }
+  }
+  REQUIRE(refused > 0);
 }
