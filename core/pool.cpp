@@ -405,6 +405,10 @@ void PoolImpl::tell_content(ObjectId id) {
   if (PoolObserver* const observer = observer_.load()) observer->content_changed(id);
 }
 
+void PoolImpl::settle() {
+  if (PoolObserver* const observer = observer_.load()) observer->settle();
+}
+
 // ---- views ----
 
 Result<> PoolImpl::check_idle(const Object& object) {

@@ -64,6 +64,9 @@ class PoolObserver {
   virtual void entry_changed(
       const std::string& file_name) = 0;         // appeared, vanished or now means another view
   virtual void content_changed(ObjectId id) = 0; // data or size changed by other means than its file
+  // Returns when the changes of contents told before have reached everyone, or after a time limit. May wait
+  // for requests to be served: never called by a thread that serves them.
+  virtual void settle() {}
 };
 
 class Pool {
@@ -78,6 +81,7 @@ class Pool {
   virtual ~Pool() = default; // closes; errors of the last commit are only logged, call close() to see them
   virtual Result<> close() = 0;
   virtual void set_observer(PoolObserver* observer) = 0;
+  virtual void settle() = 0; // PoolObserver::settle(), of the observer there is
 
   // Description
   [[nodiscard]] virtual std::string name() const = 0;

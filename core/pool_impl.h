@@ -32,6 +32,7 @@ class PoolImpl final : public Pool {
 
   Result<> close() override;
   void set_observer(PoolObserver* observer) override { observer_.store(observer); }
+  void settle() override;
   [[nodiscard]] std::string name() const override { return name_; }
   PoolStatus status() override;
   [[nodiscard]] std::vector<ViewInfo> list() override;

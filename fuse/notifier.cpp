@@ -1,25 +1,56 @@
 #include "fuse/notifier.h"
 
+#include <chrono>
 #include <utility>
 
 #include "core/env.h"
+#include "core/log.h"
 
 namespace vsnap {
+namespace {
+
+constexpr std::chrono::seconds kLongestSettling(5);
+
+} // namespace
 
 Notifier::Notifier() : directory_modified_ns_(Env::real().wall_clock_ns()) {}
 
 void Notifier::start(fuse_session* session) {
-  MutexLock thread_lock(thread_mutex_);
-  session_ = session;
+  MutexLock lock(thread_mutex_);
+  names_.start(session);
+  contents_.start(session);
+}
+
+void Notifier::stop() {
+  MutexLock lock(thread_mutex_);
+  names_.stop();
+  contents_.stop();
+}
+
+void Notifier::entry_changed(const std::string& file_name) {
+  directory_modified_ns_ = Env::real().wall_clock_ns();
+  names_.queue({file_name, {}});
+}
+
+void Notifier::content_changed(ObjectId id) { contents_.queue({{}, id}); }
+
+void Notifier::settle() { contents_.settle(); }
+
+void Notifier::reply_after_invalidation(fuse_req_t req, ObjectId id, std::uint64_t offset,
+                                        std::size_t length) {
+  // Not running: the session ends, and with it the kernel's caches.
+  if (!contents_.queue({{}, id, req, offset, length})) fuse_reply_write(req, length);
+}
+
+void Notifier::Lane::start(fuse_session* session) {
   {
     MutexLock lock(mutex_);
     running_ = true;
   }
-  thread_ = std::thread([this] { run(); });
+  thread_ = std::thread([this, session] { run(session); });
 }
 
-void Notifier::stop() {
-  MutexLock thread_lock(thread_mutex_);
+void Notifier::Lane::stop() {
   {
     MutexLock lock(mutex_);
     running_ = false;
@@ -28,30 +59,35 @@ void Notifier::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Notifier::entry_changed(const std::string& file_name) {
-  directory_modified_ns_ = Env::real().wall_clock_ns();
-  queue({file_name, {}});
-}
-
-void Notifier::content_changed(ObjectId id) { queue({{}, id}); }
-
-void Notifier::reply_after_invalidation(fuse_req_t req, ObjectId id, std::uint64_t offset,
-                                        std::size_t length) {
-  // Not running: the session ends, and with it the kernel's caches.
-  if (!queue({{}, id, req, offset, length})) fuse_reply_write(req, length);
-}
-
-bool Notifier::queue(Item item) {
+bool Notifier::Lane::queue(Item item) {
   {
     MutexLock lock(mutex_);
     if (!running_) return false;
     items_.push_back(std::move(item));
+    ++queued_;
   }
   changed_.notify_one();
   return true;
 }
 
-void Notifier::run() {
+void Notifier::Lane::settle() {
+  const auto start = std::chrono::steady_clock::now();
+  MutexLock lock(mutex_);
+  const std::uint64_t wanted = queued_;
+  while (sent_ < wanted) {
+    const auto left = kLongestSettling - (std::chrono::steady_clock::now() - start);
+    if (left <= left.zero()) {
+      log::warning("the kernel has not dropped what it had cached of changed contents for {} s",
+                   kLongestSettling.count());
+      return;
+    }
+    progress_.wait_for(mutex_, std::chrono::duration_cast<std::chrono::milliseconds>(left));
+  }
+}
+
+// Errors are not looked at: ENOENT says that the kernel has nothing cached, and any other that the mount is
+// gone.
+void Notifier::Lane::run(fuse_session* session) {
   for (;;) {
     Item item;
     {
@@ -61,20 +97,19 @@ void Notifier::run() {
       item = std::move(items_.front());
       items_.pop_front();
     }
-    send(item);
+    if (!item.entry.empty()) {
+      fuse_lowlevel_notify_inval_entry(session, FUSE_ROOT_ID, item.entry.c_str(), item.entry.size());
+    } else {
+      fuse_lowlevel_notify_inval_inode(session, item.id.value(), static_cast<off_t>(item.offset),
+                                       static_cast<off_t>(item.length));
+      if (item.written != nullptr) fuse_reply_write(item.written, item.length);
+    }
+    {
+      MutexLock lock(mutex_);
+      ++sent_;
+    }
+    progress_.notify_all();
   }
-}
-
-// Errors are not looked at: ENOENT says that the kernel has nothing cached, and any other that the mount is
-// gone.
-void Notifier::send(const Item& item) const {
-  if (!item.entry.empty()) {
-    fuse_lowlevel_notify_inval_entry(session_, FUSE_ROOT_ID, item.entry.c_str(), item.entry.size());
-    return;
-  }
-  fuse_lowlevel_notify_inval_inode(session_, item.id.value(), static_cast<off_t>(item.offset),
-                                   static_cast<off_t>(item.length));
-  if (item.written != nullptr) fuse_reply_write(item.written, item.length);
 }
 
 } // namespace vsnap

@@ -1,9 +1,11 @@
-// Tells the kernel what to drop from its caches. A notification may wait inside the kernel for a page that
-// another request of ours has locked, so it never comes from a thread that serves requests: one thread sends
-// them all.
+// Tells the kernel what to drop from its caches. A notification may wait inside the kernel for what another
+// request of ours has locked, so it never comes from a thread that serves requests. Names and contents have a
+// queue and a thread each: that of a name waits for the lock of the directory, for as long as files are made
+// and removed there, and nothing stale can be read meanwhile as names are looked up anew each time; that of
+// contents waits for pages only, and is what settle() waits for.
 //
 // Invariants
-// 1. What was queued before stop() is sent, in order.
+// 1. What was queued before stop() is sent; names in order, contents in order.
 // 2. A write that was handed over is answered exactly once, after the pages it made stale are gone.
 // Threads: start() and stop() by whoever runs the session; everything else from any thread.
 #pragma once
@@ -25,15 +27,17 @@ class Notifier final : public PoolObserver {
   ~Notifier() override { stop(); }
 
   void start(fuse_session* session) VSNAP_EXCLUDES(thread_mutex_);
-  // Sends what is queued and ends the thread. The session must go on serving until this returns: a
+  // Sends what is queued and ends the threads. The session must go on serving until this returns: a
   // notification may wait for the answer to a read.
-  void stop() VSNAP_EXCLUDES(thread_mutex_, mutex_);
+  void stop() VSNAP_EXCLUDES(thread_mutex_);
 
-  void entry_changed(const std::string& file_name) override VSNAP_EXCLUDES(mutex_);
-  void content_changed(ObjectId id) override VSNAP_EXCLUDES(mutex_);
+  void entry_changed(const std::string& file_name) override;
+  void content_changed(ObjectId id) override;
+  // Returns when the kernel has dropped the contents told of before; after 5 s at the latest, should the
+  // mount hang.
+  void settle() override;
   // Answers a direct write of `length` bytes after the kernel has dropped its pages of that range.
-  void reply_after_invalidation(fuse_req_t req, ObjectId id, std::uint64_t offset, std::size_t length)
-      VSNAP_EXCLUDES(mutex_);
+  void reply_after_invalidation(fuse_req_t req, ObjectId id, std::uint64_t offset, std::size_t length);
 
   // When the directory last changed, since 1970.
   [[nodiscard]] std::int64_t directory_modified_ns() const { return directory_modified_ns_.load(); }
@@ -47,18 +51,31 @@ class Notifier final : public PoolObserver {
     std::size_t length = 0;
   };
 
-  bool queue(Item item) VSNAP_EXCLUDES(mutex_); // false: not running
-  void run() VSNAP_EXCLUDES(mutex_);
-  void send(const Item& item) const;
+  // A queue and the thread that sends what is in it.
+  class Lane {
+   public:
+    void start(fuse_session* session) VSNAP_EXCLUDES(mutex_); // once at a time, as stop()
+    void stop() VSNAP_EXCLUDES(mutex_);
+    bool queue(Item item) VSNAP_EXCLUDES(mutex_); // false: not running
+    void settle() VSNAP_EXCLUDES(mutex_);
 
-  fuse_session* session_ = nullptr;
+   private:
+    void run(fuse_session* session) VSNAP_EXCLUDES(mutex_);
+
+    std::thread thread_;
+    Mutex mutex_;
+    CondVar changed_;  // something was queued, or it shall end
+    CondVar progress_; // something was sent
+    bool running_ VSNAP_GUARDED_BY(mutex_) = false;
+    std::deque<Item> items_ VSNAP_GUARDED_BY(mutex_);
+    std::uint64_t queued_ VSNAP_GUARDED_BY(mutex_) = 0; // items, ever
+    std::uint64_t sent_ VSNAP_GUARDED_BY(mutex_) = 0;
+  };
+
   std::atomic<std::int64_t> directory_modified_ns_;
-  Mutex thread_mutex_; // before mutex_; stop() may be called twice at once
-  std::thread thread_ VSNAP_GUARDED_BY(thread_mutex_);
-  Mutex mutex_;
-  CondVar changed_;
-  bool running_ VSNAP_GUARDED_BY(mutex_) = false;
-  std::deque<Item> items_ VSNAP_GUARDED_BY(mutex_);
+  Mutex thread_mutex_; // before the lanes'; stop() may be called twice at once
+  Lane names_;
+  Lane contents_;
 };
 
 } // namespace vsnap

@@ -243,6 +243,18 @@ Result<ControlReply> dump_catalog(Pool& pool, const wire::DumpCatalogRequest& re
   return done_if(pool.dump_catalog(request.path(), progress));
 }
 
+// What others have of these in their caches is gone before the answer is given, also where it is an error.
+bool changes_content(const ControlRequest& request) {
+  switch (request.operation_case()) {
+    case ControlRequest::kResize:
+    case ControlRequest::kRollback:
+    case ControlRequest::kFlatten:
+      return true;
+    default:
+      return false;
+  }
+}
+
 Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, ControlSink& sink) {
   const Progress progress = [&sink](std::uint64_t at, std::uint64_t total) {
     return sink.progress(at, total);
@@ -307,6 +319,7 @@ ControlReply execute(Pool& pool, const ControlRequest& request, ControlSink& sin
                     request.version(), wire::kProtocolVersion));
   }
   auto reply = dispatch(pool, request, sink);
+  if (changes_content(request)) pool.settle();
   return reply ? std::move(*reply) : wire::error_reply(reply.error());
 }
 

@@ -216,6 +216,37 @@ class Rollback(ViewTest):
         self.assertEqual((result["dry_run"], result["kept"]), (True, "p/v@before-rollback-1"))
         self.verify()
 
+    def test_is_seen_by_the_first_read_after_it_while_files_come_and_go(self):
+        stop = threading.Event()
+
+        def churn(worker):
+            while not stop.is_set():
+                path = self.point / f"churn{worker}"
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+                os.unlink(path)
+
+        old, new = b"old!" * 1024, b"new!" * 1024
+        write_at(self.point / "v", MIB, old)
+        self.snapshot("v@s")
+        workers = [threading.Thread(target=churn, args=(index,)) for index in range(6)]
+        for worker in workers:
+            worker.start()
+        stale = 0
+        try:
+            for _ in range(30):
+                write_at(self.point / "v", MIB, new)
+                self.assertEqual(read_at(self.point / "v", MIB, BLOCK), new)
+                self.lab.vsnap("rollback", "p/v@s", "--discard")
+                stale += read_at(self.point / "v", MIB, BLOCK) != old
+                self.lab.vsnap("resize", "-y", "--shrink", "p/v", str(MIB))
+                self.lab.vsnap("resize", "p/v", str(self.size))
+                stale += read_at(self.point / "v", MIB, BLOCK) != bytes(BLOCK)
+        finally:
+            stop.set()
+            for worker in workers:
+                worker.join()
+        self.assertEqual(stale, 0, "reads of what was there before")
+
     def test_of_an_open_volume_is_refused_and_right_after_its_close_works(self):
         self.write("v", 0, b"old!")
         self.snapshot("v@s")

@@ -33,6 +33,15 @@ void ModelPool::set_observer(PoolObserver* observer) {
   observer_ = observer;
 }
 
+void ModelPool::settle() {
+  PoolObserver* observer = nullptr;
+  {
+    MutexLock lock(observer_mutex_);
+    observer = observer_;
+  }
+  if (observer != nullptr) observer->settle();
+}
+
 void ModelPool::announce(const Events& events) {
   MutexLock lock(observer_mutex_);
   if (observer_ == nullptr) return;

@@ -51,6 +51,7 @@ class ModelPool : public Pool {
 
   Result<> close() override { return {}; }
   void set_observer(PoolObserver* observer) override; // returns when no callback is running
+  void settle() override;
 
   [[nodiscard]] std::string name() const override { return name_; }
   PoolStatus status() override;

@@ -17,6 +17,7 @@ class SlowPool final : public Pool {
 
   Result<> close() override { return inner_->close(); }
   void set_observer(PoolObserver* o) override { inner_->set_observer(o); }
+  void settle() override { inner_->settle(); }
   std::string name() const override { return inner_->name(); }
   PoolStatus status() override { return inner_->status(); }
   std::vector<ViewInfo> list() override { return inner_->list(); }
