@@ -5,6 +5,7 @@
 #include <unistd.h>
 #include <algorithm>
 #include <csignal>
+#include <limits>
 
 #include "core/log.h"
 #include "fuse/reply.h"
@@ -25,7 +26,11 @@ timespec to_timespec(std::int64_t ns) {
   return {.tv_sec = seconds, .tv_nsec = ns - seconds * kSecondNs};
 }
 
-std::int64_t to_ns(const timespec& time) { return time.tv_sec * kSecondNs + time.tv_nsec; }
+// A time farther away than 292 years from 1970 becomes the last one that can be kept.
+std::int64_t to_ns(const timespec& time) {
+  constexpr std::int64_t kFarthest = std::numeric_limits<std::int64_t>::max() / kSecondNs - 1;
+  return std::clamp<std::int64_t>(time.tv_sec, -kFarthest, kFarthest) * kSecondNs + time.tv_nsec;
+}
 
 // Removed, but still open: it has lost its own part of the name.
 bool is_unlinked(const ViewInfo& info) {
@@ -123,18 +128,6 @@ void statfs(fuse_req_t req, fuse_ino_t) {
 }
 
 } // namespace
-
-int errno_for(const Error& error) {
-  if (error.errno_value == EIO || error.kind == ErrorKind::damaged) log::error("{}", error.message);
-  return error.errno_value > 0 ? error.errno_value : usual_errno(error.kind);
-}
-
-void report_stray(const char* what) noexcept {
-  try {
-    log::error("a request ended in an exception, answered with EIO: {}", what);
-  } catch (...) { // the log is all that is lost
-  }
-}
 
 struct stat Operations::describe(const ViewInfo& info) {
   struct stat attributes = {};

@@ -6,8 +6,8 @@
 //    for handles that were not opened with O_DIRECT, and dropped when the content changes by other means than
 //    its file.
 // 2. A handler answers its request exactly once; see reply.h.
-// 3. Reading and writing allocate nothing.
-// Threads: handlers run on any worker of the session, several at a time.
+// 3. Data is read into a buffer that each worker keeps, and written from the request's own: it is never
+// copied. Threads: handlers run on any worker of the session, several at a time.
 #pragma once
 
 #include <sys/stat.h>
@@ -30,7 +30,7 @@ struct Operations {
   // stat of a view, and of the root directory.
   [[nodiscard]] struct stat describe(const ViewInfo& info);
   [[nodiscard]] struct stat describe_root() const;
-  // A file to write through; EROFS for a snapshot.
+  // As ftruncate(2); EROFS for a snapshot.
   Result<> set_size(ObjectId id, std::uint64_t size_bytes);
 
   Pool& pool;

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdarg>
@@ -22,6 +23,7 @@ constexpr unsigned kDefaultThreads = 4; // more raise the latency of a single cl
 constexpr auto kWakeInterval = std::chrono::milliseconds(2);
 
 thread_local std::string last_complaint; // of libfuse, in this thread: the reason why it would not mount
+std::atomic<bool> mount_is_up{false};    // from then on nobody asks for the last complaint: it is logged
 
 void log_line(fuse_log_level level, const char* format, va_list arguments) {
   std::array<char, 1024> line{};
@@ -30,7 +32,11 @@ void log_line(fuse_log_level level, const char* format, va_list arguments) {
   while (!text.empty() && text.back() == '\n') text.pop_back();
   if (text.starts_with("fuse: ")) text.erase(0, 6);
   if (level <= FUSE_LOG_ERR) {
-    last_complaint = text;
+    if (mount_is_up) {
+      log::error("fuse: {}", text);
+    } else {
+      last_complaint = text;
+    }
   } else if (level <= FUSE_LOG_WARNING) {
     log::warning("fuse: {}", text);
   } else {
@@ -138,6 +144,7 @@ Result<> FuseSession::mount() {
   install_wake_signal();
   std::signal(SIGPIPE, SIG_IGN);
   last_complaint.clear();
+  mount_is_up = false;
   fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
   if (const Result<> added = add_arguments(arguments); !added) {
     fuse_opt_free_args(&arguments);
@@ -157,6 +164,7 @@ Result<> FuseSession::mount() {
                     last_complaint.empty() ? "fusermount3 refused (its reason is above)" : last_complaint));
   }
   mounted_ = true;
+  mount_is_up = true;
   return {};
 }
 
