@@ -44,11 +44,19 @@ Result<int> run_add(const CommonOptions& common, const AddOptions& options) {
                                "again (give a file or device outside of it)",
                                member.path, access.daemon()->mount_point));
   }
+  VSNAP_TRY_ASSIGN(RegistryEntry before, entry_of(access));
+  before.adding = member.path;
+  VSNAP_TRY(registry_save(before, false));
   wire::ControlRequest request;
   request.mutable_add_member()->set_path(member.path);
   request.mutable_add_member()->set_size_bytes(member.size_bytes);
   request.mutable_add_member()->set_force(options.force);
-  VSNAP_TRY(access.call(std::move(request)));
+  if (const auto reply = access.call(std::move(request)); !reply) {
+    // Where it is not known whether the member was added, the entry keeps saying so.
+    const auto now = registry_find(before.pool);
+    if (now && reply.error().kind != ErrorKind::no_answer) VSNAP_TRY(registry_save(*now, false));
+    return Failure(reply.error());
+  }
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, entry_of(access));
   VSNAP_TRY(registry_save(entry, false));
   VSNAP_TRY(access.close());

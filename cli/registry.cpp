@@ -62,6 +62,19 @@ Failure no_such_pool(const std::string& pool) {
                        : "vsnap pool list shows those known here, vsnap pool attach MEMBER... adds one"));
 }
 
+// An end without warning while a member is added leaves its path here: the members themselves say whether it
+// is one. With a daemon it may still become one after the command has ended.
+void resolve_adding(RegistryEntry& entry) {
+  if (entry.adding.empty()) return;
+  const auto found = Pool::identify(Env::real(), entry.adding);
+  const auto first = Pool::identify(Env::real(), entry.members.front());
+  if (found && first && to_string(found->pool_uuid) == entry.uuid && first->pool_uuid == found->pool_uuid &&
+      found->index == entry.members.size() && found->index < first->member_count) {
+    entry.members.push_back(entry.adding);
+  }
+  entry.adding.clear();
+}
+
 } // namespace
 
 Result<std::string> state_dir() {
@@ -87,8 +100,11 @@ Result<RegistryEntry> registry_find(const std::string& pool) {
   const auto json = nlohmann::json::parse(in, nullptr, false);
   try {
     RegistryEntry entry{pool, json.at("uuid").get<std::string>(),
-                        json.at("members").get<std::vector<std::string>>()};
-    if (!entry.members.empty()) return entry;
+                        json.at("members").get<std::vector<std::string>>(), json.value("adding", "")};
+    if (!entry.members.empty()) {
+      resolve_adding(entry);
+      return entry;
+    }
   } catch (const nlohmann::json::exception&) { // the error below says what to do
   }
   return failure(ErrorKind::damaged,
@@ -116,11 +132,10 @@ Result<> registry_save(const RegistryEntry& entry, bool must_be_new) {
   VSNAP_TRY_ASSIGN(const std::string path, entry_path(entry.pool));
   std::string text;
   try {
-    text =
-        nlohmann::ordered_json{
-            {"schema", 1}, {"name", entry.pool}, {"uuid", entry.uuid}, {"members", entry.members}}
-            .dump(2) +
-        "\n";
+    nlohmann::ordered_json json{
+        {"schema", 1}, {"name", entry.pool}, {"uuid", entry.uuid}, {"members", entry.members}};
+    if (!entry.adding.empty()) json["adding"] = entry.adding;
+    text = json.dump(2) + "\n";
   } catch (const nlohmann::json::exception&) {
     return failure(ErrorKind::usage, fmt::format("{}: the path of a member is not UTF-8", entry.pool));
   }

@@ -4,6 +4,7 @@
 // Invariants
 // 1. A file holds all of an entry or does not exist (written aside, synced, renamed).
 // 2. Member paths are absolute.
+// 3. A member is named here before it belongs to its pool: no pool has a member that is not found.
 // Threads: plain functions over files; concurrent processes see whole entries.
 #pragma once
 
@@ -18,11 +19,13 @@ struct RegistryEntry {
   std::string pool;
   std::string uuid;
   std::vector<std::string> members;
+  std::string adding = {}; // path that may be a member already; only for registry_save()
 };
 
 // VSNAP_STATE_DIR, /var/lib/vsnap (root), $XDG_STATE_HOME/vsnap, ~/.local/state/vsnap.
 [[nodiscard]] Result<std::string> state_dir();
-// not_found names the nearest pool that is known.
+// not_found names the nearest pool that is known. A path that was being added is among the members where the
+// pool has taken it.
 [[nodiscard]] Result<RegistryEntry> registry_find(const std::string& pool);
 [[nodiscard]] Result<std::vector<std::string>> registry_list(); // names, sorted
 // must_be_new: busy with EEXIST where the name is taken.

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "cli/registry.h"
+#include "core/pool.h"
 #include "tests/support/catch.h"
 #include "tests/sync/scratch_dir.h"
 
@@ -46,6 +47,31 @@ TEST_CASE_METHOD(Fixture, "a pool that is not known is not_found, with the neare
   REQUIRE(registry_save({"backup", "u", {"/a"}}, true));
   CHECK(registry_find("bakcup").error().message.find("did you mean backup?") != std::string::npos);
   CHECK(registry_remove("lab").error().kind == ErrorKind::not_found);
+}
+
+TEST_CASE_METHOD(Fixture, "a path that was being added is a member where the pool has taken it") {
+  const auto make = [this](const std::string& name, std::vector<MemberSpec> members) {
+    CreatePoolOptions options;
+    options.name = name;
+    options.members = std::move(members);
+    REQUIRE(Pool::create(Env::real(), options));
+    return to_string(Pool::identify(Env::real(), options.members.front().path)->pool_uuid);
+  };
+  const std::string first = dir / "0.img";
+  const std::string second = dir / "1.img";
+  const std::string uuid = make("lab", {{first, 64U << 20}, {second, 64U << 20}});
+  make("other", {{dir / "2.img", 64U << 20}, {dir / "3.img", 64U << 20}});
+  const auto members_with = [&](const std::string& adding) {
+    REQUIRE(registry_save({"lab", uuid, {first}, adding}, false));
+    const auto entry = registry_find("lab");
+    REQUIRE(entry);
+    CHECK(entry->adding.empty());
+    return entry->members;
+  };
+  CHECK(members_with(second) == std::vector{first, second});
+  for (const std::string& other : {first, dir / "3.img", dir / "none"}) {
+    CHECK(members_with(other) == std::vector{first});
+  }
 }
 
 TEST_CASE_METHOD(Fixture, "a removed entry is gone") {
