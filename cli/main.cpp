@@ -4,6 +4,7 @@
 #include <exception>
 
 #include "cli/command.h"
+#include "cli/file_limit.h"
 #include "core/log.h"
 
 namespace {
@@ -21,6 +22,8 @@ void occupy_standard_descriptors() {
 int main(int argc, char** argv) {
   occupy_standard_descriptors();
   vsnap::log::set_level(vsnap::log::Level::warning);
+  if (const auto checked = vsnap::cli::check_file_limit(); !checked)
+    return vsnap::cli::print_error(checked.error());
   try {
     vsnap::cli::Program program;
     vsnap::cli::register_all(program);
