@@ -8,6 +8,7 @@
 #include <iostream>
 
 #include "cli/in_use.h"
+#include "cli/pool_daemon.h"
 #include "cli/registry.h"
 
 namespace vsnap::cli {
@@ -46,7 +47,8 @@ Result<PoolAccess> PoolAccess::open(const std::string& pool, bool for_check) {
   VSNAP_TRY(check_name("pool", pool));
   PoolAccess access;
   Env& env = Env::real();
-  if (auto daemon = live_daemon(env, pool)) {
+  VSNAP_TRY_ASSIGN(auto daemon, daemon_of(pool));
+  if (daemon) {
     auto client = ControlClient::connect({daemon->socket_path, pool,
                                           [&env, record = *daemon] { return is_running(env, record); },
                                           std::chrono::seconds(10)});

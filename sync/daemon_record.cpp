@@ -12,6 +12,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/log.h"
 #include "core/names.h"
 
 namespace vsnap {
@@ -20,6 +21,21 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string record_path(const std::string& pool) { return runtime_dir() + "/" + pool + ".json"; }
+
+std::string last_words_path(const std::string& pool) { return runtime_dir() + "/" + pool + ".end"; }
+
+// All of it or nothing.
+Result<> write_whole(const std::string& path, const std::string& text) {
+  const std::string fresh = path + ".new";
+  const int fd = ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return system_failure(errno, fresh);
+  const bool written = ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  const int code = errno;
+  ::close(fd);
+  if (!written) return system_failure(code, fresh);
+  if (::rename(fresh.c_str(), path.c_str()) != 0) return system_failure(errno, path);
+  return {};
+}
 
 struct ProcessState {
   char state = '?';
@@ -95,8 +111,15 @@ std::string daemon_log_path(const std::string& pool) { return runtime_dir() + "/
 DaemonRecord own_record(Env& env, const std::string& pool, const Uuid& uuid, const std::string& mount_point,
                         const std::string& socket_path) {
   const auto state = process_state(::getpid());
-  return {pool,         to_string(uuid), mount_point, socket_path, ::getpid(), state ? state->start_ticks : 0,
-          env.boot_id()};
+  DaemonRecord record;
+  record.pool = pool;
+  record.pool_uuid = to_string(uuid);
+  record.mount_point = mount_point;
+  record.socket_path = socket_path;
+  record.pid = ::getpid();
+  record.start_ticks = state ? state->start_ticks : 0;
+  record.boot_id = env.boot_id();
+  return record;
 }
 
 Result<> write_record(const DaemonRecord& record) {
@@ -109,20 +132,14 @@ Result<> write_record(const DaemonRecord& record) {
                           {"socket", record.socket_path},
                           {"pid", record.pid},
                           {"start_ticks", record.start_ticks},
-                          {"boot_id", record.boot_id}}
+                          {"boot_id", record.boot_id},
+                          {"first_member", record.first_member}}
                .dump();
   } catch (const nlohmann::json::exception&) {
     return failure(ErrorKind::usage, fmt::format("{}: path is not UTF-8", vsnap::quoted(record.mount_point)));
   }
-  const std::string path = record_path(record.pool);
-  const std::string fresh = path + ".new";
-  const int fd = ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (fd < 0) return system_failure(errno, fresh);
-  const bool written = ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  const int code = errno;
-  ::close(fd);
-  if (!written) return system_failure(code, fresh);
-  if (::rename(fresh.c_str(), path.c_str()) != 0) return system_failure(errno, path);
+  VSNAP_TRY(write_whole(record_path(record.pool), text));
+  ::unlink(last_words_path(record.pool).c_str());
   return {};
 }
 
@@ -152,11 +169,53 @@ std::optional<DaemonRecord> read_record(const std::string& pool) {
     record.pid = json.at("pid").get<std::int64_t>();
     record.start_ticks = json.at("start_ticks").get<std::uint64_t>();
     record.boot_id = json.at("boot_id").get<std::string>();
+    record.first_member = json.value("first_member", "");
     if (record.pool != pool) return std::nullopt;
     return record;
   } catch (const nlohmann::json::exception&) {
     return std::nullopt; // half a file or somebody else's: as good as none
   }
+}
+
+void leave_last_words(const DaemonRecord& record, bool no_space, const std::string& message) noexcept {
+  try {
+    const auto text = nlohmann::json{{"schema", 1},
+                                     {"pid", record.pid},
+                                     {"start_ticks", record.start_ticks},
+                                     {"boot_id", record.boot_id},
+                                     {"no_space", no_space},
+                                     {"message", message}}
+                          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    const auto written = write_whole(last_words_path(record.pool), text);
+    if (!written) log::warning("{}", written.error().message);
+  } catch (const std::exception&) { // memory is short: the log has to do
+  }
+}
+
+void take_back_last_words(const DaemonRecord& record) noexcept {
+  try {
+    const auto words = read_last_words(record.pool);
+    if (words && is_of(*words, record)) ::unlink(last_words_path(record.pool).c_str());
+  } catch (const std::exception&) { // they stay: better too careful than to lose them
+  }
+}
+
+std::optional<LastWords> read_last_words(const std::string& pool) {
+  std::ifstream in(last_words_path(pool));
+  if (!in) return std::nullopt;
+  const auto json = nlohmann::json::parse(in, nullptr, false);
+  try {
+    return LastWords{json.at("pid").get<std::int64_t>(), json.at("start_ticks").get<std::uint64_t>(),
+                     json.at("boot_id").get<std::string>(), json.at("no_space").get<bool>(),
+                     json.at("message").get<std::string>()};
+  } catch (const nlohmann::json::exception&) {
+    return std::nullopt;
+  }
+}
+
+bool is_of(const LastWords& words, const DaemonRecord& record) {
+  return words.pid == record.pid && words.start_ticks == record.start_ticks &&
+         words.boot_id == record.boot_id;
 }
 
 std::optional<DaemonRecord> live_daemon(Env& env, const std::string& pool) {

@@ -54,6 +54,27 @@ TEST_CASE_METHOD(Fixture, "a record from before a reboot is not believed") {
   CHECK_FALSE(live_daemon(env, "lab"));
 }
 
+TEST_CASE_METHOD(Fixture, "last words stay until they are taken back, or the pool is mounted anew") {
+  CHECK_FALSE(read_last_words("lab"));
+  leave_last_words(record, false, {});
+  REQUIRE(read_last_words("lab"));
+  CHECK(read_last_words("lab")->message.empty());
+  leave_last_words(record, true, "no space \xff");
+  REQUIRE(read_last_words("lab"));
+  CHECK(read_last_words("lab")->no_space);
+  CHECK(read_last_words("lab")->message.starts_with("no space"));
+  DaemonRecord other = record;
+  other.start_ticks += 1;
+  CHECK_FALSE(is_of(*read_last_words("lab"), other));
+  take_back_last_words(other);
+  CHECK(read_last_words("lab"));
+  take_back_last_words(record);
+  CHECK_FALSE(read_last_words("lab"));
+  leave_last_words(record, true, "no space");
+  REQUIRE(write_record(other));
+  CHECK_FALSE(read_last_words("lab"));
+}
+
 TEST_CASE_METHOD(Fixture, "half a record, and things that are no record, are as good as none") {
   REQUIRE(write_record(record));
   std::string whole;
