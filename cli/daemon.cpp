@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 
+#include "cli/file_limit.h"
 #include "cli/mount_table.h"
 #include "cli/stop_watch.h"
 #include "core/log.h"
@@ -45,13 +46,19 @@ Result<> serve_mount(MountSession& session, const DaemonRecord& record, StopWatc
   return served;
 }
 
-// The record goes while the pool is still locked: the next daemon cannot have written its own yet.
-Result<> serve_pool(Pool& pool, const DaemonOptions& options, StopWatch& watch,
-                    const std::function<void()>& ready) {
+Result<DaemonRecord> make_record(Pool& pool, const DaemonOptions& options) {
   VSNAP_TRY(prepare_runtime_dir());
   VSNAP_TRY_ASSIGN(const std::string socket, control_socket_path(options.pool));
-  const DaemonRecord record =
+  DaemonRecord record =
       own_record(Env::real(), options.pool, pool.status().uuid, options.mount_point, socket);
+  record.first_member = options.members.front();
+  return record;
+}
+
+// The record goes while the pool is still locked: the next daemon cannot have written its own yet. Should the
+// process die from then on, the empty last words say so.
+Result<> serve_pool(Pool& pool, const DaemonOptions& options, const DaemonRecord& record, StopWatch& watch,
+                    const std::function<void()>& ready) {
   VSNAP_TRY_ASSIGN(auto server, ControlServer::start(pool, {record, [&watch] { watch.request(); }}));
   Result<> result;
   if (auto session = MountSession::mount(pool, mount_options(options))) {
@@ -62,6 +69,7 @@ Result<> serve_pool(Pool& pool, const DaemonOptions& options, StopWatch& watch,
     result = Failure(session.error());
     server->stop();
   }
+  leave_last_words(record, false, {});
   remove_record(record);
   return result;
 }
@@ -71,6 +79,7 @@ Result<> serve_pool(Pool& pool, const DaemonOptions& options, StopWatch& watch,
 Result<> run_daemon(const DaemonOptions& options, const std::function<void()>& ready) {
   StopWatch watch;
   VSNAP_TRY(watch.ok());
+  raise_file_limit();
   log::set_level(options.debug ? log::Level::debug : log::Level::info);
   become_io_flusher();
   ::umask(0077);
@@ -87,9 +96,15 @@ Result<> run_daemon(const DaemonOptions& options, const std::function<void()>& r
                                "{0} and vsnap pool attach MEMBER... put it right)",
                                options.pool, pool->name()));
   }
-  const auto served = serve_pool(*pool, options, watch, ready);
+  VSNAP_TRY_ASSIGN(const DaemonRecord record, make_record(*pool, options));
+  const auto served = serve_pool(*pool, options, record, watch, ready);
   const auto closed = pool->close();
-  if (!closed) log::error("{}: closing the pool: {}", options.pool, closed.error().message);
+  if (closed) {
+    take_back_last_words(record);
+  } else {
+    log::error("{}: closing the pool: {}", options.pool, closed.error().message);
+    leave_last_words(record, closed.error().kind == ErrorKind::no_space, closed.error().message);
+  }
   VSNAP_TRY(served);
   return closed;
 }

@@ -11,6 +11,7 @@
 #include "cli/mount_table.h"
 #include "cli/output.h"
 #include "cli/pool_access.h"
+#include "cli/pool_daemon.h"
 #include "cli/registry.h"
 #include "cli/unmount.h"
 #include "sync/daemon_record.h"
@@ -26,7 +27,7 @@ constexpr std::chrono::seconds kLongestEnd(300); // for the last commit of a lar
 struct Target {
   std::string pool;
   std::optional<std::string> mount_point;
-  std::optional<DaemonRecord> daemon;
+  std::optional<DaemonRecord> daemon; // as it wrote itself down; it may be dead
 };
 
 bool has_mount(const std::vector<PoolMount>& mounts, const std::string& mount_point) {
@@ -43,23 +44,35 @@ Result<Target> find_by_directory(const std::string& text) {
   if (const auto real = absolute_path(text); real && !has_mount(mounts, path)) path = *real;
   for (const PoolMount& mount : mounts) {
     if (mount.mount_point != path) continue;
-    const auto daemon = live_daemon(Env::real(), mount.pool);
+    const auto daemon = read_record(mount.pool);
     return Target{mount.pool, path, daemon && daemon->mount_point == path ? daemon : std::nullopt};
   }
   return failure(ErrorKind::failed,
                  fmt::format("{}: no pool is mounted there (vsnap pool list shows mounts)", path));
 }
 
+Failure ended_badly(const std::string& pool, const LastWords& words) {
+  if (words.message.empty()) {
+    return failure(ErrorKind::failed,
+                   fmt::format("{}: its daemon did not end in order (log: {})", pool, daemon_log_path(pool)));
+  }
+  return failure(words.no_space ? ErrorKind::no_space : ErrorKind::failed,
+                 fmt::format("{}: unmounted, but not all is on disk: {} (log: {})", pool, words.message,
+                             daemon_log_path(pool)));
+}
+
 // By name: what the pool's daemon mounted, also when that daemon was killed since. Not any mount of that
 // name: it may be another pool's, under another runtime directory.
 Result<Target> find_by_name(const std::string& pool) {
   VSNAP_TRY(check_name("pool", pool));
-  Target target{pool, std::nullopt, live_daemon(Env::real(), pool)};
-  if (const auto record = read_record(pool); record && has_mount(pool_mounts(), record->mount_point)) {
-    target.mount_point = record->mount_point;
+  VSNAP_TRY(daemon_of(pool));
+  Target target{pool, std::nullopt, read_record(pool)};
+  if (target.daemon && has_mount(pool_mounts(), target.daemon->mount_point)) {
+    target.mount_point = target.daemon->mount_point;
   }
-  if (!target.mount_point && !target.daemon) {
+  if (!target.daemon) {
     VSNAP_TRY(registry_find(pool)); // a wrong name is another error than one that is not mounted
+    if (const auto words = read_last_words(pool)) return ended_badly(pool, *words);
     return failure(ErrorKind::failed, fmt::format("{}: not mounted", pool));
   }
   return target;
@@ -112,6 +125,16 @@ Result<> wait_for_end(const DaemonRecord& daemon) {
   return {};
 }
 
+// How the daemon ended that is gone now.
+Result<> look_at_end(const DaemonRecord& daemon) {
+  if (const auto words = read_last_words(daemon.pool); words && is_of(*words, daemon))
+    return ended_badly(daemon.pool, *words);
+  const auto left = read_record(daemon.pool);
+  if (left != daemon) return {}; // taken away in order, and maybe there is a new one
+  remove_record(daemon);
+  return ended_badly(daemon.pool, {});
+}
+
 Result<int> run(const CommonOptions& common, const std::string& text) {
   VSNAP_TRY_ASSIGN(const Target target, find_mount(text));
   if (target.mount_point) {
@@ -119,9 +142,10 @@ Result<int> run(const CommonOptions& common, const std::string& text) {
   } else {
     ask_to_stop(*target.daemon);
   }
-  if (target.daemon) VSNAP_TRY(wait_for_end(*target.daemon));
-  if (const auto left = read_record(target.pool); left && !is_running(Env::real(), *left))
-    remove_record(*left);
+  if (target.daemon) {
+    VSNAP_TRY(wait_for_end(*target.daemon));
+    VSNAP_TRY(look_at_end(*target.daemon));
+  }
   if (common.json) {
     print_json({{"pool", target.pool},
                 {"mount_point", target.mount_point ? Json(*target.mount_point) : Json(nullptr)}});

@@ -13,8 +13,10 @@ from random import Random
 
 from support import (
     BLOCK,
+    KEEP_SIZE,
     VSNAP,
     LabTest,
+    fallocate,
     fsync,
     is_running,
     main,
@@ -216,8 +218,23 @@ class Killed(LabTest):
         os.kill(self.lab.daemon_pid(), signal.SIGKILL)
         wait_until(lambda: self.lab.vsnap("ls", "p", code=None).code == 0, what="ls works")
         self.assertEqual(sorted(self.lab.views()), ["v", "v@s"])
-        self.lab.vsnap("umount", "p")  # what is left of the mount
-        self.assertFalse(is_mounted(self.point))
+        self.mentions(self.lab.vsnap("umount", "p", code=1).err, "did not end in order", "p.log")
+        self.assertFalse(is_mounted(self.point))  # what was left of it
+        self.mentions(self.lab.vsnap("umount", "p", code=1).err, "not mounted")
+        self.lab.check()
+
+    def test_umount_says_that_the_daemon_was_killed_while_it_was_waited_for(self):
+        pid = self.lab.daemon_pid()
+        os.kill(pid, signal.SIGSTOP)
+        waiting = self.lab.start(VSNAP, "umount", "p")
+        time.sleep(0.3)
+        ended_early = waiting.poll()
+        os.kill(pid, signal.SIGKILL)
+        self.assertIsNone(ended_early, "it does not wait for the daemon")
+        self.mentions(waiting.communicate(timeout=20)[0], "did not end in order")
+        self.assertEqual(waiting.returncode, 1)
+        self.lab.mount()
+        self.lab.umount()
         self.lab.check()
 
     def test_a_daemon_that_hangs_gets_exit_code_7_and_not_an_endless_wait(self):
@@ -228,6 +245,52 @@ class Killed(LabTest):
             self.mentions(done.err, "not known")
         finally:
             os.kill(pid, signal.SIGCONT)
+
+
+class NoSpaceBelow(LabTest):
+    """A member in a file system that gets full."""
+
+    def test_umount_says_so_where_the_last_changes_could_not_be_kept(self):
+        small = self.lab.directory("small")
+        self.lab.run("mount", "-t", "tmpfs", "-o", "size=64M", "none", small)
+        self.lab.vsnap("pool", "create", "p", small / "p.img", "--size", "512M")
+        point = self.lab.mount()
+        self.lab.vsnap("create", "p/v", "--size", "256M")
+        with suppress(OSError), open(small / "filler", "wb") as filler:
+            while True:
+                filler.write(bytes(BLOCK))
+                filler.flush()
+        fd = os.open(point / "v", os.O_WRONLY)
+        with suppress(OSError):
+            for block in range(0, 65536, 2):  # no data, but each an extent of its own in the catalog
+                fallocate(fd, KEEP_SIZE, block * BLOCK, BLOCK)
+        os.close(fd)
+        self.mentions(self.lab.vsnap("umount", "p", code=5).err, "not all is on disk", "p.log")
+        self.assertFalse(is_mounted(point))
+        self.mentions(self.lab.vsnap("umount", "p", code=5).err, "not all is on disk")
+        self.lab.run("mount", "-o", "remount,size=256M", small)
+        self.lab.vsnap("check", "p", timeout=120)
+        self.lab.mount()
+        self.lab.umount()
+
+
+class Limits(LabTest):
+    def test_too_few_open_files_are_an_error_and_the_daemon_takes_what_it_may_have(self):
+        self.lab.pool()
+        point = self.lab.directory("m")
+        for limits, code in (("40:40", 1), ("20:1000", 0), ("64:64", 0)):
+            for command in (("ls", "p"), ("mount", "p", point)):
+                with self.subTest(limits=limits, command=command):
+                    done = self.lab.run("prlimit", f"--nofile={limits}", VSNAP, *command, code=code)
+                    if code:
+                        self.mentions(done.err, "files", "ulimit")
+            if code == 0:
+                limit = Path(f"/proc/{self.lab.daemon_pid()}/limits").read_text()
+                soft, hard = next(l for l in limit.splitlines() if "open files" in l).split()[3:5]
+                self.assertEqual(soft, hard)
+                self.lab.vsnap("create", f"p/v{soft}", "--size", "1M")
+                self.lab.vsnap("ls", "p")
+                self.lab.umount()
 
 
 class OrdinaryUser(LabTest):

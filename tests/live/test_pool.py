@@ -3,9 +3,11 @@
 
 import json
 import os
+import shutil
 import socket
+import time
 
-from support import MIB, VSNAP, LabTest, fio, main, read_all, write_at
+from support import MIB, VSNAP, LabTest, fio, main, read_all, seeded, write_at
 
 
 class Create(LabTest):
@@ -198,6 +200,29 @@ class Growth(LabTest):
         self.lab.check()
 
 
+class KilledGrowth(LabTest):
+    def test_a_pool_add_that_was_killed_leaves_a_pool_that_works(self):
+        random = seeded()
+        self.lab.pool(size="64M")
+        for mounted in (False, True):
+            if mounted:
+                self.lab.mount()
+            for turn in range(12):
+                new = self.lab.path / f"new-{mounted}-{turn}.img"
+                command = self.lab.start(VSNAP, "pool", "add", "p", new, "--size", "64M")
+                time.sleep(random.uniform(0, 0.04))
+                command.kill()
+                command.communicate()
+                self.lab.status()
+                self.lab.vsnap("create", f"p/v-{mounted}-{turn}", "--size", "1M")
+        self.lab.umount()
+        self.lab.check()
+        members = len(self.lab.status()["members"])
+        print(f"{members - 1} of 24 members were added", flush=True)
+        self.lab.vsnap("pool", "add", "p", self.lab.path / "last.img", "--size", "64M")
+        self.assertEqual(len(self.lab.status()["members"]), members + 1)
+
+
 class Status(LabTest):
     def test_says_members_space_generation_and_health(self):
         paths = self.lab.pool(members=2)
@@ -347,6 +372,28 @@ class OneOwner(LabTest):
             output = process.communicate(timeout=60)[0]
             self.assertEqual(process.returncode, 0, output)
         self.assertEqual(len(self.lab.views()), 8)
+
+
+class SameName(LabTest):
+    def test_commands_for_a_copy_do_not_go_to_the_mounted_original(self):
+        self.lab.pool()
+        self.lab.mount()
+        self.lab.vsnap("create", "p/v", "--size", "1M")
+        self.lab.umount()
+        copy = self.lab.path / "copy.img"
+        shutil.copy(self.lab.path / "p-0.img", copy)
+        point = self.lab.mount()
+        elsewhere = {"env": {"VSNAP_STATE_DIR": str(self.lab.path / "elsewhere")}}
+        self.lab.vsnap("pool", "attach", copy, code=4)  # in the place where the original is known
+        self.lab.vsnap("umount", "p")
+        self.lab.vsnap("pool", "attach", copy, **elsewhere)
+        self.lab.mount()
+        for command in (("rm", "p/v"), ("ls", "p"), ("snapshot", "p/v@s"), ("umount", "p")):
+            done = self.lab.vsnap(*command, code=4, **elsewhere)
+            self.mentions(done.err, copy, self.lab.path / "p-0.img", point)
+        self.assertEqual(list(self.lab.views()), ["v"])
+        self.lab.umount()
+        self.assertEqual(self.lab.vsnap("ls", "p", "-H", **elsewhere).code, 0)
 
 
 class WrongMembers(LabTest):
