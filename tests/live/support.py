@@ -320,9 +320,9 @@ class Lab:
     def daemon_pid(self, pool="p"):
         return self.status(pool)["pid"]
 
-    def kill_daemon(self, pool="p", number=signal.SIGKILL):
+    def kill_daemon(self, pool="p", number=signal.SIGKILL, pid=None):
         """Ends the daemon the hard way, and what is left of its mount."""
-        pid = self.daemon_pid(pool)
+        pid = pid or self.daemon_pid(pool)
         os.kill(pid, number)
         wait_until(lambda: not is_running(pid), what=f"pid {pid} ended")
         self.run("umount", "-l", self.path / f"mnt-{pool}", code=None)
