@@ -88,6 +88,12 @@ TEST_CASE("attributes can be changed and stay") {
   REQUIRE(::utimensat(AT_FDCWD, path.c_str(), times, 0) == 0);
   CHECK(stat_of(path).st_mtim.tv_sec == -5);
   CHECK(stat_of(path).st_mtim.tv_nsec == 7);
+  for (const std::int64_t far : {10'000'000'000'000, -10'000'000'000'000}) { // kept as the farthest there is
+    const timespec far_times[2] = {{.tv_sec = 0, .tv_nsec = UTIME_OMIT},
+                                   {.tv_sec = far, .tv_nsec = 999'999'999}};
+    REQUIRE(::utimensat(AT_FDCWD, path.c_str(), far_times, 0) == 0);
+    CHECK(stat_of(path).st_mtim.tv_sec == (far < 0 ? -9'223'372'035 : 9'223'372'035));
+  }
   if (::geteuid() != 0) return;
   REQUIRE(::chown(path.c_str(), 1000, 1001) == 0);
   CHECK(stat_of(path).st_uid == 1000);
