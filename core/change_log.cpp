@@ -70,10 +70,16 @@ std::uint64_t NetChanges::size() const {
   return sum;
 }
 
-std::uint64_t ChangeLog::append(const MapChange& change) {
+void NetChanges::add(const TakenRecords& taken) {
+  for (const MapChange& change : taken.records) add(change);
+  sequence = std::max(sequence, taken.sequence);
+}
+
+std::uint64_t ChangeLog::append(const MapChange& change, bool first_of_region) {
   MutexLock lock(mutex_);
   records_.push_back(change);
   pending_.store(records_.size(), std::memory_order_relaxed);
+  if (first_of_region) regions_.fetch_add(1, std::memory_order_relaxed);
   last_.store(++sequence_, std::memory_order_release);
   return sequence_;
 }
@@ -83,17 +89,17 @@ void ChangeLog::note() {
   last_.store(++sequence_, std::memory_order_release);
 }
 
-void ChangeLog::take(NetChanges& net) {
-  std::vector<MapChange> taken;
-  std::uint64_t sequence = 0;
-  {
-    MutexLock lock(mutex_);
-    taken.swap(records_);
-    pending_.store(0, std::memory_order_relaxed);
-    sequence = sequence_;
-  }
-  for (const MapChange& change : taken) net.add(change);
-  net.sequence = sequence;
+void ChangeLog::take(TakenRecords& taken) {
+  MutexLock lock(mutex_);
+  if (taken.records.empty())
+    taken.records.swap(records_);
+  else
+    taken.records.insert(taken.records.end(), records_.begin(), records_.end());
+  records_.clear();
+  taken.sequence = sequence_;
+  taken_.store(sequence_, std::memory_order_relaxed);
+  pending_.store(0, std::memory_order_relaxed);
+  regions_.store(0, std::memory_order_relaxed);
 }
 
 } // namespace vsnap

@@ -39,6 +39,12 @@ struct MapChange {
   std::int64_t mapped_change = 0; // blocks mapped after minus before
 };
 
+// Records as they were appended.
+struct TakenRecords {
+  std::vector<MapChange> records;
+  std::uint64_t sequence = 0; // of the last one
+};
+
 // What a commit brings to the catalog: for each branch, changes that do not overlap, in order of their
 // blocks.
 struct NetChanges {
@@ -48,24 +54,40 @@ struct NetChanges {
   std::uint64_t sequence = 0; // the last record that is in here
   [[nodiscard]] std::uint64_t size() const;
   void add(const MapChange& change);
+  void add(const TakenRecords& taken);
 };
 
 class ChangeLog {
  public:
-  explicit ChangeLog(std::uint64_t limit) : limit_(limit) {}
-  std::uint64_t append(const MapChange& change) VSNAP_EXCLUDES(mutex_); // its sequence number, from 1
+  // Holds back writers at `limit` records, or at records in `region_limit` regions; see wants_commit().
+  ChangeLog(std::uint64_t limit, std::uint64_t region_limit) : limit_(limit), region_limit_(region_limit) {}
+  // Its sequence number, from 1. `first_of_region`: no other record of its region came after taken().
+  std::uint64_t append(const MapChange& change, bool first_of_region) VSNAP_EXCLUDES(mutex_);
   // A change that has no record (a volume's size): the next commit has something to do.
   void note() VSNAP_EXCLUDES(mutex_);
-  // Moves everything into `net`, behind what is there already.
-  void take(NetChanges& net) VSNAP_EXCLUDES(mutex_);
+  // Moves everything behind what `taken` has already; takes no time to speak of, as writers may be held.
+  void take(TakenRecords& taken) VSNAP_EXCLUDES(mutex_);
+  // The last record that take() has moved.
+  [[nodiscard]] std::uint64_t taken() const { return taken_.load(std::memory_order_relaxed); }
+  void set_limit(std::uint64_t limit) { limit_.store(limit, std::memory_order_relaxed); }
   // Should the caller commit before it goes on?
-  [[nodiscard]] bool full() const { return pending_.load(std::memory_order_relaxed) >= limit_; }
+  [[nodiscard]] bool full() const { return reaches(1); }
+  // Should somebody commit, so that it does not become full?
+  [[nodiscard]] bool wants_commit() const { return reaches(4); }
   [[nodiscard]] std::uint64_t pending() const { return pending_.load(std::memory_order_relaxed); }
   // Sequence number of the newest record.
   [[nodiscard]] std::uint64_t last() const { return last_.load(std::memory_order_acquire); }
 
  private:
-  const std::uint64_t limit_;
+  [[nodiscard]] bool reaches(std::uint64_t part) const {
+    return pending_.load(std::memory_order_relaxed) >= limit_.load(std::memory_order_relaxed) / part ||
+           regions_.load(std::memory_order_relaxed) >= region_limit_ / part;
+  }
+
+  std::atomic<std::uint64_t> limit_;
+  const std::uint64_t region_limit_;
+  std::atomic<std::uint64_t> regions_{0}; // with records
+  std::atomic<std::uint64_t> taken_{0};
   Mutex mutex_;
   std::vector<MapChange> records_ VSNAP_GUARDED_BY(mutex_);
   std::uint64_t sequence_ VSNAP_GUARDED_BY(mutex_) = 0;

@@ -12,21 +12,21 @@
 namespace vsnap {
 namespace {
 
-// Headroom in the catalog's segments: 1/64 of the pool, at least 512 pages (2 MiB), at most 16,384 (64 MiB).
-//
-// Why that is enough: at most `limit` records are pending (log_limit: a quarter of the target, at least 512).
-// In the worst case each falls into a full leaf of its own and splits it: one page more a record, but no more
-// pages than the index has leaves. With the smallest target, 512 records cannot add more than 512 pages, and
-// to add that many they would need 512 full leaves (2 MiB of index), at which size half of the splits share a
-// leaf: at most 256 pages, half the target, which is where writes are refused.
+// Headroom in the catalog's segments: 1/64 of the pool, at least 512 pages (2 MiB), at most 32,768 (128 MiB).
+// Half of it is what pending changes may need; below half, writes that need rows are refused. See
+// log_limit().
 constexpr std::uint64_t kMinHeadroomBlocks = 512;
-constexpr std::uint64_t kMaxHeadroomBlocks = 16384;
+constexpr std::uint64_t kMaxHeadroomBlocks = 32768;
 
-// The WAL: 1/64 of the pool, 1 to 16 MiB. It starts anew at a quarter; a transaction dirties at most a leaf,
+// The WAL: 1/64 of the pool, 1 to 64 MiB. It starts anew at a quarter; a transaction dirties at most a leaf,
 // two split pages and a bitmap row (two pages) for each change, so that a 1/16 of its frames in changes
 // always fits.
 constexpr std::uint64_t kMinWalBlocks = 256;
-constexpr std::uint64_t kMaxWalBlocks = 4096;
+constexpr std::uint64_t kMaxWalBlocks = 16384;
+
+// Pending changes: in the log, and as many in the commit under way.
+constexpr std::uint64_t kMinLogRecords = 512;
+constexpr std::uint64_t kMaxLogRecords = 131072;
 
 std::uint64_t wal_blocks(std::uint64_t pool_blocks) {
   return std::clamp(pool_blocks / 64, kMinWalBlocks, kMaxWalBlocks);
@@ -34,8 +34,18 @@ std::uint64_t wal_blocks(std::uint64_t pool_blocks) {
 std::uint64_t headroom_blocks(std::uint64_t pool_blocks) {
   return std::clamp(pool_blocks / 64, kMinHeadroomBlocks, kMaxHeadroomBlocks);
 }
-std::uint64_t log_limit(std::uint64_t pool_blocks) {
-  return std::max<std::uint64_t>(512, headroom_blocks(pool_blocks) / 4);
+
+// How many changes may be pending when `used` pages of the catalog are in use and `unused` are not.
+//
+// A change makes at most three rows of some 35 bytes; half-full pages hold 50 of them: 1/16 page a change.
+// Besides, it may split a leaf that is full, but not more leaves than there are. So changes c cannot need
+// more pages than min(c, used) + c / 16, and that is to fit into half of what is unused. With the smallest
+// headroom, 512 records cannot add more than 512 pages, and to add that many they would need 512 full leaves
+// (2 MiB of index), at which size half of the splits share a leaf: at most 256 pages, half the headroom.
+std::uint64_t log_limit(std::uint64_t used, std::uint64_t unused) {
+  const std::uint64_t budget = unused / 2;
+  const std::uint64_t changes = budget > used + used / 16 ? (budget - used) * 16 : budget * 16 / 17;
+  return std::clamp(changes / 2, kMinLogRecords, kMaxLogRecords);
 }
 
 } // namespace
@@ -110,8 +120,9 @@ Result<> Engine::open_catalog(bool for_check) {
                    "the catalog's record of used space contradicts the members (vsnap check --repair)");
   }
   cache_ = std::make_unique<RegionCache>(*db_, *index_, grace_, cache_bytes_);
-  // Regions with pending changes stay in memory: no more of them than half of what the cache may hold.
-  log_ = std::make_unique<ChangeLog>(std::min(log_limit(pool_blocks_), cache_->limit_regions() / 2));
+  // Regions with pending changes stay in memory: those of the log and of a commit make half of what the cache
+  // may hold.
+  log_ = std::make_unique<ChangeLog>(kMinLogRecords, cache_->limit_regions() / 4);
   MutexLock lock(commit_mutex_);
   keep_headroom();
   return {};
@@ -186,7 +197,14 @@ Result<> Engine::commit_with(const Step& step) {
 }
 
 void Engine::draw_line() {
-  log_->take(net_);
+  commit_asked_.store(false);
+  log_->take(taken_);
+}
+
+// From records in the order in which they came to net changes.
+void Engine::collect_net() {
+  net_.add(taken_);
+  taken_.records.clear();
   // An overtaken place that the catalog names is freed with its row, by the change that overtook it.
   std::vector<PlaceRun> unnamed;
   for (const PlaceRun& run : net_.overtaken) {
@@ -205,6 +223,7 @@ void Engine::draw_line() {
 
 Result<> Engine::commit_line(const Step& step) {
   VSNAP_TRY(check_writable());
+  collect_net();
   VSNAP_TRY(members_->flush_data());
   std::vector<PlaceRun> freed;
   Result<> finished;
@@ -334,6 +353,7 @@ void Engine::keep_headroom() {
     const std::uint64_t quarter = vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes / 4;
     if (!vfs_->grow(MetadataFile::catalog, BlockCount(std::max<std::uint64_t>(quarter, 256)))) break;
   }
+  if (log_) log_->set_limit(log_limit(*used, unused()));
   metadata_low_.store(unused() < target / 2, std::memory_order_relaxed);
 }
 

@@ -44,6 +44,11 @@ class Engine {
   Result<> create_catalog();
   Result<> open_catalog(bool for_check); // reads the space table; kind damaged where it contradicts itself
   Result<> mark_opened(); // before the first change; see member_set.h
+  // Called when somebody should commit soon, by threads that write; never twice before a commit has begun.
+  void set_committer(std::function<void()> wake) { wake_committer_ = std::move(wake); }
+  void ask_for_commit() {
+    if (wake_committer_ && !commit_asked_.exchange(true)) wake_committer_();
+  }
   // What every transaction stores besides: sizes and times of volumes that changed.
   // `failed` is called when that transaction did not come to be.
   void set_extra_step(Step step, std::function<void()> failed) {
@@ -103,6 +108,7 @@ class Engine {
   [[nodiscard]] std::uint64_t batch_changes() const;
   void release(std::vector<PlaceRun>& freed) VSNAP_REQUIRES(commit_mutex_);
   void keep_headroom() VSNAP_REQUIRES(commit_mutex_);
+  void collect_net() VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] std::uint64_t headroom_target_blocks() const;
 
   Env& env_;
@@ -117,8 +123,11 @@ class Engine {
   std::unique_ptr<RegionCache> cache_;
   Step extra_step_;
   std::function<void()> extra_step_failed_;
+  std::function<void()> wake_committer_;
+  std::atomic<bool> commit_asked_{false};
 
   Mutex commit_mutex_;
+  TakenRecords taken_ VSNAP_GUARDED_BY(commit_mutex_); // not in net_ yet
   NetChanges net_ VSNAP_GUARDED_BY(commit_mutex_);
   bool recount_set_ VSNAP_GUARDED_BY(commit_mutex_) = false; // the catalog's mapped counts are behind
   std::atomic<std::uint64_t> committed_{0};

@@ -86,9 +86,8 @@ Result<Spec> parse_spec(std::string_view text) {
 
 Result<std::uint64_t> parse_size(std::string_view text) {
   const auto bad = [&](std::string_view why) {
-    return failure(ErrorKind::usage,
-                   fmt::format("{}: bad size{}{} (4096, 64K, 20G, 1T; powers of two)", quoted(text),
-                               why.empty() ? "" : ": ", why));
+    return failure(ErrorKind::usage, fmt::format("{}: bad size{}{} (4096, 64K, 20G, 1T; powers of two)",
+                                                 quoted(text), why.empty() ? "" : ": ", why));
   };
   std::string_view number = text;
   unsigned shift = 0;
@@ -109,8 +108,7 @@ Result<std::uint64_t> parse_size(std::string_view text) {
   std::uint64_t whole = 0;
   const auto [end, code] = std::from_chars(whole_text.data(), whole_text.data() + whole_text.size(), whole);
   if (code == std::errc::result_out_of_range) return bad("too large, at most 8E - 1");
-  if (code != std::errc() || end != whole_text.data() + whole_text.size())
-    return bad("");
+  if (code != std::errc() || end != whole_text.data() + whole_text.size()) return bad("");
   if (whole > (kMaxVolumeBytes >> shift)) return bad("too large, at most 8E - 1");
   std::uint64_t size = whole << shift;
   if (dot != std::string_view::npos) {

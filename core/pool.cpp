@@ -179,6 +179,13 @@ Result<> PoolImpl::start() {
     counters_ = std::move(*counters);
   else
     log::warning("{}", counters.error().message); // vsnap top does without
+  engine_->set_committer([this] {
+    {
+      MutexLock lock(background_mutex_);
+      commit_wanted_ = true;
+    }
+    background_wake_.notify_all();
+  });
   background_ = std::thread([this] { background_loop(); });
   return {};
 }
@@ -276,8 +283,9 @@ void PoolImpl::background_loop() {
   for (;;) {
     {
       MutexLock lock(background_mutex_);
-      if (!stop_) background_wake_.wait_for(background_mutex_, std::chrono::seconds(1));
+      if (!stop_ && !commit_wanted_) background_wake_.wait_for(background_mutex_, std::chrono::seconds(1));
       if (stop_) return;
+      commit_wanted_ = false;
     }
     mark_failure();
     if (!engine_->check_writable()) continue;
@@ -287,9 +295,9 @@ void PoolImpl::background_loop() {
     for (bool more = true; more;) {
       auto swept = sweep_step();
       if (!swept) log::error("freeing removed snapshots: {}", swept.error().message);
-      more = swept && *swept;
       MutexLock lock(background_mutex_);
       if (stop_) return;
+      more = swept && *swept && !commit_wanted_;
     }
   }
 }

@@ -142,6 +142,7 @@ class PoolImpl final : public Pool {
   Mutex background_mutex_;
   CondVar background_wake_;
   bool stop_ VSNAP_GUARDED_BY(background_mutex_) = false;
+  bool commit_wanted_ VSNAP_GUARDED_BY(background_mutex_) = false; // by writers, before the log is full
   std::atomic<unsigned> warned_percent_{0};
 };
 

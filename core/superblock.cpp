@@ -84,10 +84,37 @@ Result<> check_contents(const Superblock& s) {
 
 } // namespace
 
-std::uint32_t crc32c(std::span<const std::byte> data) {
+namespace {
+
+std::uint32_t crc32c_portable(std::span<const std::byte> data) {
   boost::crc_optimal<32, 0x1EDC6F41, 0xFFFFFFFF, 0xFFFFFFFF, true, true> crc;
   crc.process_bytes(data.data(), data.size());
   return crc.checksum();
+}
+
+#if defined(__x86_64__)
+__attribute__((target("sse4.2"))) std::uint32_t crc32c_sse(std::span<const std::byte> data) {
+  std::uint64_t crc = 0xFFFFFFFF;
+  std::size_t at = 0;
+  for (; at + sizeof(std::uint64_t) <= data.size(); at += sizeof(std::uint64_t)) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, data.data() + at, sizeof word);
+    crc = __builtin_ia32_crc32di(crc, word);
+  }
+  for (; at < data.size(); ++at)
+    crc = __builtin_ia32_crc32qi(static_cast<std::uint32_t>(crc), std::to_integer<unsigned char>(data[at]));
+  return static_cast<std::uint32_t>(crc) ^ 0xFFFFFFFF;
+}
+#endif
+
+} // namespace
+
+std::uint32_t crc32c(std::span<const std::byte> data) {
+#if defined(__x86_64__)
+  static const bool sse = __builtin_cpu_supports("sse4.2") != 0;
+  if (sse) return crc32c_sse(data);
+#endif
+  return crc32c_portable(data);
 }
 
 bool Superblock::same_layout(const Superblock& other) const {

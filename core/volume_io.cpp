@@ -125,7 +125,10 @@ Result<> VolumeIo::change(std::uint64_t offset, std::uint64_t length, Body body)
   std::uint64_t done = 0;
   while (done < length) {
     // Outside of the gate and the grace section: a commit waits for both.
-    if (engine_.log().full()) VSNAP_TRY(engine_.commit());
+    if (engine_.log().full())
+      VSNAP_TRY(engine_.commit());
+    else if (engine_.log().wants_commit())
+      engine_.ask_for_commit();
     const std::uint64_t at = offset + done;
     const std::uint64_t size = std::min(length - done, kRegionBytes - at % kRegionBytes);
     Result<> changed;
@@ -232,7 +235,7 @@ void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, B
     if (old.own()) c.fresh = false;
     c.mapped_change += (kind != BlockKind::hole ? 1 : 0) - (old.mapped() ? 1 : 0);
   }
-  region.note_record(engine_.log().append(c));
+  region.note_record(engine_.log().append(c, region.last_record() <= engine_.log().taken()));
   for (std::uint64_t i = 0; i < count; ++i) {
     if (kind == BlockKind::hole)
       region.set_entry(from + i, c.keep_hole ? Entry(kind, Place(), true) : Entry());

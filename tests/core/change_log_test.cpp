@@ -239,40 +239,58 @@ TEST_CASE("mapped blocks add up for each branch") {
 }
 
 TEST_CASE("taking empties the log and tells the last record") {
-  ChangeLog log(10);
-  CHECK(log.append(change(0, 1, BlockKind::data, 100)) == 1);
-  CHECK(log.append(change(1, 1, BlockKind::data, 101)) == 2);
-  NetChanges net;
-  log.take(net);
-  CHECK(net.sequence == 2);
+  ChangeLog log(10, 10);
+  CHECK(log.append(change(0, 1, BlockKind::data, 100), false) == 1);
+  CHECK(log.append(change(1, 1, BlockKind::data, 101), false) == 2);
+  TakenRecords taken;
+  log.take(taken);
+  CHECK(taken.sequence == 2);
+  CHECK(taken.records.size() == 2);
   CHECK(log.pending() == 0);
-  NetChanges nothing;
+  CHECK(log.taken() == 2);
+  TakenRecords nothing;
   log.take(nothing);
-  CHECK(nothing.by_branch.empty());
+  CHECK(nothing.records.empty());
 }
 
 TEST_CASE("a second taking goes behind what was taken before") {
-  ChangeLog log(10);
+  ChangeLog log(10, 10);
+  TakenRecords taken;
+  log.append(change(0, 1, BlockKind::data, 100), false);
+  log.take(taken);
+  log.append(change(0, 1, BlockKind::data, 200), false);
+  log.take(taken);
   NetChanges net;
-  log.append(change(0, 1, BlockKind::data, 100));
-  log.take(net);
-  log.append(change(0, 1, BlockKind::data, 200));
-  log.take(net);
+  net.add(taken);
+  CHECK(net.sequence == 2);
   CHECK(net.by_branch[BranchId(1)].at(BlockIndex(0)).place == Place(0, 200));
   CHECK(net.overtaken.size() == 1);
 }
 
 TEST_CASE("a note without a record gives the next commit something to do") {
-  ChangeLog log(10);
+  ChangeLog log(10, 10);
   log.note();
   CHECK(log.last() == 1);
   CHECK(log.pending() == 0);
 }
 
 TEST_CASE("a log is full at its limit") {
-  ChangeLog log(2);
-  log.append(change(0, 1, BlockKind::data, 100));
+  ChangeLog log(2, 10);
+  log.append(change(0, 1, BlockKind::data, 100), false);
   CHECK_FALSE(log.full());
-  log.append(change(1, 1, BlockKind::data, 101));
+  log.append(change(1, 1, BlockKind::data, 101), false);
   CHECK(log.full());
+}
+
+TEST_CASE("a log is full with records in too many regions, and asks for a commit before") {
+  ChangeLog log(100, 8);
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    CHECK(log.wants_commit() == (i >= 2));
+    CHECK_FALSE(log.full());
+    log.append(change(i * kRegionBlocks, 1, BlockKind::data, 100 + i), true);
+  }
+  CHECK(log.full());
+  TakenRecords taken;
+  log.take(taken);
+  CHECK_FALSE(log.wants_commit());
 }
