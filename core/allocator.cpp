@@ -263,8 +263,9 @@ std::vector<SpaceGroup> Allocator::take_changed_groups() {
       const std::uint64_t words = std::min(format::kGroupBlocks / kWordBits,
                                            (member.durable.bits() + kWordBits - 1) / kWordBits - first_word);
       for (std::uint64_t i = 0; i < words; ++i) {
-        const std::uint64_t word = member.durable.word(first_word + i);
-        for (std::size_t b = 0; b < 8; ++b) row.bitmap[i * 8 + b] = static_cast<std::byte>(word >> (8 * b));
+        std::uint64_t word = member.durable.word(first_word + i);
+        if constexpr (std::endian::native == std::endian::big) word = __builtin_bswap64(word);
+        std::memcpy(row.bitmap.data() + i * sizeof word, &word, sizeof word);
       }
       changed.push_back(std::move(row));
     }

@@ -17,6 +17,7 @@ namespace {
 // log_limit().
 constexpr std::uint64_t kMinHeadroomBlocks = 512;
 constexpr std::uint64_t kMaxHeadroomBlocks = 32768;
+constexpr std::uint64_t kLookAtHeadroomAfter = 32; // changes
 
 // The WAL: 1/64 of the pool, 1 to 64 MiB. It starts anew at a quarter; a transaction dirties at most a leaf,
 // two split pages and a bitmap row (two pages) for each change, so that a 1/16 of its frames in changes
@@ -239,7 +240,8 @@ Result<> Engine::commit_line(const Step& step) {
   }
   release(freed);
   cache_->collect();
-  keep_headroom();
+  // Looked at only now and then: that few changes cannot take a notable part of the smallest headroom.
+  if (changes_since_headroom_ >= kLookAtHeadroomAfter || metadata_low() || !finished) keep_headroom();
   return finished;
 }
 
@@ -275,6 +277,7 @@ Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>&
     return done;
   }
   recount_set_ = !last;
+  changes_since_headroom_ += applied.size() + (step ? 1 : 0);
   for (const auto& [branch, start] : applied) {
     auto& changes = net_.by_branch[branch];
     changes.erase(start);
@@ -338,6 +341,7 @@ void Engine::release(std::vector<PlaceRun>& freed) {
 }
 
 void Engine::keep_headroom() {
+  changes_since_headroom_ = 0;
   const auto used = db_->read([](SQLite::Database& db) -> Result<std::uint64_t> {
     return static_cast<std::uint64_t>(db.execAndGet("PRAGMA page_count").getInt64() -
                                       db.execAndGet("PRAGMA freelist_count").getInt64());

@@ -129,6 +129,7 @@ class Engine {
   Mutex commit_mutex_;
   TakenRecords taken_ VSNAP_GUARDED_BY(commit_mutex_); // not in net_ yet
   NetChanges net_ VSNAP_GUARDED_BY(commit_mutex_);
+  std::uint64_t changes_since_headroom_ VSNAP_GUARDED_BY(commit_mutex_) = 0;
   bool recount_set_ VSNAP_GUARDED_BY(commit_mutex_) = false; // the catalog's mapped counts are behind
   std::atomic<std::uint64_t> committed_{0};
   std::atomic<bool> metadata_low_{false};

@@ -1,7 +1,8 @@
 // Requests of one kind against a pool in plain memory, without FUSE: what the engine itself does for each.
 // Its instructions are counted by test_instructions.py.
 //
-//   requests KIND COUNT     KIND: read, overwrite, first-write, fsync
+//   requests KIND COUNT     KIND: read, overwrite, first-write, fsync (after an overwrite),
+//                           synced-first-write
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -94,7 +95,7 @@ void run(std::string_view kind, std::uint64_t count) {
   const ViewHandle view = must(pool->open_view(info.id));
   std::vector<std::byte> data(1U << 20, std::byte{1});
   for (std::uint64_t at = 0; at < kVolumeBytes; at += data.size()) must(view->write(at, data));
-  if (kind == "first-write") {
+  if (kind.ends_with("first-write")) {
     const ViewName snapshot{"v", "s"};
     must(pool->snapshot(std::span(&snapshot, 1)));
   }
@@ -104,7 +105,7 @@ void run(std::string_view kind, std::uint64_t count) {
       must(view->read(block_at(i), data));
     else
       must(view->write(block_at(i), data));
-    if (kind == "fsync") must(view->fsync());
+    if (kind == "fsync" || kind == "synced-first-write") must(view->fsync());
   }
   if (kind == "first-write") must(view->fsync());
 }
@@ -113,8 +114,9 @@ void run(std::string_view kind, std::uint64_t count) {
 
 int main(int argc, char** argv) {
   const std::string_view kind = argc == 3 ? argv[1] : "";
-  if (kind != "read" && kind != "overwrite" && kind != "first-write" && kind != "fsync") {
-    std::fprintf(stderr, "usage: requests read|overwrite|first-write|fsync COUNT\n");
+  if (kind != "read" && kind != "overwrite" && kind != "first-write" && kind != "fsync" &&
+      kind != "synced-first-write") {
+    std::fprintf(stderr, "usage: requests read|overwrite|first-write|fsync|synced-first-write COUNT\n");
     return 2;
   }
   run(kind, std::strtoull(argv[2], nullptr, 10));

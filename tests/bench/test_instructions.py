@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 NOTED = pathlib.Path(__file__).resolve().parent / "instructions.json"
-KINDS = ("read", "overwrite", "first-write", "fsync")
+KINDS = ("read", "overwrite", "first-write", "fsync", "synced-first-write")
 COUNTS = (2000, 10000)
 TOLERANCE = 0.10
 SKIPPED = 77
