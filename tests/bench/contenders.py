@@ -236,7 +236,7 @@ class Qcow2(Contender):
             "--blockdev",
             f"driver=file,node-name=file,filename={self.image},cache.direct=off",
             "--blockdev",
-            "driver=qcow2,node-name=image,file=file,cache-size=16M",
+            "driver=qcow2,node-name=image,file=file,cache-size=16777216",
             "--export",
             f"type=fuse,id=export,node-name=image,mountpoint={self.volume},writable=on",
         )
