@@ -5,8 +5,8 @@
 // 1. `number` is higher than every pin; `floor` is the highest pin, or kNoFloor.
 // 2. A row of the extent index belongs to the head alone exactly when it was born after `floor`.
 // 3. number, floor, pins and parent change under the commit lock with the gate closed; parent also under the
-//    database's lock, where maps are loaded, and pins and has_head under the mutex of Objects. Writers inside
-//    the gate may read number and floor as they like.
+//    database's lock, where maps are loaded, and parent, pins and has_head under the mutex of Objects.
+//    Writers inside the gate may read number and floor as they like.
 #pragma once
 
 #include <atomic>

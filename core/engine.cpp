@@ -112,7 +112,9 @@ Result<> Engine::open_catalog(bool for_check) {
                                                     version, schema::kVersion));
     }
     VSNAP_TRY(members_->check_together(catalog::value(db, "opened")));
-    index_ = std::make_unique<ExtentIndex>(db);
+    std::vector<std::uint64_t> member_blocks;
+    for (const RosterEntry& member : members_->layout().roster) member_blocks.push_back(member.blocks);
+    index_ = std::make_unique<ExtentIndex>(db, std::move(member_blocks));
     index_->load_space([&](const SpaceGroup& group) { sound = allocator_.load_group(group) && sound; });
     return {};
   }));
@@ -139,6 +141,11 @@ Result<> Engine::mark_opened() {
 }
 
 void Engine::note_member_added(std::uint64_t blocks) {
+  // The index first: as soon as the allocator has the member, rows may name it.
+  static_cast<void>(db_->read([&](SQLite::Database&) -> Result<> {
+    index_->add_member(blocks);
+    return {};
+  }));
   allocator_.add_member(blocks, format::kHeaderBlocks);
   pool_blocks_ += blocks;
   MutexLock lock(commit_mutex_);

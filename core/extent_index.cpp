@@ -1,10 +1,12 @@
 #include "core/extent_index.h"
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "core/assert.h"
+#include "core/format.h"
 
 namespace vsnap {
 namespace {
@@ -28,6 +30,9 @@ std::uint64_t unsigned_column(SQLite::Statement& s, int i) {
   return static_cast<std::uint64_t>(s.getColumn(i).getInt64());
 }
 
+constexpr int kCorrupt = 11; // SQLITE_CORRUPT
+constexpr std::uint64_t kMaxBlocks = blocks_for(kMaxVolumeBytes).value();
+
 bool has_place(BlockKind kind) { return kind != BlockKind::hole; }
 
 ExtentRow part_of(const ExtentRow& row, BlockIndex from, BlockIndex to) {
@@ -40,38 +45,49 @@ ExtentRow part_of(const ExtentRow& row, BlockIndex from, BlockIndex to) {
 
 } // namespace
 
-ExtentIndex::ExtentIndex(SQLite::Database& db) : db_(db) {
-  SQLite::Statement s(db_, "SELECT branch FROM sweep");
-  while (s.executeStep()) sweeps_.insert(BranchId(unsigned_column(s, 0)));
-}
-
-void ExtentIndex::hold_unswept(BranchId branch, bool hold) {
-  if (hold)
-    holds_.insert(branch);
-  else
-    holds_.erase(branch);
-}
+ExtentIndex::ExtentIndex(SQLite::Database& db, std::vector<std::uint64_t> member_blocks)
+    : db_(db), member_blocks_(std::move(member_blocks)) {}
 
 SQLite::Statement& ExtentIndex::prepared(std::unique_ptr<SQLite::Statement>& slot, const char* sql) {
   if (!slot) slot = std::make_unique<SQLite::Statement>(db_, sql);
   return *slot;
 }
 
-// Columns: start, born, count, kind, member, physical.
-ExtentRow ExtentIndex::row_of(SQLite::Statement& s) {
-  ExtentRow row;
-  row.start = BlockIndex(unsigned_column(s, 0));
-  row.born = unsigned_column(s, 1);
-  row.count = BlockCount(unsigned_column(s, 2));
-  row.kind = static_cast<BlockKind>(s.getColumn(3).getInt());
-  if (has_place(row.kind)) row.place = Place(s.getColumn(4).getUInt(), unsigned_column(s, 5));
-  // A row that contradicts itself is damage, not a reason to read somewhere else.
-  const std::uint64_t in_region = row.start.value() % kRegionBlocks;
-  if (row.count.value() == 0 || row.count.value() > kRegionBlocks - in_region || row.kind < BlockKind::data ||
-      row.kind > BlockKind::hole) {
-    throw SQLite::Exception("extent row out of bounds", 11 /* SQLITE_CORRUPT */);
+const char* ExtentIndex::problem_of(const ExtentRow& row, std::int64_t member, std::int64_t physical) const {
+  if (row.kind < BlockKind::data || row.kind > BlockKind::hole) return "its kind is unknown";
+  if (row.count.value() == 0 || row.count.value() > kRegionBlocks - row.start.value() % kRegionBlocks)
+    return "its length is impossible";
+  if (row.start.value() >= kMaxBlocks || static_cast<std::int64_t>(row.born) < 0) return "it is out of range";
+  if (!has_place(row.kind)) return nullptr;
+  if (member < 0 || static_cast<std::uint64_t>(member) >= member_blocks_.size() ||
+      physical < static_cast<std::int64_t>(format::kHeaderBlocks)) {
+    return "lies outside the members";
   }
+  const std::uint64_t blocks = member_blocks_[static_cast<std::size_t>(member)];
+  const auto first = static_cast<std::uint64_t>(physical);
+  return first < blocks && row.count.value() <= blocks - first ? nullptr : "lies outside the members";
+}
+
+ExtentRow ExtentIndex::row_of(SQLite::Statement& s) const {
+  ExtentRow row;
+  const char* const problem = decode(s, 0, row);
+  if (problem != nullptr) throw SQLite::Exception(fmt::format("extent row: {}", problem), kCorrupt);
   return row;
+}
+
+// Columns from `first` on: start, born, count, kind, member, physical. The place is set only where it exists.
+const char* ExtentIndex::decode(SQLite::Statement& s, int first, ExtentRow& row) const {
+  row.start = BlockIndex(unsigned_column(s, first));
+  row.born = unsigned_column(s, first + 1);
+  row.count = BlockCount(unsigned_column(s, first + 2));
+  const std::int64_t kind = s.getColumn(first + 3).getInt64();
+  row.kind = kind < 0 || kind > 3 ? BlockKind::none : static_cast<BlockKind>(kind);
+  const std::int64_t member = s.getColumn(first + 4).getInt64();
+  const std::int64_t physical = s.getColumn(first + 5).getInt64();
+  const char* const problem = problem_of(row, member, physical);
+  if (problem == nullptr && has_place(row.kind))
+    row.place = Place(static_cast<std::uint32_t>(member), static_cast<std::uint64_t>(physical));
+  return problem;
 }
 
 void ExtentIndex::load_region(const Branch& branch, Version number, std::optional<std::int64_t> head_floor,
@@ -131,19 +147,24 @@ std::optional<RegionIndex> ExtentIndex::next_region(BranchId branch, RegionIndex
   s.bind(2, first_block(from).sql());
   Run run(s);
   if (!run.step()) return std::nullopt;
-  return region_of(BlockIndex(unsigned_column(s, 0)));
+  const BlockIndex start(unsigned_column(s, 0));
+  if (start.value() >= kMaxBlocks) throw SQLite::Exception("extent row: it is out of range", kCorrupt);
+  return region_of(start);
 }
-
-bool ExtentIndex::has_rows(BranchId branch) { return next_region(branch, RegionIndex(0)).has_value(); }
 
 std::uint64_t ExtentIndex::count_rows() {
   return static_cast<std::uint64_t>(db_.execAndGet("SELECT count(*) FROM extent").getInt64());
 }
 
-std::uint64_t ExtentIndex::count_rows(BranchId branch) {
-  SQLite::Statement s(db_, "SELECT count(*) FROM extent WHERE branch = ?");
-  s.bind(1, branch.sql());
-  return s.executeStep() ? unsigned_column(s, 0) : 0;
+void ExtentIndex::scan(const std::function<bool(BranchId, const ExtentRow&, const char*)>& each) {
+  SQLite::Statement s(db_,
+                      "SELECT branch, start, born, count, kind, member, physical FROM extent "
+                      "ORDER BY branch, start, born");
+  while (s.executeStep()) {
+    ExtentRow row;
+    const char* const problem = decode(s, 1, row);
+    if (!each(BranchId(unsigned_column(s, 0)), row, problem)) return;
+  }
 }
 
 void ExtentIndex::insert(BranchId branch, const ExtentRow& row) {
@@ -180,18 +201,14 @@ void ExtentIndex::cut_own_rows(const MapChange& change, Allocator& allocator, st
   const BlockIndex end = change.start + change.count;
   std::vector<ExtentRow> overlapping;
   {
-    auto& s = prepared(before_,
-                       "SELECT start, born, count, kind, member, physical FROM extent "
-                       "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start DESC, born DESC");
-    s.bind(1, change.branch.sql());
-    s.bind(2, first_block(region_of(change.start)).sql());
-    s.bind(3, end.sql());
+    const bool overlapping_rows = unswept(change.branch);
+    auto& s = rows_before(change.branch, end);
     Run run(s);
     while (run.step()) {
       const ExtentRow row = row_of(s);
       if (static_cast<std::int64_t>(row.born) <= change.floor) continue;
       if (row.end() <= change.start) {
-        if (unswept(change.branch)) continue;
+        if (overlapping_rows) continue;
         break; // own rows do not overlap: none further left can reach here
       }
       overlapping.push_back(row);
@@ -208,10 +225,28 @@ void ExtentIndex::cut_own_rows(const MapChange& change, Allocator& allocator, st
     if (has_place(change.kind) && run.start == change.place + (from - change.start)) {
       kept.push_back(run);
     } else {
-      allocator.set_durable(run, false);
-      freed.push_back(run);
+      give_up(run, allocator, freed);
     }
   }
+}
+
+SQLite::Statement& ExtentIndex::rows_before(BranchId branch, BlockIndex end) {
+  auto& s = prepared(before_,
+                     "SELECT start, born, count, kind, member, physical FROM extent "
+                     "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start DESC, born DESC");
+  s.bind(1, branch.sql());
+  s.bind(2, first_block(region_of(BlockIndex(end.value() - 1))).sql());
+  s.bind(3, end.sql());
+  return s;
+}
+
+void ExtentIndex::give_up(PlaceRun run, Allocator& allocator, std::vector<PlaceRun>& freed) {
+  for (std::uint64_t i = 0; i < run.count.value(); ++i) {
+    if (!allocator.is_durable(run.start + BlockCount(i)))
+      throw SQLite::Exception("extent row: its blocks count as free", kCorrupt);
+  }
+  allocator.set_durable(run, false);
+  freed.push_back(run);
 }
 
 // Makes the row that ends where the change starts longer, if it is of the same age and lies just before it.
@@ -219,10 +254,7 @@ bool ExtentIndex::extend_left(const MapChange& change) {
   if (change.start.value() % kRegionBlocks == 0) return false;
   ExtentRow left;
   {
-    auto& s = prepared(before_, "");
-    s.bind(1, change.branch.sql());
-    s.bind(2, first_block(region_of(change.start)).sql());
-    s.bind(3, change.start.sql());
+    auto& s = rows_before(change.branch, change.start);
     Run run(s);
     if (!run.step()) return false;
     left = row_of(s);
@@ -242,11 +274,6 @@ bool ExtentIndex::extend_left(const MapChange& change) {
 void ExtentIndex::apply(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
                         std::vector<PlaceRun>* added) {
   std::vector<PlaceRun> kept; // places of the change that a row named already
-  if (!before_) {
-    prepared(before_,
-             "SELECT start, born, count, kind, member, physical FROM extent "
-             "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start DESC, born DESC");
-  }
   if (!change.fresh) cut_own_rows(change, allocator, freed, kept);
   if (change.kind == BlockKind::hole && !change.keep_hole) return;
   if (!extend_left(change)) {
@@ -292,6 +319,13 @@ void ExtentIndex::load_space(const std::function<void(const SpaceGroup&)>& each)
   }
 }
 
+void ExtentIndex::delete_space(std::uint32_t member, std::uint64_t group) {
+  SQLite::Statement s(db_, "DELETE FROM space WHERE member = ? AND part = ?");
+  s.bind(1, member);
+  s.bind(2, static_cast<std::int64_t>(group));
+  s.exec();
+}
+
 void ExtentIndex::start_sweep(BranchId branch) { set_sweep(branch, BlockIndex(0)); }
 
 void ExtentIndex::set_sweep(BranchId branch, BlockIndex next) {
@@ -301,20 +335,48 @@ void ExtentIndex::set_sweep(BranchId branch, BlockIndex next) {
   s.bind(1, branch.sql());
   s.bind(2, next.sql());
   s.exec();
-  sweeps_.insert(branch);
 }
 
 void ExtentIndex::end_sweep(BranchId branch) {
   SQLite::Statement s(db_, "DELETE FROM sweep WHERE branch = ?");
   s.bind(1, branch.sql());
   s.exec();
-  sweeps_.erase(branch);
 }
 
 std::optional<std::pair<BranchId, BlockIndex>> ExtentIndex::first_sweep() {
-  SQLite::Statement s(db_, "SELECT branch, next FROM sweep ORDER BY branch LIMIT 1");
-  if (!s.executeStep()) return std::nullopt;
-  return std::pair(BranchId(unsigned_column(s, 0)), BlockIndex(unsigned_column(s, 1)));
+  SQLite::Statement s(db_, "SELECT branch, next FROM sweep ORDER BY branch");
+  while (s.executeStep()) {
+    const BranchId branch(unsigned_column(s, 0));
+    if (!held_.contains(branch)) return std::pair(branch, BlockIndex(unsigned_column(s, 1)));
+  }
+  return std::nullopt;
+}
+
+std::vector<BranchId> ExtentIndex::sweeps() {
+  SQLite::Statement s(db_, "SELECT branch FROM sweep ORDER BY branch");
+  std::vector<BranchId> branches;
+  while (s.executeStep()) branches.emplace_back(unsigned_column(s, 0));
+  return branches;
+}
+
+std::uint64_t ExtentIndex::count_rows_to_sweep() {
+  return static_cast<std::uint64_t>(
+      db_.execAndGet("SELECT coalesce(sum((SELECT count(*) FROM extent WHERE extent.branch = sweep.branch "
+                     "AND start >= next) + 1), 0) FROM sweep")
+          .getInt64());
+}
+
+void ExtentIndex::hold_sweep(BranchId branch, bool hold) {
+  if (hold)
+    held_.insert(branch);
+  else
+    held_.erase(branch);
+}
+
+bool ExtentIndex::unswept(BranchId branch) {
+  auto& s = prepared(unswept_, "SELECT 1 FROM sweep WHERE branch = ?");
+  s.bind(1, branch.sql());
+  return Run(s).step();
 }
 
 } // namespace vsnap

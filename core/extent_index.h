@@ -10,6 +10,8 @@
 //    swept, do rows born after the floor.
 // 2. No two rows name the same block of a member.
 // 3. The space table has exactly the blocks that rows name, in every committed state.
+// 4. A row that contradicts itself, or names what the pool does not have, is damage: reading it throws
+//    SQLITE_CORRUPT, which Database makes an error of kind damaged. Only scan() goes past it.
 // Threads: only inside a body of Database::read() or write() of its own database.
 #pragma once
 
@@ -40,7 +42,9 @@ struct ExtentRow {
 
 class ExtentIndex {
  public:
-  explicit ExtentIndex(SQLite::Database& db);
+  // `member_blocks`: sizes of the members, in order.
+  ExtentIndex(SQLite::Database& db, std::vector<std::uint64_t> member_blocks);
+  void add_member(std::uint64_t blocks) { member_blocks_.push_back(blocks); }
 
   // Fills the map of a region as seen at `number` of `branch`; `head_floor`: of a head, rows born after it
   // are its own.
@@ -50,44 +54,53 @@ class ExtentIndex {
   std::vector<ExtentRow> rows(BranchId branch, RegionIndex region);
   // The first region >= `from` in which the branch has a row.
   std::optional<RegionIndex> next_region(BranchId branch, RegionIndex from);
-  [[nodiscard]] bool has_rows(BranchId branch);
   std::uint64_t count_rows();
-  std::uint64_t count_rows(BranchId branch);
+  // Every row by branch, start and born, also a damaged one: `problem` says what is wrong with it, nullptr:
+  // nothing. Ends early where `each` returns false.
+  void scan(const std::function<bool(BranchId branch, const ExtentRow& row, const char* problem)>& each);
 
-  // Writes one net change of a head. Places that nobody owns any more are added to `freed`; they are already
-  // out of the allocator's durable map.
-  // Places that the catalog did not name before are added to `added`.
+  // Writes one net change of a head. Places that nobody owns any more are added to `freed`, as by give_up();
+  // places that the catalog did not name before are added to `added`.
   void apply(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
              std::vector<PlaceRun>* added = nullptr);
   void insert(BranchId branch, const ExtentRow& row);
   void remove(BranchId branch, const ExtentRow& row);
+  // The places of a row that goes: out of the allocator's durable map and into `freed`.
+  static void give_up(PlaceRun run, Allocator& allocator, std::vector<PlaceRun>& freed);
 
   void store_space(const std::vector<SpaceGroup>& groups);
   void load_space(const std::function<void(const SpaceGroup&)>& each);
+  void delete_space(std::uint32_t member, std::uint64_t group);
 
   // Until its sweep has ended, dead rows of a branch may lie under newer ones, also above the floor.
   void start_sweep(BranchId branch);
   void set_sweep(BranchId branch, BlockIndex next);
   void end_sweep(BranchId branch);
+  // The first that is not held.
   std::optional<std::pair<BranchId, BlockIndex>> first_sweep();
-  // The same state as during a sweep, without one: while a flatten puts rows under those of the head.
-  void hold_unswept(BranchId branch, bool hold);
+  [[nodiscard]] std::vector<BranchId> sweeps();
+  // Rows that sweeps still have to look at, and one for each sweep.
+  std::uint64_t count_rows_to_sweep();
+  // A held sweep waits: while a flatten puts rows under those of the head.
+  void hold_sweep(BranchId branch, bool hold);
 
  private:
   SQLite::Statement& prepared(std::unique_ptr<SQLite::Statement>& slot, const char* sql);
-  static ExtentRow row_of(SQLite::Statement& s);
+  [[nodiscard]] const char* problem_of(const ExtentRow& row, std::int64_t member,
+                                       std::int64_t physical) const;
+  const char* decode(SQLite::Statement& s, int first, ExtentRow& row) const;
+  ExtentRow row_of(SQLite::Statement& s) const;
+  SQLite::Statement& rows_before(BranchId branch, BlockIndex end); // in its region, from right to left
   void cut_own_rows(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
                     std::vector<PlaceRun>& kept);
   bool extend_left(const MapChange& change);
-  [[nodiscard]] bool unswept(BranchId branch) const {
-    return sweeps_.contains(branch) || holds_.contains(branch);
-  }
+  [[nodiscard]] bool unswept(BranchId branch);
 
   SQLite::Database& db_;
-  std::set<BranchId> sweeps_; // branches in the table sweep (or more, after a rollback)
-  std::set<BranchId> holds_;
+  std::vector<std::uint64_t> member_blocks_;
+  std::set<BranchId> held_;
   std::unique_ptr<SQLite::Statement> region_rows_, view_rows_, next_row_, before_, insert_, delete_, grow_,
-      space_store_;
+      space_store_, unswept_;
 };
 
 } // namespace vsnap

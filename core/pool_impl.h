@@ -91,6 +91,9 @@ class PoolImpl final : public Pool {
       VSNAP_REQUIRES(engine_->commit_mutex());
   // Busy where the object is open; a change that needs it closed withholds it from then on.
   [[nodiscard]] Result<> check_idle(const Object& object) VSNAP_REQUIRES(objects_.mutex());
+  // Busy while the volume is being flattened: then it is neither removed nor rolled back.
+  [[nodiscard]] Result<> check_not_flattening(const Object& object)
+      VSNAP_REQUIRES(config_mutex_, objects_.mutex());
   Result<> switch_branch(const ObjectPtr& volume, const Object& target, const ObjectPtr& kept, bool discard)
       VSNAP_REQUIRES(config_mutex_);
   [[nodiscard]] std::unique_ptr<Branch> new_branch(Branch* parent, Version number, std::int64_t mapped);
@@ -104,16 +107,22 @@ class PoolImpl final : public Pool {
     std::vector<ObjectPtr> objects;
     std::multiset<Pin> pins;
   };
-  Result<RemovalSet> plan_removal(std::span<const ViewName> names, const RemoveOptions& options);
-  Result<> remove_planned(const RemovalSet& set, const RemoveOptions& options,
-                          const std::vector<ObjectPtr>& idle, const std::vector<ObjectPtr>& open,
-                          RemovalPlan& plan) VSNAP_REQUIRES(config_mutex_);
+  Result<RemovalSet> plan_removal(std::span<const ViewName> names, const RemoveOptions& options)
+      VSNAP_REQUIRES(config_mutex_);
+  Result<RemovalPlan> estimate_removal(std::span<const ViewName> names, const RemoveOptions& options);
+  Result<> remove_planned(const std::vector<ObjectPtr>& idle, const std::vector<ObjectPtr>& open)
+      VSNAP_REQUIRES(config_mutex_);
   Result<> erase_objects(const std::vector<ObjectPtr>& objects) VSNAP_REQUIRES(config_mutex_);
   Result<bool> sweep_step();
 
+  Result<std::vector<DiffRange>> diff_region(VolumeIo& old_view, VolumeIo& new_view, RegionIndex index);
+
   // Flatten
   struct FlattenRun;
+  Result<> begin_flatten(const std::string& name, FlattenRun& run) VSNAP_REQUIRES(config_mutex_);
   Result<> flatten_region(FlattenRun& run, RegionIndex region);
+  Result<> hold_sweep(const Branch& branch, bool hold);
+  Result<> copy_piece(FlattenRun& run, BlockIndex start, Entry source, PlaceRun place);
   Result<> finish_flatten(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
 
   // Background

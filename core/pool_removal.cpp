@@ -14,7 +14,8 @@ Result<> PoolImpl::release_pins(const std::vector<Pin>& pins, const Engine::Step
   {
     MutexLock lock(objects_.mutex());
     for (const Pin& pin : pins) {
-      Viewers& viewers = after.emplace(pin.branch, *pin.branch).first->second;
+      Branch* const branch = objects_.branch(pin.branch);
+      Viewers& viewers = after.emplace(branch, *branch).first->second;
       if (!pin.number)
         viewers.has_head = false;
       else if (const auto found = viewers.pins.find(*pin.number); found != viewers.pins.end())
@@ -70,6 +71,7 @@ Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> na
   }
   MutexLock lock(objects_.mutex());
   for (const ObjectPtr& object : set.objects) {
+    VSNAP_TRY(check_not_flattening(*object));
     if (!options.even_if_open) VSNAP_TRY(check_idle(*object));
     if (object->kind == ViewKind::volume) {
       for (const ObjectPtr& other : objects_.everything()) {
@@ -78,19 +80,24 @@ Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> na
                          fmt::format("{}/{}: a removed snapshot of it is still open", name_, object->name));
         }
       }
-      set.pins.insert({object->branch, std::nullopt});
+      set.pins.insert({object->branch->id, std::nullopt});
     } else {
-      set.pins.insert({object->branch, object->number.value()});
+      set.pins.insert({object->branch->id, object->number.value()});
     }
   }
   return set;
 }
 
 Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOptions options) {
-  MutexLock config(config_mutex_);
   VSNAP_TRY(engine_->check_writable());
-  VSNAP_TRY_ASSIGN(const RemovalSet set, plan_removal(names, options));
   RemovalPlan plan;
+  if (options.dry_run || !options.even_if_open) { // unlink(2) asks for nothing
+    VSNAP_TRY_ASSIGN(plan, estimate_removal(names, options));
+    if (options.dry_run) return plan;
+  }
+  MutexLock config(config_mutex_);
+  VSNAP_TRY_ASSIGN(const RemovalSet set, plan_removal(names, options));
+  plan.removed.clear();
   std::vector<ObjectPtr> idle;
   std::vector<ObjectPtr> open;
   {
@@ -99,28 +106,36 @@ Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOpti
       plan.removed.push_back(objects_.name_of(*object));
       (object->open_handles > 0 ? open : idle).push_back(object);
     }
-    for (const ObjectPtr& object : idle) object->withheld = !options.dry_run;
+    for (const ObjectPtr& object : idle) object->withheld = true;
   }
-  auto removed = remove_planned(set, options, idle, open, plan);
-  if (!removed) {
+  if (auto removed = remove_planned(idle, open); !removed) {
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : idle) object->withheld = false;
     return Failure(removed.error());
   }
-  if (options.dry_run) return plan;
   for (const ViewName& name : plan.removed) tell_entry(name.text());
   return plan;
 }
 
-Result<> PoolImpl::remove_planned(const RemovalSet& set, const RemoveOptions& options,
-                                  const std::vector<ObjectPtr>& idle, const std::vector<ObjectPtr>& open,
-                                  RemovalPlan& plan) {
-  if (options.dry_run || !options.even_if_open) { // unlink(2) asks for nothing
-    VSNAP_TRY(engine_->commit());
-    VSNAP_TRY_ASSIGN(const std::uint64_t freed, sweeper_->freed_by(set.pins));
-    plan.frees_bytes = freed * kBlockBytes;
+// What the removal would do. The scan of the index is done without the configuration lock.
+Result<RemovalPlan> PoolImpl::estimate_removal(std::span<const ViewName> names,
+                                               const RemoveOptions& options) {
+  RemovalPlan plan;
+  std::multiset<Pin> pins;
+  {
+    MutexLock config(config_mutex_);
+    VSNAP_TRY_ASSIGN(const RemovalSet set, plan_removal(names, options));
+    pins = set.pins;
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& object : set.objects) plan.removed.push_back(objects_.name_of(*object));
   }
-  if (options.dry_run) return {};
+  VSNAP_TRY(engine_->commit());
+  VSNAP_TRY_ASSIGN(const std::uint64_t freed, sweeper_->freed_by(sweeper_->family(), std::move(pins)));
+  plan.frees_bytes = freed * kBlockBytes;
+  return plan;
+}
+
+Result<> PoolImpl::remove_planned(const std::vector<ObjectPtr>& idle, const std::vector<ObjectPtr>& open) {
   if (!open.empty()) {
     VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
       for (const ObjectPtr& object : open) catalog::rename(db, *object, "");
@@ -141,7 +156,7 @@ Result<> PoolImpl::remove_planned(const RemovalSet& set, const RemoveOptions& op
 Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
   std::vector<Pin> pins;
   for (const ObjectPtr& object : objects) {
-    pins.push_back({object->branch,
+    pins.push_back({object->branch->id,
                     object->kind == ViewKind::volume ? std::nullopt : std::optional(object->number.value())});
   }
   {
@@ -191,45 +206,44 @@ Result<> PoolImpl::wait_for_removals(const Progress& progress) {
 
 Result<DiskUsage> PoolImpl::disk_usage() {
   VSNAP_TRY(engine_->check_writable() ? engine_->commit_if_needed() : Result<>());
-  MutexLock config(config_mutex_);
+  // No configuration lock: this reads the whole index. What changes meanwhile may show as before or after.
+  const Sweeper::Family family = sweeper_->family();
   DiskUsage usage;
-  std::vector<ObjectPtr> objects;
+  std::vector<std::pair<UsageRow, Pin>> rows;
   {
     MutexLock lock(objects_.mutex());
-    objects = objects_.all();
-  }
-  std::map<Branch*, BranchUsage> by_branch;
-  for (const ObjectPtr& object : objects) {
-    if (!by_branch.contains(object->branch)) {
-      VSNAP_TRY_ASSIGN(by_branch[object->branch], sweeper_->usage(*object->branch));
-    }
-    const BranchUsage& branch = by_branch[object->branch];
-    UsageRow row;
-    std::uint64_t freed = 0;
-    bool last = false; // its branch goes with it, and lets go of its parent
-    {
-      MutexLock lock(objects_.mutex());
-      row.view = objects_.describe(*object);
-      const Viewers& viewers = *object->branch;
-      const bool pinned_twice =
-          object->kind == ViewKind::snapshot && viewers.pins.count(object->number.value()) > 1;
-      if (object->kind == ViewKind::volume)
-        freed = branch.only_head;
-      else if (const auto only = branch.only_pin.find(object->number.value());
-               only != branch.only_pin.end() && !pinned_twice)
-        freed = only->second;
-      last = object->branch->parent != nullptr && viewers.pins.size() + (viewers.has_head ? 1 : 0) == 1;
-    }
-    if (last) {
+    for (const ObjectPtr& object : objects_.all()) {
       const auto number =
           object->kind == ViewKind::volume ? std::nullopt : std::optional(object->number.value());
-      VSNAP_TRY_ASSIGN(freed, sweeper_->freed_by({Pin{object->branch, number}}));
+      rows.push_back({UsageRow{objects_.describe(*object), 0}, Pin{object->branch->id, number}});
+    }
+  }
+  std::map<BranchId, BranchUsage> by_branch;
+  for (auto& [row, pin] : rows) {
+    const auto viewers = family.find(pin.branch);
+    if (viewers == family.end()) { // made since
+      usage.rows.push_back(std::move(row));
+      continue;
+    }
+    if (!by_branch.contains(pin.branch)) {
+      VSNAP_TRY_ASSIGN(by_branch[pin.branch], sweeper_->usage(family, pin.branch));
+    }
+    const BranchUsage& branch = by_branch[pin.branch];
+    std::uint64_t freed = 0;
+    if (!pin.number)
+      freed = branch.only_head;
+    else if (const auto only = branch.only_pin.find(*pin.number);
+             only != branch.only_pin.end() && viewers->second.pins.count(*pin.number) == 1)
+      freed = only->second;
+    // The last one: its branch goes with it, and lets go of its parent.
+    if (viewers->second.parent && viewers->second.pins.size() + (viewers->second.has_head ? 1 : 0) == 1) {
+      VSNAP_TRY_ASSIGN(freed, sweeper_->freed_by(family, {pin}));
     }
     row.frees_bytes = freed * kBlockBytes;
     usage.rows.push_back(std::move(row));
   }
   usage.space = engine_->space();
-  VSNAP_TRY_ASSIGN(const std::uint64_t dead, sweeper_->dead_blocks());
+  VSNAP_TRY_ASSIGN(const std::uint64_t dead, sweeper_->dead_blocks(family));
   usage.space.freeing_bytes = dead * kBlockBytes;
   return usage;
 }

@@ -141,6 +141,7 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
   auto kept = std::make_shared<Object>();
   {
     MutexLock lock(objects_.mutex());
+    VSNAP_TRY(check_not_flattening(*volume));
     VSNAP_TRY(check_idle(*volume));
     if (!discard) {
       ViewName name;
@@ -272,6 +273,7 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
         catalog::set_mapped(db, child.id, mapped);
         if (live) catalog::update_branch(db, origin->branch->id, origin->branch->version());
         catalog::update_volume(db, *volume);
+        MutexLock lock(objects_.mutex());
         child.parent = origin->branch; // under the database's lock, where maps are loaded
         child.parent_number = number;
         return {};

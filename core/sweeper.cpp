@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "core/assert.h"
+#include "core/catalog.h"
 
 namespace vsnap {
 namespace {
@@ -57,14 +57,14 @@ bool has_place(const ExtentRow& row) { return row.kind != BlockKind::hole; }
 
 // Goes through all regions of a branch, holding the database for one at a time.
 template <class Each>
-Result<> for_regions(Engine& engine, const Branch& branch, Each each) {
+Result<> for_regions(Engine& engine, BranchId branch, Each each) {
   RegionIndex region(0);
   for (;;) {
     std::optional<RegionIndex> found;
     std::vector<ExtentRow> rows;
     VSNAP_TRY(engine.db().read([&](SQLite::Database&) -> Result<> {
-      found = engine.index().next_region(branch.id, region);
-      if (found) rows = engine.index().rows(branch.id, *found);
+      found = engine.index().next_region(branch, region);
+      if (found) rows = engine.index().rows(branch, *found);
       return {};
     }));
     if (!found) return {};
@@ -133,9 +133,7 @@ Result<> Sweeper::sweep_region(Branch& branch, RegionIndex region) {
                         index.insert(branch.id, f.row);
                         ++changed;
                       } else if (has_place(f.row)) {
-                        const PlaceRun run{f.row.place, f.row.count};
-                        engine_.allocator().set_durable(run, false);
-                        freed.push_back(run);
+                        ExtentIndex::give_up({f.row.place, f.row.count}, engine_.allocator(), freed);
                       }
                     }
                     return true;
@@ -154,12 +152,10 @@ Result<> Sweeper::finish(Branch& branch) {
   }
   Branch* const parent = branch.parent;
   std::vector<Pin> pins;
-  if (parent != nullptr) pins.push_back({parent, branch.parent_number.value()});
+  if (parent != nullptr) pins.push_back({parent->id, branch.parent_number.value()});
   VSNAP_TRY(release_(pins, [&](SQLite::Database& db) -> Result<> {
     engine_.index().end_sweep(branch.id);
-    SQLite::Statement s(db, "DELETE FROM branch WHERE id = ?");
-    s.bind(1, branch.id.sql());
-    s.exec();
+    catalog::delete_branch(db, branch.id);
     if (parent != nullptr) engine_.index().start_sweep(parent->id);
     return {};
   }));
@@ -169,17 +165,28 @@ Result<> Sweeper::finish(Branch& branch) {
 }
 
 Result<std::uint64_t> Sweeper::remaining() {
-  return engine_.db().read([](SQLite::Database& db) -> Result<std::uint64_t> {
-    return static_cast<std::uint64_t>(
-        db.execAndGet("SELECT coalesce(sum((SELECT count(*) FROM extent WHERE extent.branch = "
-                      "sweep.branch AND start >= next) + 1), 0) FROM sweep")
-            .getInt64());
-  });
+  return engine_.db().read(
+      [&](SQLite::Database&) -> Result<std::uint64_t> { return engine_.index().count_rows_to_sweep(); });
 }
 
-Result<BranchUsage> Sweeper::usage(Branch& branch) {
+// ---- usage ----
+
+Sweeper::Family Sweeper::family() {
+  Family family;
+  MutexLock lock(objects_.mutex());
+  for (const Branch* const branch : objects_.branches()) {
+    Relative& relative = family[branch->id];
+    static_cast<Viewers&>(relative) = *branch;
+    if (branch->parent != nullptr) relative.parent = Pin{branch->parent->id, branch->parent_number.value()};
+  }
+  return family;
+}
+
+Result<BranchUsage> Sweeper::usage(const Family& family, BranchId branch) {
   BranchUsage usage;
-  const Viewers viewers = viewers_of(branch);
+  const auto found = family.find(branch);
+  if (found == family.end()) return usage;
+  const Viewers& viewers = found->second;
   const std::set<std::uint64_t> numbers(viewers.pins.begin(), viewers.pins.end());
   VSNAP_TRY(for_regions(engine_, branch, [&](RegionIndex region, std::vector<ExtentRow> rows) {
     for_fragments(std::move(rows), region, [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
@@ -199,20 +206,52 @@ Result<BranchUsage> Sweeper::usage(Branch& branch) {
   return usage;
 }
 
-Result<std::uint64_t> Sweeper::freed_by(std::multiset<Pin> pins) {
+namespace {
+
+// What is left of the viewers of a branch once `pins` are gone.
+Viewers without(const Viewers& viewers, BranchId branch, const std::multiset<Pin>& pins) {
+  Viewers left = viewers;
+  const auto end = pins.upper_bound({branch, ~0ULL});
+  for (auto pin = pins.lower_bound({branch, std::nullopt}); pin != end; ++pin) {
+    if (!pin->number)
+      left.has_head = false;
+    else if (const auto found = left.pins.find(*pin->number); found != left.pins.end())
+      left.pins.erase(found);
+  }
+  return left;
+}
+
+// A branch that loses its last viewer lets go of its parent.
+void add_parents(const Sweeper::Family& family, std::multiset<Pin>& pins) {
+  std::vector<BranchId> look_at;
+  for (const Pin& pin : pins) look_at.push_back(pin.branch);
+  std::set<BranchId> gone;
+  while (!look_at.empty()) {
+    const BranchId branch = look_at.back();
+    look_at.pop_back();
+    const auto found = family.find(branch);
+    if (found == family.end() || !found->second.parent || gone.contains(branch)) continue;
+    const Viewers left = without(found->second, branch, pins);
+    if (left.has_head || !left.pins.empty()) continue;
+    gone.insert(branch);
+    pins.insert(*found->second.parent);
+    look_at.push_back(found->second.parent->branch);
+  }
+}
+
+} // namespace
+
+Result<std::uint64_t> Sweeper::freed_by(const Family& family, std::multiset<Pin> pins) {
   std::uint64_t freed = 0;
-  add_parents(pins);
-  std::map<BranchId, Branch*> branches;
-  for (const Pin& pin : pins) branches.emplace(pin.branch->id, pin.branch);
-  for (const auto& [id, branch] : branches) {
-    const Viewers before = viewers_of(*branch);
-    Viewers after = before;
-    if (pins.contains({branch, std::nullopt})) after.has_head = false;
-    for (const Pin& pin : pins) {
-      if (pin.branch != branch || !pin.number) continue;
-      if (const auto found = after.pins.find(*pin.number); found != after.pins.end()) after.pins.erase(found);
-    }
-    VSNAP_TRY(for_regions(engine_, *branch, [&](RegionIndex region, std::vector<ExtentRow> rows) {
+  add_parents(family, pins);
+  std::set<BranchId> branches;
+  for (const Pin& pin : pins) branches.insert(pin.branch);
+  for (const BranchId branch : branches) {
+    const auto found = family.find(branch);
+    if (found == family.end()) continue;
+    const Viewers& before = found->second;
+    const Viewers after = without(before, branch, pins);
+    VSNAP_TRY(for_regions(engine_, branch, [&](RegionIndex region, std::vector<ExtentRow> rows) {
       for_fragments(std::move(rows), region,
                     [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
                       for (const Fragment& f : fragments) {
@@ -228,46 +267,15 @@ Result<std::uint64_t> Sweeper::freed_by(std::multiset<Pin> pins) {
   return freed;
 }
 
-// A branch that loses its last viewer lets go of its parent.
-void Sweeper::add_parents(std::multiset<Pin>& pins) {
-  std::set<BranchId> gone;
-  for (bool again = true; again;) {
-    again = false;
-    for (const Pin& pin : std::multiset<Pin>(pins)) {
-      Branch& branch = *pin.branch;
-      if (gone.contains(branch.id) || branch.parent == nullptr) continue;
-      const Viewers viewers = viewers_of(branch);
-      const auto released = std::count_if(pins.begin(), pins.end(), [&](const Pin& p) {
-        return p.branch == &branch && p.number.has_value();
-      });
-      const bool head_left = viewers.has_head && !pins.contains({&branch, std::nullopt});
-      if (head_left || static_cast<std::size_t>(released) < viewers.pins.size()) continue;
-      gone.insert(branch.id);
-      pins.insert({branch.parent, branch.parent_number.value()});
-      again = true;
-    }
-  }
-}
-
-Viewers Sweeper::viewers_of(const Branch& branch) {
-  MutexLock lock(objects_.mutex());
-  return branch;
-}
-
-Result<std::uint64_t> Sweeper::dead_blocks() {
-  std::uint64_t dead = 0;
-  std::vector<Branch*> branches;
-  VSNAP_TRY(engine_.db().read([&](SQLite::Database& db) -> Result<> {
-    SQLite::Statement s(db, "SELECT branch FROM sweep");
-    MutexLock lock(objects_.mutex());
-    while (s.executeStep()) {
-      Branch* const branch = objects_.branch(BranchId(static_cast<std::uint64_t>(s.getColumn(0).getInt64())));
-      if (branch != nullptr) branches.push_back(branch);
-    }
+Result<std::uint64_t> Sweeper::dead_blocks(const Family& family) {
+  std::vector<BranchId> branches;
+  VSNAP_TRY(engine_.db().read([&](SQLite::Database&) -> Result<> {
+    branches = engine_.index().sweeps();
     return {};
   }));
-  for (Branch* branch : branches) {
-    VSNAP_TRY_ASSIGN(const BranchUsage found, usage(*branch));
+  std::uint64_t dead = 0;
+  for (const BranchId branch : branches) {
+    VSNAP_TRY_ASSIGN(const BranchUsage found, usage(family, branch));
     dead += found.dead;
   }
   return dead;

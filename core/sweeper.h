@@ -8,8 +8,8 @@
 // 1. Only dead rows go. A step is one transaction; the place where it stopped is in it, so a crash repeats
 //    nothing.
 // 2. A branch without head and pins loses all rows, then itself, and lets go of its parent.
-// Threads: under the engine's commit lock, but for usage functions, which take the database's lock region by
-// region.
+// Threads: step() under the engine's commit lock. The others from any thread and without any lock: they look
+// at a copy of who sees what, and take the database's lock region by region.
 #pragma once
 
 #include <map>
@@ -23,11 +23,9 @@ namespace vsnap {
 
 // One view's hold on a branch: a snapshot's or child's number, or the head.
 struct Pin {
-  Branch* branch = nullptr;
+  BranchId branch;
   std::optional<std::uint64_t> number; // nullopt: the head
-  bool operator<(const Pin& other) const {
-    return std::pair(branch->id, number) < std::pair(other.branch->id, other.number);
-  }
+  auto operator<=>(const Pin&) const = default;
 };
 
 struct BranchUsage {                               // in blocks
@@ -49,18 +47,24 @@ class Sweeper {
   // Extents that sweeps still have to look at.
   Result<std::uint64_t> remaining();
 
-  // Exact for what is committed.
-  Result<BranchUsage> usage(Branch& branch);
+  // All branches at one moment: who sees them, and where they hold their parents.
+  struct Relative : Viewers {
+    std::optional<Pin> parent;
+  };
+  using Family = std::map<BranchId, Relative>;
+  [[nodiscard]] Family family();
+
+  // Exact for what is committed, where nothing changed since `family` was taken. Nothing for a branch that is
+  // not in there.
+  Result<BranchUsage> usage(const Family& family, BranchId branch);
   // Blocks freed once all of `pins` are gone (a number counts as gone when all of its pins are).
-  Result<std::uint64_t> freed_by(std::multiset<Pin> pins);
+  Result<std::uint64_t> freed_by(const Family& family, std::multiset<Pin> pins);
   // Blocks that are dead now, in branches that are being swept.
-  Result<std::uint64_t> dead_blocks();
+  Result<std::uint64_t> dead_blocks(const Family& family);
 
  private:
   Result<> sweep_region(Branch& branch, RegionIndex region) VSNAP_REQUIRES(engine_.commit_mutex());
   Result<> finish(Branch& branch) VSNAP_REQUIRES(engine_.commit_mutex());
-  void add_parents(std::multiset<Pin>& pins);
-  [[nodiscard]] Viewers viewers_of(const Branch& branch);
 
   Engine& engine_;
   Objects& objects_;

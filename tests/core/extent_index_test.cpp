@@ -23,7 +23,7 @@ class Index {
  public:
   Index() : db(":memory:", SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE) {
     db.exec(schema::kCreate);
-    index = std::make_unique<ExtentIndex>(db);
+    index = std::make_unique<ExtentIndex>(db, std::vector<std::uint64_t>{1ULL << 17});
     branch.id = BranchId(1);
     allocator.add_member(1ULL << 17, kFirst);
     REQUIRE(allocator.take_metadata({Place(0, kFirst), BlockCount(100'000)}));
@@ -317,7 +317,7 @@ TEST_CASE("a sweep is remembered with its place until it ends") {
   Index i;
   i.index->start_sweep(BranchId(7));
   i.index->set_sweep(BranchId(7), BlockIndex(4711));
-  CHECK(ExtentIndex(i.db).first_sweep() == std::pair(BranchId(7), BlockIndex(4711)));
+  CHECK(ExtentIndex(i.db, {}).first_sweep() == std::pair(BranchId(7), BlockIndex(4711)));
   i.index->end_sweep(BranchId(7));
   CHECK_FALSE(i.index->first_sweep().has_value());
 }
