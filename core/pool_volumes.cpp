@@ -100,6 +100,7 @@ Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name, boo
     replaced = objects_.find(to);
     if (replaced && !objects_.snapshots(*replaced).empty())
       return failure(ErrorKind::busy, fmt::format("{}/{}: has snapshots (vsnap rm -r)", name_, to.text()));
+    if (replaced) VSNAP_TRY(check_not_flattening(*replaced));
   }
   if (!replaced) VSNAP_TRY(check_free(to));
   VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
@@ -122,6 +123,13 @@ Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name, boo
       if (replaced->open_handles == 0) gone.push_back(replaced);
     }
     objects_.rename(object, new_name);
+    if (counters_) {
+      counters_->rename(object->id, to.text());
+      if (!from.is_snapshot()) {
+        for (const ObjectPtr& snapshot : objects_.snapshots(*object))
+          counters_->rename(snapshot->id, objects_.name_of(*snapshot).text());
+      }
+    }
   }
   for (const std::string& name : changed) tell_entry(name);
   return gone.empty() ? Result<>() : erase_objects(gone);

@@ -65,6 +65,18 @@ TEST_CASE("a volume that is being flattened is neither removed nor rolled back")
   REQUIRE(lab.remove("c", {.recursive = true}).has_value());
 }
 
+TEST_CASE("nothing is renamed over a volume that is being flattened") {
+  Cloned lab;
+  lab.create("w", kMiB);
+  const auto flattened = lab.flatten_with("c", [&] {
+    const Error error = refusal(lab.pool->rename({"w", {}}, "c", true));
+    CHECK(error.kind == ErrorKind::busy);
+    CHECK(says(error, "being flattened"));
+  });
+  REQUIRE(flattened.has_value());
+  REQUIRE(lab.findings().empty());
+}
+
 TEST_CASE("snapshots of a volume that is being flattened come and go") {
   Cloned lab;
   REQUIRE(lab.snapshot("c@old").has_value());
