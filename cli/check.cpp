@@ -24,11 +24,14 @@ Json report_json(const std::string& pool, const CheckReport& report) {
   return {{"pool", pool}, {"extents", report.extents_checked}, {"findings", std::move(findings)}};
 }
 
-void print_report(const CommonOptions& common, const std::string& pool, const CheckReport& report) {
+void print_report(const CommonOptions& common, const std::string& pool, const CheckReport& report,
+                  bool mounted) {
+  const std::string_view how = mounted ? " (unmount the pool: then vsnap check --repair can mend this)"
+                                       : " (vsnap check --repair can mend this)";
   for (const Finding& finding : report.findings) {
     fmt::print("{}: {}{}\n", pool, finding.what,
                finding.repaired     ? " (repaired)"
-               : finding.repairable ? " (vsnap check --repair can mend this)"
+               : finding.repairable ? how
                                     : "");
   }
   if (report.findings.empty() && !common.quiet)
@@ -56,6 +59,7 @@ Result<Spec> pool_to_check(const std::string& text) {
 Result<int> run(const CommonOptions& common, const Options& options) {
   VSNAP_TRY_ASSIGN(const Spec spec, pool_to_check(options.pool));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool, true));
+  const bool mounted = access.daemon().has_value();
   CheckReport report;
   {
     CommandSink sink(common, "check " + spec.pool, ProgressUnit::extents);
@@ -68,7 +72,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   if (common.json) {
     print_json(report_json(spec.pool, report));
   } else {
-    print_report(common, spec.pool, report);
+    print_report(common, spec.pool, report, mounted);
   }
   std::size_t open = 0;
   for (const Finding& finding : report.findings) open += finding.repaired ? 0 : 1;

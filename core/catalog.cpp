@@ -239,6 +239,13 @@ void insert_snapshot(SQLite::Database& db, const Object& snapshot) {
   s.exec();
 }
 
+void set_snapshot_mapped(SQLite::Database& db, ObjectId snapshot, std::uint64_t mapped) {
+  SQLite::Statement s(db, "UPDATE snapshot SET mapped = ? WHERE id = ?");
+  s.bind(1, static_cast<std::int64_t>(mapped));
+  s.bind(2, snapshot.sql());
+  s.exec();
+}
+
 void rename(SQLite::Database& db, const Object& object, const std::string& name) {
   SQLite::Statement s(db, object.kind == ViewKind::volume ? "UPDATE volume SET name = ? WHERE id = ?"
                                                           : "UPDATE snapshot SET name = ? WHERE id = ?");

@@ -1,18 +1,45 @@
 #include "core/database.h"
 
+#include <SQLiteCpp/Backup.h>
 #include <sqlite3.h>
 
 #include <fmt/format.h>
+#include <cstdio>
+#include <system_error>
 
 #include "core/metadata_vfs.h"
 
 namespace vsnap {
 
+namespace {
+
+Failure file_failure(int errno_value, const std::string& name) {
+  const ErrorKind kind =
+      errno_value == ENOSPC || errno_value == EDQUOT ? ErrorKind::no_space : ErrorKind::failed;
+  return failure(kind, errno_value,
+                 fmt::format("{}: {}", name, std::generic_category().message(errno_value)));
+}
+
+// Of a database that is not the catalog.
+Failure target_failure(SQLite::Database& target, const std::string& name, const SQLite::Exception& e) {
+  const int errno_value = sqlite3_system_errno(target.getHandle());
+  if (errno_value != 0) return file_failure(errno_value, name);
+  if (e.getErrorCode() == SQLITE_FULL) return file_failure(ENOSPC, name);
+  return failure(ErrorKind::failed, EIO, fmt::format("{}: {}", name, e.what()));
+}
+
+bool reading_failed(const SQLite::Exception& e) { // only the source is read
+  return (e.getErrorCode() & 0xff) == SQLITE_CORRUPT || e.getErrorCode() == SQLITE_IOERR_READ ||
+         e.getErrorCode() == SQLITE_IOERR_SHORT_READ || e.getErrorCode() == SQLITE_IOERR_DATA;
+}
+
+} // namespace
+
 Failure Database::translate(const std::exception_ptr& thrown) {
   try {
     std::rethrow_exception(thrown);
   } catch (const SQLite::Exception& e) {
-    switch (e.getErrorCode()) {
+    switch (e.getErrorCode() & 0xff) {
       case SQLITE_ERROR: // our statements fit our schema; this one is another
       case SQLITE_CORRUPT:
       case SQLITE_NOTADB:
@@ -60,6 +87,73 @@ Result<> Database::checkpoint() {
     db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
     return {};
   });
+}
+
+Result<> Database::copy_into(SQLite::Database& target, const std::string& name, const CopyProgress& each) {
+  constexpr int kPagesAStep = 1024;
+  // What goes wrong here is the target's doing, unless it is reading that fails.
+  std::unique_ptr<SQLite::Backup> backup;
+  std::optional<SQLite::Exception> failed;
+  Result<> done;
+  try {
+    target.exec("PRAGMA synchronous=OFF");
+    target.exec("PRAGMA journal_mode=OFF");
+    {
+      MutexLock lock(mutex_);
+      backup = std::make_unique<SQLite::Backup>(target, *connection_);
+    }
+    for (bool more = true; more && done;) {
+      {
+        MutexLock lock(mutex_);
+        const int step = backup->executeStep(kPagesAStep);
+        if (step == SQLITE_BUSY || step == SQLITE_LOCKED) throw SQLite::Exception("is locked", step);
+        more = step != SQLITE_DONE;
+      }
+      const int total = backup->getTotalPageCount();
+      if (!each(static_cast<std::uint64_t>(total - backup->getRemainingPageCount()),
+                static_cast<std::uint64_t>(total))) {
+        done = failure(ErrorKind::failed, ECANCELED, "given up");
+      }
+    }
+  } catch (const SQLite::Exception& e) {
+    failed = e;
+  }
+  MutexLock lock(mutex_); // its end touches both
+  backup.reset();         // and leaves the errno with the target
+  if (!failed) return done;
+  return reading_failed(*failed) ? translate(std::make_exception_ptr(*failed))
+                                 : target_failure(target, name, *failed);
+}
+
+Result<> Database::copy_to(const std::string& path, const CopyProgress& each) {
+  std::FILE* const made = std::fopen(path.c_str(), "wxe");
+  if (made == nullptr) return file_failure(errno, path);
+  std::fclose(made);
+  Result<> done;
+  try {
+    SQLite::Database target(path, SQLite::OPEN_READWRITE);
+    done = copy_into(target, path, each);
+    try {
+      if (done) target.exec("PRAGMA journal_mode=DELETE");
+    } catch (const SQLite::Exception& e) {
+      done = target_failure(target, path, e);
+    }
+  } catch (const std::exception& e) {
+    done = failure(ErrorKind::failed, EIO, fmt::format("{}: {}", path, e.what()));
+  }
+  if (!done) std::remove(path.c_str());
+  return done;
+}
+
+Result<std::unique_ptr<Database>> Database::copy(const CopyProgress& each) {
+  try {
+    auto target = std::make_unique<SQLite::Database>("", SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
+    target->exec("PRAGMA cache_size=-65536"); // 64 MiB in memory, the rest in a file
+    VSNAP_TRY(copy_into(*target, "a copy of the catalog", each));
+    return std::unique_ptr<Database>(new Database(std::move(target)));
+  } catch (const std::exception& e) {
+    return failure(ErrorKind::failed, EIO, fmt::format("a copy of the catalog: {}", e.what()));
+  }
 }
 
 Result<std::vector<std::string>> Database::integrity_problems() {

@@ -9,10 +9,10 @@
 // Threads: any. A body must not call read() or write() again.
 #pragma once
 
-#include <SQLiteCpp/Backup.h>
 #include <SQLiteCpp/SQLiteCpp.h>
 
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,44 +53,21 @@ class Database {
 
   // Brings the WAL back into the database file, so that it starts anew.
   Result<> checkpoint();
-  // Copies the whole database into an ordinary file, in steps, so that I/O goes on. `each`: pages done, pages
-  // in all.
-  template <class Each>
-  Result<> copy_to(const std::string& path, Each each) {
-    try {
-      SQLite::Database target(path, SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
-      target.exec("PRAGMA synchronous=OFF");
-      std::unique_ptr<SQLite::Backup> backup;
-      {
-        MutexLock lock(mutex_);
-        backup = std::make_unique<SQLite::Backup>(target, *connection_);
-      }
-      for (bool more = true; more;) {
-        MutexLock lock(mutex_);
-        more = backup->executeStep(1024) != kStepDone;
-        const int total = backup->getTotalPageCount();
-        if (!each(static_cast<std::uint64_t>(total - backup->getRemainingPageCount()),
-                  static_cast<std::uint64_t>(total))) {
-          return failure(ErrorKind::failed, ECANCELED, "given up");
-        }
-      }
-      {
-        MutexLock lock(mutex_);
-        backup.reset();
-      }
-      target.exec("PRAGMA journal_mode=DELETE");
-      return {};
-    } catch (...) {
-      return translate(std::current_exception());
-    }
-  }
+  // pages done, pages in all; false: give up
+  using CopyProgress = std::function<bool(std::uint64_t, std::uint64_t)>;
+  // Copies the whole database into a new ordinary file, in steps, so that I/O goes on: what it is in the end.
+  // A file that exists is refused; after a failure there is none. Errors name the file where it is to blame.
+  Result<> copy_to(const std::string& path, const CopyProgress& each);
+  // The same into a database of one's own, which ends with it; SQLite keeps it in memory as long as it is
+  // small, else in its directory for temporary files.
+  Result<std::unique_ptr<Database>> copy(const CopyProgress& each);
   // Lines of PRAGMA integrity_check; empty: none wrong.
   Result<std::vector<std::string>> integrity_problems();
 
  private:
-  static constexpr int kStepDone = 101; // SQLITE_DONE
   explicit Database(std::unique_ptr<SQLite::Database> connection) : connection_(std::move(connection)) {}
   [[nodiscard]] static Failure translate(const std::exception_ptr& thrown);
+  Result<> copy_into(SQLite::Database& target, const std::string& name, const CopyProgress& each);
 
   Mutex mutex_;
   std::unique_ptr<SQLite::Database> connection_;

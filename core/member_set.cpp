@@ -377,11 +377,11 @@ Result<> MemberSet::flush_data() {
 
 Result<std::vector<std::string>> MemberSet::check_superblocks(bool repair) {
   std::vector<std::string> remarks;
+  MutexLock lock(layout_mutex_); // nobody is writing one
   for (std::uint32_t member = 0; member < count(); ++member) {
     VSNAP_TRY(newest_superblock(*slots_[member]->file, slots_[member]->path, &remarks));
   }
   if (!repair || remarks.empty()) return remarks;
-  MutexLock lock(layout_mutex_);
   VSNAP_TRY(store_layout(layout_)); // one copy of each member, and then the other
   VSNAP_TRY(store_layout(layout_));
   return remarks;

@@ -117,6 +117,9 @@ class PoolImpl final : public Pool {
 
   Result<std::vector<DiffRange>> diff_region(VolumeIo& old_view, VolumeIo& new_view, RegionIndex index);
 
+  Result<> check_in_use(CheckReport& report, const Progress& progress);
+  Result<> check_unused(bool repair, CheckReport& report, const Progress& progress);
+
   // Flatten
   struct FlattenRun;
   Result<> begin_flatten(const std::string& name, FlattenRun& run) VSNAP_REQUIRES(config_mutex_);

@@ -1,9 +1,12 @@
 // Check finds each kind of damage, in plain words, and mends what can be mended.
+#include <chrono>
 #include <functional>
+#include <future>
 
 #include "core/allocator.h"
 #include "core/database.h"
 #include "core/metadata_vfs.h"
+#include "tests/core/refusal.h"
 #include "tests/core/small_pool.h"
 
 using namespace vsnap;
@@ -109,7 +112,130 @@ TEST_CASE("check finds extents of a branch that does not exist") {
 TEST_CASE("a row that contradicts itself is damage, not data") {
   Damaged lab;
   lab.sql("UPDATE extent SET count = 99999");
-  lab.require_found("damaged");
+  lab.require_found("length is impossible");
+  lab.open();
+  std::vector<std::byte> out(kBlockBytes);
+  REQUIRE(refusal(lab.view("v@s")->read(0, out)).kind == ErrorKind::damaged);
+}
+
+TEST_CASE("check lists every row that is damaged, and gives nothing back meanwhile") {
+  Damaged lab;
+  lab.sql("INSERT INTO extent SELECT branch, 1000, born, 1, 9, 0, 5000 FROM extent LIMIT 1");
+  lab.sql("INSERT INTO extent SELECT branch, 1001, born, 0, 1, 0, 5000 FROM extent LIMIT 1");
+  lab.sql("INSERT INTO extent SELECT branch, -5, born, 1, 1, 0, 5000 FROM extent LIMIT 1");
+  lab.sql("INSERT INTO extent SELECT branch, 1002, born, 1, 1, 0, 10 FROM extent LIMIT 1");
+  lab.sql("UPDATE extent SET count = 0 WHERE count = 5"); // as if nobody owned its five blocks
+  for (const bool repair : {true, false}) {
+    const auto found = lab.check(repair);
+    for (const std::string& what : found) UNSCOPED_INFO(what);
+    REQUIRE(found.size() == 6);
+    REQUIRE(found.back().find("belong to nobody") != std::string::npos);
+  }
+}
+
+TEST_CASE("what a damaged row names is neither freed nor read: the command fails") {
+  for (const char* place : {"9, 5000", "0, 99999999", "0, 10"}) {
+    Damaged lab;
+    lab.sql(std::string("INSERT INTO extent SELECT branch, 1000, born, 1, 1, ") + place +
+            " FROM extent WHERE born = 2 LIMIT 1");
+    lab.open();
+    std::vector<std::byte> out(kBlockBytes);
+    REQUIRE(refusal(lab.view("v")->read(0, out)).kind == ErrorKind::damaged);
+    REQUIRE(refusal(lab.remove("v", {.recursive = true})).kind == ErrorKind::damaged);
+  }
+}
+
+TEST_CASE("a version whose blocks count as free is not freed once more") {
+  Damaged lab;
+  lab.sql("UPDATE space SET bitmap = zeroblob(4096)");
+  lab.open();
+  REQUIRE(lab.remove("v", {.recursive = true}).has_value());
+  REQUIRE(refusal(lab.pool->wait_for_removals({})).kind == ErrorKind::damaged);
+}
+
+TEST_CASE("check finds a volume's own versions that overlap, unless a sweep is to come") {
+  Damaged lab;
+  lab.sql("DELETE FROM snapshot");
+  lab.sql("DELETE FROM volume WHERE name = 'c'");
+  lab.sql("DELETE FROM branch WHERE parent IS NOT NULL");
+  lab.require_found("only the volume itself sees");
+  lab.sql("INSERT INTO sweep SELECT branch, 0 FROM extent LIMIT 1");
+  REQUIRE(lab.check().empty());
+}
+
+TEST_CASE("a record of used space of a wrong size is found and written anew") {
+  Damaged lab;
+  lab.sql("UPDATE space SET bitmap = zeroblob(100)");
+  lab.require_found("wrong size");
+  REQUIRE(refusal(Pool::open(lab.env, {.member_paths = lab.paths})).kind == ErrorKind::damaged);
+  REQUIRE_FALSE(lab.check(true).empty());
+  REQUIRE(lab.check().empty());
+  lab.open();
+  REQUIRE(read_from(*lab.view("v@s"), 0) == block_of(1));
+}
+
+TEST_CASE("a record of used space of a member that does not exist is found and removed") {
+  Damaged lab;
+  lab.sql("INSERT INTO space VALUES(7, 0, zeroblob(4096)), (0, 1000, zeroblob(4096))");
+  lab.require_found("member 7 part 0, which does not exist");
+  REQUIRE(refusal(Pool::open(lab.env, {.member_paths = lab.paths})).kind == ErrorKind::damaged);
+  REQUIRE(lab.check(true).size() == 2);
+  REQUIRE(lab.check().empty());
+  lab.open();
+}
+
+TEST_CASE("counts of mapped blocks that are wrong are found and mended") {
+  Damaged lab;
+  lab.sql("UPDATE branch SET mapped = mapped + 3 WHERE parent IS NOT NULL");
+  lab.sql("UPDATE snapshot SET mapped = mapped - 1");
+  lab.require_found("c: 259 blocks count as mapped, 256 are");
+  lab.require_found("v@s: 255 blocks count as mapped, 256 are");
+  REQUIRE(lab.check(true).size() == 2);
+  REQUIRE(lab.check().empty());
+  lab.open();
+  REQUIRE(lab.pool->find({"c", {}})->used_bytes == kMiB);
+}
+
+TEST_CASE("of very many problems check says how many more there are") {
+  Damaged lab;
+  lab.sql(
+      "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 250) "
+      "INSERT INTO extent SELECT 1, 2000 + i, 77, 1, 3, NULL, NULL FROM n");
+  const auto found = lab.check();
+  REQUIRE(found.size() == 101);
+  REQUIRE(found.back() == "and 150 more");
+}
+
+TEST_CASE("a pool in use is not mended, and says so") {
+  Damaged lab;
+  lab.sql("UPDATE branch SET mapped = mapped + 3 WHERE parent IS NOT NULL");
+  lab.open();
+  const auto report = lab.pool->check(true, {});
+  REQUIRE(report.has_value());
+  REQUIRE(report->findings.size() == 1);
+  REQUIRE(report->findings[0].repairable);
+  REQUIRE_FALSE(report->findings[0].repaired);
+}
+
+TEST_CASE("commits go on while a pool in use is checked") {
+  SmallPool lab;
+  lab.create("v", 8 * kMiB);
+  ViewHandle v = lab.view("v");
+  REQUIRE(v->write(0, block_of(1)).has_value());
+  std::vector<std::future<bool>> others;
+  bool in_time = true;
+  const auto report = lab.pool->check(false, [&](std::uint64_t done, std::uint64_t) {
+    others.push_back(std::async(std::launch::async, [&v, block = others.size() + 1] {
+      return v->write(block * kBlockBytes, block_of(2)).has_value() && v->fsync().has_value();
+    }));
+    in_time = in_time && others.back().wait_for(std::chrono::seconds(10)) == std::future_status::ready;
+    return in_time && done < 100;
+  });
+  REQUIRE(in_time);
+  REQUIRE(report.has_value());
+  REQUIRE(report->findings.empty());
+  REQUIRE(others.size() >= 2); // while it is copied, and while the copy is looked at
+  for (auto& other : others) REQUIRE(other.get());
 }
 
 TEST_CASE("check finds leaked space, repair gives it back") {

@@ -1,0 +1,307 @@
+#include "core/catalog_check.h"
+
+#include <fmt/format.h>
+#include <algorithm>
+
+#include "core/catalog.h"
+#include "core/format.h"
+#include "core/names.h"
+
+namespace vsnap {
+namespace {
+
+constexpr std::size_t kMaxFindings = 100;
+constexpr std::uint64_t kHead = ~0ULL; // stands for the number of a head: all rows count
+
+std::vector<std::uint64_t> member_blocks(const Superblock& layout) {
+  std::vector<std::uint64_t> blocks;
+  for (const RosterEntry& member : layout.roster) blocks.push_back(member.blocks);
+  return blocks;
+}
+
+bool bit(const std::vector<std::byte>& bitmap, std::uint64_t i) {
+  return ((static_cast<unsigned>(bitmap[i / 8]) >> (i % 8)) & 1U) != 0;
+}
+
+} // namespace
+
+CatalogCheck::Ownership::Ownership(const Superblock& layout) {
+  for (const std::uint64_t blocks : member_blocks(layout)) owned_.emplace_back(blocks);
+  for (auto& member : owned_)
+    std::fill_n(member.begin(), std::min<std::size_t>(format::kHeaderBlocks, member.size()), true);
+}
+
+bool CatalogCheck::Ownership::claim(PlaceRun run) {
+  if (run.start.member() >= owned_.size()) return false;
+  std::vector<bool>& member = owned_[run.start.member()];
+  bool alone = true;
+  for (std::uint64_t i = run.start.block(); i < run.start.block() + run.count.value(); ++i) {
+    if (i >= member.size()) return false;
+    alone = alone && !member[i];
+    member[i] = true;
+  }
+  return alone;
+}
+
+bool CatalogCheck::Ownership::owned(std::uint32_t member, std::uint64_t block) const {
+  return block < owned_[member].size() && owned_[member][block];
+}
+
+CatalogCheck::CatalogCheck(SQLite::Database& db, Superblock layout, CheckReport& report)
+    : db_(db),
+      layout_(std::move(layout)),
+      report_(report),
+      index_(db, member_blocks(layout_)),
+      ownership_(layout_) {}
+
+void CatalogCheck::find(std::string what, bool repairable) {
+  if (report_.findings.size() < kMaxFindings) {
+    report_.findings.push_back({std::move(what), repairable, false});
+    return;
+  }
+  ++more_;
+  more_repairable_ += repairable ? 1 : 0;
+}
+
+void CatalogCheck::close() {
+  if (more_ == 0) return;
+  const bool repairable = more_repairable_ == more_;
+  report_.findings.push_back({fmt::format("and {} more", more_), repairable, repairable && repaired_});
+}
+
+Result<> CatalogCheck::run(const Progress& progress) {
+  VSNAP_TRY(catalog::load(db_, objects_));
+  for (const BranchId branch : index_.sweeps()) sweeps_.insert(branch);
+  for (const MetadataSegment& segment : layout_.segments) {
+    if (!ownership_.claim(segment.run)) find("two metadata segments overlap");
+  }
+  VSNAP_TRY(check_extents(progress));
+  check_space();
+  return check_objects();
+}
+
+void CatalogCheck::repair() {
+  index_.store_space(right_space_);
+  for (const auto& [member, part] : no_space_) index_.delete_space(member, part);
+  for (const auto& [branch, mapped] : right_mapped_) catalog::set_mapped(db_, branch, mapped);
+  for (const auto& [snapshot, mapped] : right_snapshot_mapped_)
+    catalog::set_snapshot_mapped(db_, snapshot, mapped);
+  repaired_ = true;
+  for (Finding& finding : report_.findings) finding.repaired = finding.repaired || finding.repairable;
+}
+
+// ---- extents ----
+
+Result<> CatalogCheck::check_extents(const Progress& progress) {
+  const std::uint64_t total = index_.count_rows();
+  bool given_up = false;
+  RegionRows region;
+  index_.scan([&](BranchId branch, const ExtentRow& row, const char* problem) {
+    if (problem != nullptr) {
+      readable_ = false;
+      find(fmt::format("branch {} block {} born {}: {}", branch.value(), row.start.value(), row.born,
+                       problem));
+    } else {
+      if (branch != region.branch || region_of(row.start) != region.index) {
+        check_region(region);
+        region = {branch, region_of(row.start), {}};
+        given_up = progress && !progress(report_.extents_checked, total);
+      }
+      region.rows.push_back(row);
+    }
+    ++report_.extents_checked;
+    return !given_up;
+  });
+  if (given_up) return failure(ErrorKind::failed, ECANCELED, "given up");
+  check_region(region);
+  return {};
+}
+
+void CatalogCheck::check_region(const RegionRows& region) {
+  if (region.rows.empty()) return;
+  const Branch* branch = nullptr;
+  {
+    MutexLock lock(objects_.mutex());
+    branch = objects_.branch(region.branch);
+  }
+  if (branch == nullptr && unknown_.insert(region.branch).second)
+    find(fmt::format("extents of branch {}, which does not exist", region.branch.value()));
+  const bool swept = !sweeps_.contains(region.branch);
+  std::map<std::uint64_t, BlockIndex> last_end; // of each age: rows come in the order of their starts
+  BlockIndex last_own_end;                      // of those born after the floor
+  for (const ExtentRow& row : region.rows) {
+    const auto find_here = [&](std::string_view what) {
+      find(fmt::format("branch {} block {} born {}: {}", region.branch.value(), row.start.value(), row.born,
+                       what));
+    };
+    if (branch != nullptr && row.born > branch->number.load())
+      find_here("a version from the future of its branch");
+    auto& end = last_end[row.born];
+    const bool same_age = end > row.start;
+    if (same_age) find_here("overlaps another version of the same age");
+    end = std::max(end, row.end());
+    if (branch != nullptr && static_cast<std::int64_t>(row.born) > branch->floor.load()) {
+      if (swept && !same_age && last_own_end > row.start)
+        find_here("overlaps another version that only the volume itself sees");
+      last_own_end = std::max(last_own_end, row.end());
+    }
+    if (row.kind != BlockKind::hole && !ownership_.claim({row.place, row.count}))
+      find_here("its blocks belong to somebody else as well");
+  }
+}
+
+// ---- space ----
+
+// The record of used space against what rows name.
+void CatalogCheck::check_space() {
+  std::map<std::pair<std::uint32_t, std::uint64_t>, SpaceGroup> stored;
+  index_.load_space([&](const SpaceGroup& group) { stored[{group.member, group.group}] = group; });
+  Wrong wrong;
+  for (std::uint32_t member = 0; member < layout_.roster.size(); ++member) {
+    const std::uint64_t groups =
+        (ownership_.blocks(member) + format::kGroupBlocks - 1) / format::kGroupBlocks;
+    for (std::uint64_t group = 0; group < groups; ++group) {
+      SpaceGroup expected{member, group, std::vector<std::byte>(format::kGroupBlocks / 8)};
+      const auto found = stored.find({member, group});
+      if (compare_group(expected, found == stored.end() ? nullptr : &found->second, wrong))
+        right_space_.push_back(std::move(expected));
+      if (found != stored.end()) stored.erase(found);
+    }
+  }
+  for (const auto& [key, group] : stored) {
+    find(fmt::format("the record of used space names member {} part {}, which does not exist", key.first,
+                     key.second),
+         true);
+    no_space_.push_back(key);
+  }
+  if (wrong.leaked > 0) {
+    find(fmt::format("{} of space belong to nobody but count as used",
+                     format_size(wrong.leaked * kBlockBytes)),
+         readable_);
+  }
+  if (wrong.unrecorded > 0)
+    find(fmt::format("{} of data count as free space", format_size(wrong.unrecorded * kBlockBytes)), true);
+}
+
+// Fills `expected`; true: what is stored has to be replaced by it.
+bool CatalogCheck::compare_group(SpaceGroup& expected, const SpaceGroup* stored, Wrong& wrong) {
+  const std::uint64_t first = expected.group * format::kGroupBlocks;
+  std::vector<bool> metadata(format::kGroupBlocks);
+  const auto mark = [&](std::uint64_t from, std::uint64_t to) { // blocks of the member
+    for (std::uint64_t i = std::max(from, first); i < std::min(to, first + format::kGroupBlocks); ++i)
+      metadata[i - first] = true;
+  };
+  mark(0, format::kHeaderBlocks);
+  for (const MetadataSegment& segment : layout_.segments) {
+    const std::uint64_t start = segment.run.start.block();
+    if (segment.run.start.member() == expected.member) mark(start, start + segment.run.count.value());
+  }
+  const bool sized = stored == nullptr || stored->bitmap.size() == expected.bitmap.size();
+  if (!sized) {
+    find(fmt::format("the record of used space of member {} part {} has a wrong size", expected.member,
+                     expected.group),
+         true);
+  }
+  bool differs = !sized;
+  for (std::uint64_t i = 0; i < format::kGroupBlocks; ++i) {
+    const bool data = !metadata[i] && ownership_.owned(expected.member, first + i);
+    const bool recorded = stored != nullptr && sized && bit(stored->bitmap, i);
+    // A row that cannot be read may own it: then it stays used, where it can be used at all.
+    const bool kept =
+        recorded && !data && !readable_ && !metadata[i] && first + i < ownership_.blocks(expected.member);
+    if (data || kept) expected.bitmap[i / 8] |= static_cast<std::byte>(1U << (i % 8));
+    wrong.leaked += recorded && !data ? 1 : 0;
+    wrong.unrecorded += data && !recorded ? 1 : 0;
+    differs = differs || recorded != (data || kept);
+  }
+  return differs;
+}
+
+// ---- volumes and snapshots ----
+
+Result<> CatalogCheck::check_objects() {
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& object : objects_.everything()) {
+      if (object->size_bytes.load() > kMaxVolumeBytes)
+        find(fmt::format("{}: its size is out of range", objects_.name_of(*object).text()));
+    }
+  }
+  // A commit of several transactions counts with the last one; who opens the pool after a crash counts anew.
+  if (!readable_ || catalog::value(db_, "recount") != 0) return {};
+  std::vector<Branch*> branches;
+  {
+    MutexLock lock(objects_.mutex());
+    branches = objects_.branches();
+  }
+  std::map<BranchId, Counts> counts;
+  for (const Branch* const branch : branches) {
+    std::vector<const Branch*> line; // what has to be counted before, and itself
+    for (const Branch* at = branch; at != nullptr && !counts.contains(at->id); at = at->parent)
+      line.push_back(at);
+    for (; !line.empty(); line.pop_back()) counts[line.back()->id] = count_mapped(*line.back(), counts);
+  }
+  compare_counts(counts);
+  return {};
+}
+
+// Only regions in which the branch has rows differ from what it started from.
+CatalogCheck::Counts CatalogCheck::count_mapped(const Branch& branch,
+                                                const std::map<BranchId, Counts>& done) {
+  Counts counts;
+  std::int64_t inherited = 0;
+  if (branch.parent != nullptr) inherited = done.at(branch.parent->id).at(branch.parent_number.value());
+  for (const std::uint64_t pin : branch.pins) counts[pin] = inherited;
+  counts[kHead] = inherited;
+  for (RegionIndex at(0);;) {
+    const auto found = index_.next_region(branch.id, at);
+    if (!found) return counts;
+    std::vector<bool> mapped(kRegionBlocks);
+    std::int64_t before = 0;
+    if (branch.parent != nullptr) {
+      const auto map = std::make_unique<Region>(*found, Version(0));
+      index_.load_region(*branch.parent, branch.parent_number, std::nullopt, *map);
+      for (std::uint64_t block = 0; block < kRegionBlocks; ++block) {
+        mapped[block] = map->entry(block).mapped();
+        before += mapped[block] ? 1 : 0;
+      }
+    }
+    std::vector<ExtentRow> rows = index_.rows(branch.id, *found);
+    std::stable_sort(rows.begin(), rows.end(),
+                     [](const ExtentRow& a, const ExtentRow& b) { return a.born < b.born; });
+    std::int64_t change = 0;
+    auto row = rows.begin();
+    for (auto& [number, count] : counts) {
+      for (; row != rows.end() && row->born <= number; ++row) {
+        const std::uint64_t first = (row->start - first_block(*found)).value();
+        const bool maps = row->kind != BlockKind::hole;
+        for (std::uint64_t block = first; block < first + row->count.value(); ++block) {
+          change += (maps ? 1 : 0) - (mapped[block] ? 1 : 0);
+          mapped[block] = maps;
+        }
+      }
+      count += change;
+    }
+    at = RegionIndex(found->value() + 1);
+  }
+}
+
+void CatalogCheck::compare_counts(const std::map<BranchId, Counts>& counts) {
+  MutexLock lock(objects_.mutex());
+  for (const ObjectPtr& object : objects_.everything()) {
+    const bool head = object->kind == ViewKind::volume;
+    const std::int64_t counted = counts.at(object->branch->id).at(head ? kHead : object->number.value());
+    const std::int64_t stored =
+        head ? object->branch->mapped.load() : static_cast<std::int64_t>(object->mapped_blocks);
+    if (counted == stored) continue;
+    find(fmt::format("{}: {} blocks count as mapped, {} are", objects_.name_of(*object).text(), stored,
+                     counted),
+         true);
+    if (head)
+      right_mapped_[object->branch->id] = counted;
+    else
+      right_snapshot_mapped_[object->id] = static_cast<std::uint64_t>(counted);
+  }
+}
+
+} // namespace vsnap
