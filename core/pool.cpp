@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <algorithm>
 #include <array>
+#include <system_error>
 
 #include "core/log.h"
 #include "core/member_set.h"
@@ -155,7 +156,7 @@ Result<> PoolImpl::start() {
   engine_->set_extra_step(
       [this](SQLite::Database& db) -> Result<> {
         being_stored_ = objects_.take_changed();
-        for (const ObjectPtr& object : being_stored_) catalog::update_volume(db, *object);
+        for (const ObjectPtr& object : being_stored_) catalog::update_volume(db, objects_, *object);
         return {};
       },
       [this] {
@@ -186,7 +187,11 @@ Result<> PoolImpl::start() {
     }
     background_wake_.notify_all();
   });
-  background_ = std::thread([this] { background_loop(); });
+  try {
+    background_ = std::thread([this] { background_loop(); });
+  } catch (const std::system_error& e) {
+    return system_failure(e.code().value(), fmt::format("pool {}: a thread", name_));
+  }
   return {};
 }
 
@@ -232,7 +237,7 @@ Result<> PoolImpl::recount() {
   return engine_->commit_with([&](SQLite::Database& db) -> Result<> {
     for (const ObjectPtr& volume : volumes)
       catalog::set_mapped(db, volume->branch->id, volume->branch->mapped.load());
-    db.exec("DELETE FROM pool WHERE key = 'recount'");
+    catalog::erase_value(db, "recount");
     return {};
   });
 }

@@ -2,9 +2,11 @@
 //
 // Invariants
 // 1. call() returns within the silence limit after the daemon's last sign of life, or at once when its
-// process is gone.
+//    process is gone.
 // 2. After an error of kind no_answer the connection is of no more use: a late reply could be taken for the
-// next one's. Threads: used by one thread.
+//    next one's.
+//
+// Threads: used by one thread.
 #pragma once
 
 #include <chrono>

@@ -4,10 +4,11 @@
 //
 // Invariants
 // 1. Every request gets a reply; what is missing or out of range in it is an error of kind usage, never a
-// crash.
+//    crash.
 // 2. Names are checked here before the pool sees them; a name that does not exist is answered with the
-// nearest that does. Threads: execute() may run in several threads on one pool; each call has a sink of its
-// own.
+//    nearest that does.
+//
+// Threads: execute() may run in several threads on one pool; each call has a sink of its own.
 #pragma once
 
 #include <span>

@@ -2,8 +2,9 @@
 //
 // Invariants
 // 1. At most ControlServer::kMaxQueuedBatches batches wait; the worker waits for the actor to send some, or
-// gives up.
+//    gives up.
 // 2. The reply is the last message queued.
+//
 // Threads: peer and request never change. cancel() and abandon() from any thread; run() by one worker; the
 // rest by the actor.
 #pragma once

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <list>
+#include <system_error>
 #include <thread>
 #include <vector>
 #include <zmq.hpp>
@@ -48,10 +49,13 @@ class Server final : public ControlServer {
   void receive();
   void handle(const std::string& peer, const zmq::message_t& body);
   void accept(const std::string& peer, wire::ControlRequest request);
+  bool find_worker() VSNAP_REQUIRES(mutex_);
   void answer(const std::string& peer, wire::ControlReply reply);
+  void serve_all(bool told_to_stop);
   void serve(Active& active, Clock::time_point now);
   Sent send(const std::string& peer, const std::string& message);
   [[nodiscard]] wire::ControlReply pong() const;
+  [[nodiscard]] wire::ControlReply busy(const std::string& why) const;
   void worker();
   void wake() const;
 
@@ -87,7 +91,11 @@ Result<> Server::listen() {
     return system_failure(e.num(), path);
   }
   if (::chmod(path.c_str(), 0600) != 0) return system_failure(errno, path);
-  actor_ = std::thread([this] { actor(); });
+  try {
+    actor_ = std::thread([this] { actor(); });
+  } catch (const std::system_error& e) {
+    return system_failure(e.code().value(), "control socket: thread");
+  }
   return {};
 }
 
@@ -113,8 +121,13 @@ void Server::wake() const {
 }
 
 void Server::actor() {
-  bool told_to_stop = false;
   for (;;) {
+    bool told_to_stop = false;
+    {
+      MutexLock lock(mutex_);
+      told_to_stop = stopping_;
+    }
+    if (told_to_stop && active_.empty()) return;
     try {
       zmq::pollitem_t items[] = {{nullptr, wake_fd_, ZMQ_POLLIN, 0}, {router_.handle(), 0, ZMQ_POLLIN, 0}};
       zmq::poll(items, told_to_stop ? 1 : 2,
@@ -125,22 +138,23 @@ void Server::actor() {
       if (::read(wake_fd_, &count, sizeof count) < 0 && errno != EAGAIN)
         log::error("control socket: eventfd: {}", errno);
       if (!told_to_stop) receive();
+      serve_all(told_to_stop);
     } catch (const zmq::error_t& e) {
       if (e.num() != EINTR) log::error("control socket: {}", e.what());
       if (e.num() == ETERM || e.num() == ENOTSOCK) return;
+    } catch (const std::exception& e) { // want of memory: the next round may have some
+      log::error("control socket: {}", e.what());
     }
-    {
-      MutexLock lock(mutex_);
-      told_to_stop = stopping_;
-    }
-    retry_soon_ = false;
-    const auto now = Clock::now();
-    for (auto it = active_.begin(); it != active_.end();) {
-      if (told_to_stop) it->job->cancel();
-      serve(*it, now);
-      it = it->job->over() ? active_.erase(it) : std::next(it);
-    }
-    if (told_to_stop && active_.empty()) return;
+  }
+}
+
+void Server::serve_all(bool told_to_stop) {
+  retry_soon_ = false;
+  const auto now = Clock::now();
+  for (auto it = active_.begin(); it != active_.end();) {
+    if (told_to_stop) it->job->cancel();
+    serve(*it, now);
+    it = it->job->over() ? active_.erase(it) : std::next(it);
   }
 }
 
@@ -157,7 +171,12 @@ void Server::receive() {
       if (parts == 1) body = std::move(part);
     }
     if (parts == 2) {
-      handle(peer.to_string(), body);
+      try {
+        handle(peer.to_string(), body);
+      } catch (const std::exception& e) {
+        log::error("control socket: {}", e.what());
+        answer(peer.to_string(), busy("no memory for another command (try again)"));
+      }
     } else {
       log::debug("control socket: a message of {} parts was dropped", parts);
     }
@@ -190,29 +209,44 @@ void Server::handle(const std::string& peer, const zmq::message_t& body) {
     answer(peer, std::move(done));
     if (options_.on_shutdown) options_.on_shutdown();
   } else if (active_.size() >= kMaxJobs) {
-    answer(peer, wire::error_reply(ErrorKind::busy,
-                                   fmt::format("{}: {} commands are running already (try again later)",
-                                               options_.identity.pool, active_.size())));
+    answer(peer, busy(fmt::format("{} commands are running already (try again later)", active_.size())));
   } else {
     accept(peer, std::move(request));
   }
 }
 
 void Server::accept(const std::string& peer, wire::ControlRequest request) {
+  const char* why = "being unmounted (try again)";
   {
     MutexLock lock(mutex_);
     if (!stopping_) { // else the workers may be gone already
       auto job = std::make_shared<ControlJob>(peer, std::move(request), [this] { wake(); });
-      active_.push_back({job, Clock::now(), std::nullopt});
-      waiting_.push_back(std::move(job));
-      if (idle_ < waiting_.size() && workers_.size() < kMaxWorkers)
-        workers_.emplace_back([this] { worker(); });
-      work_.notify_one();
-      return;
+      waiting_.push_back(job);
+      if (find_worker()) {
+        active_.push_back({std::move(job), Clock::now(), std::nullopt});
+        work_.notify_one();
+        return;
+      }
+      waiting_.pop_back();
+      why = "no thread for another command (try again)";
     }
   }
-  answer(peer, wire::error_reply(ErrorKind::busy,
-                                 fmt::format("{}: being unmounted (try again)", options_.identity.pool)));
+  answer(peer, busy(why));
+}
+
+// Somebody will take the newest job: one who waits, a new one, or later one who is at work.
+bool Server::find_worker() {
+  if (idle_ >= waiting_.size() || workers_.size() >= kMaxWorkers) return true;
+  try {
+    workers_.emplace_back([this] { worker(); });
+  } catch (const std::exception& e) { // the system's limit of threads, or of memory
+    log::warning("control socket: {}", e.what());
+  }
+  return !workers_.empty();
+}
+
+wire::ControlReply Server::busy(const std::string& why) const {
+  return wire::error_reply(ErrorKind::busy, fmt::format("{}: {}", options_.identity.pool, why));
 }
 
 void Server::answer(const std::string& peer, wire::ControlReply reply) {

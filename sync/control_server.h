@@ -3,16 +3,14 @@
 //
 // Invariants
 // 1. One thread, the actor, owns the ZeroMQ socket; jobs run in worker threads and reach it through their
-// job's queue.
+//    job's queue.
 // 2. Every request that can be parsed gets exactly one reply, if its client is still there; until then the
-// client hears
-//    something at least once a second, also while its job waits for a worker.
+//    client hears something at least once a second, also while its job waits for a worker.
 // 3. A job that changes the pool runs to its end, whether or not its client still listens. One that only
-// looks is
-//    given up once nobody listens.
-// 4. Bounded: kMaxJobs jobs, kMaxWorkers threads, kMaxQueuedBatches messages a job, kMaxRequestBytes a
-// request.
-//    Nothing that arrives can do more than be refused.
+//    looks is given up once nobody listens.
+// 4. Bounded: kMaxJobs jobs, kMaxWorkers threads, kMaxQueuedBatches messages a job, wire::kMaxRequestBytes a
+//    request. Nothing that arrives can do more than be refused.
+//
 // Threads: start(), stop() and the destructor from the owner's thread. Options::on_shutdown is called by the
 // actor.
 #pragma once

@@ -3,12 +3,12 @@
 //
 // Invariants
 // 1. The record is only a hint where to ask; the lock on the members is what keeps a pool from being opened
-// twice.
+//    twice.
 // 2. A record that a killed daemon left behind is never taken for a live one: boot, process id and the start
-// time of
-//    that process must all agree.
+//    time of that process must all agree.
 // 3. A daemon that ended without a word, and without leaving its record, ended in order: all is on disk.
 // 4. The runtime directory belongs to the user who runs this and nobody else can write there.
+//
 // Threads: plain functions; any thread.
 #pragma once
 

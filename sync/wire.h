@@ -3,7 +3,9 @@
 // Invariants
 // 1. from_wire(to_wire(x)) == x for every value of core.
 // 2. What comes from the other side is taken as it is: nothing here trusts a length, and no name is checked
-// here. Pure functions; any thread.
+//    here.
+//
+// Threads: any; pure functions.
 #pragma once
 
 #include "core/description.h"
