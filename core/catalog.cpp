@@ -136,6 +136,12 @@ void set_value(SQLite::Database& db, const char* key, std::uint64_t value) {
   s.exec();
 }
 
+void erase_value(SQLite::Database& db, const char* key) {
+  SQLite::Statement s(db, "DELETE FROM pool WHERE key = ?");
+  s.bind(1, key);
+  s.exec();
+}
+
 std::uint64_t take_number(SQLite::Database& db, const char* key) {
   const std::uint64_t number = value(db, key);
   SQLite::Statement s(db, "UPDATE pool SET value = value + 1 WHERE key = ?");
@@ -180,6 +186,13 @@ void set_mapped(SQLite::Database& db, BranchId branch, std::int64_t mapped) {
   s.exec();
 }
 
+void add_mapped(SQLite::Database& db, BranchId branch, std::int64_t change) {
+  SQLite::Statement s(db, "UPDATE branch SET mapped = mapped + ? WHERE id = ?");
+  s.bind(1, change);
+  s.bind(2, branch.sql());
+  s.exec();
+}
+
 void delete_branch(SQLite::Database& db, BranchId branch) {
   SQLite::Statement s(db, "DELETE FROM branch WHERE id = ?");
   s.bind(1, branch.sql());
@@ -202,14 +215,17 @@ void insert_volume(SQLite::Database& db, const Object& volume) {
   s.exec();
 }
 
-void update_volume(SQLite::Database& db, const Object& volume) {
+void update_volume(SQLite::Database& db, Objects& objects, const Object& volume) {
   SQLite::Statement s(
       db, "UPDATE volume SET size = ?, modified = ?, mode = ?, uid = ?, gid = ?, trim = ? WHERE id = ?");
   s.bind(1, static_cast<std::int64_t>(volume.size_bytes.load()));
   s.bind(2, volume.modified_ns.load());
-  s.bind(3, volume.mode);
-  s.bind(4, volume.uid);
-  s.bind(5, volume.gid);
+  {
+    MutexLock lock(objects.mutex());
+    s.bind(3, volume.mode);
+    s.bind(4, volume.uid);
+    s.bind(5, volume.gid);
+  }
   if (const std::uint64_t trim = volume.trim.load(); trim != Object::kNoTrim)
     s.bind(6, static_cast<std::int64_t>(trim));
   s.bind(7, volume.id.sql());

@@ -1,4 +1,5 @@
-// The rows of volumes, snapshots, branches and single values: all statements on those tables.
+// The rows of volumes, snapshots, branches and single values: all statements on those tables, but for those
+// that make them (schema.cpp).
 // Threads: only inside a body of Database::read() or write().
 #pragma once
 
@@ -16,6 +17,7 @@ Result<> load(SQLite::Database& db, Objects& objects);
 
 std::uint64_t value(SQLite::Database& db, const char* key);
 void set_value(SQLite::Database& db, const char* key, std::uint64_t value);
+void erase_value(SQLite::Database& db, const char* key);
 // Returns the value and makes it one higher.
 std::uint64_t take_number(SQLite::Database& db, const char* key);
 
@@ -23,10 +25,13 @@ void insert_branch(SQLite::Database& db, const Branch& branch);
 void update_branch(SQLite::Database& db, BranchId branch, Version number);
 void set_parent(SQLite::Database& db, BranchId branch, const Branch* parent, Version number); // nullptr: none
 void set_mapped(SQLite::Database& db, BranchId branch, std::int64_t mapped);
+void add_mapped(SQLite::Database& db, BranchId branch, std::int64_t change);
 void delete_branch(SQLite::Database& db, BranchId branch);
 
 void insert_volume(SQLite::Database& db, const Object& volume);
-void update_volume(SQLite::Database& db, const Object& volume); // size, times, mode, owner
+// Size, times, mode, owner, trim.
+void update_volume(SQLite::Database& db, Objects& objects, const Object& volume)
+    VSNAP_EXCLUDES(objects.mutex());
 void point_volume(SQLite::Database& db, ObjectId volume, BranchId branch, std::uint64_t size_bytes);
 void insert_snapshot(SQLite::Database& db, const Object& snapshot);
 void set_snapshot_mapped(SQLite::Database& db, ObjectId snapshot, std::uint64_t mapped);

@@ -92,8 +92,9 @@ Result<> Engine::create_catalog() {
     db.exec(schema::kCreate);
     db.exec(fmt::format("PRAGMA application_id={}", schema::kApplicationId));
     db.exec(fmt::format("PRAGMA user_version={}", schema::kVersion));
-    // Object 1 would be the inode of the mount's root.
-    db.exec("INSERT INTO pool(key, value) VALUES('generation', 1), ('next_object', 2), ('next_branch', 1)");
+    catalog::set_value(db, "generation", 1);
+    catalog::set_value(db, "next_object", 2); // 1 would be the inode of the mount's root
+    catalog::set_value(db, "next_branch", 1);
     return {};
   }));
   return checkpoint();
@@ -270,9 +271,9 @@ Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>&
     index_->store_space(allocator_.take_changed_groups());
     // Between the batches of one commit the counts of mapped blocks are behind; an open that finds it so
     // counts anew.
-    if (!last && !recount_set_) db.exec("INSERT OR REPLACE INTO pool(key, value) VALUES('recount', 1)");
+    if (!last && !recount_set_) catalog::set_value(db, "recount", 1);
     if (!last) return {};
-    if (recount_set_) db.exec("DELETE FROM pool WHERE key = 'recount'");
+    if (recount_set_) catalog::erase_value(db, "recount");
     return store_figures(db, step);
   });
   if (!done) {
@@ -306,13 +307,8 @@ void Engine::undo_durable(const std::vector<PlaceRun>& added, const std::vector<
 }
 
 Result<> Engine::store_figures(SQLite::Database& db, const Step& step) {
-  SQLite::Statement mapped(db, "UPDATE branch SET mapped = mapped + ? WHERE id = ?");
   for (const auto& [branch, change] : net_.mapped_change) {
-    if (change == 0) continue;
-    mapped.bind(1, change);
-    mapped.bind(2, branch.sql());
-    mapped.exec();
-    mapped.reset();
+    if (change != 0) catalog::add_mapped(db, branch, change);
   }
   if (step) VSNAP_TRY(step(db)); // may refuse; the extra step cannot be taken back
   if (extra_step_) VSNAP_TRY(extra_step_(db));

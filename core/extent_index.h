@@ -1,4 +1,4 @@
-// The extent index: all statements on the tables extent, space and sweep.
+// The extent index: all statements on the tables extent, space and sweep, but for those that make them.
 //
 //   extent(branch, start, born -> count, kind, member, physical)
 //

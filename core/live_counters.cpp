@@ -39,6 +39,8 @@ std::string name_of(const ViewCounters& slot) {
   return {text.data(), strnlen(text.data(), text.size())};
 }
 
+Failure no_daemon() { return failure(ErrorKind::not_found, "no daemon shows the pool (vsnap mount)"); }
+
 std::string segment_name(const std::string& uuid) { return "vsnap-live-" + uuid; }
 } // namespace
 
@@ -67,11 +69,13 @@ Result<std::unique_ptr<LiveCounters>> LiveCounters::create(const std::string& uu
     ipc::shared_memory_object::remove(mapping->name.c_str()); // of a daemon that was killed
     ipc::shared_memory_object memory(ipc::create_only, mapping->name.c_str(), ipc::read_write,
                                      ipc::permissions(0600));
+    std::unique_ptr<LiveCounters> counters(new LiveCounters(std::move(mapping), true)); // removes it
+    Mapping& made = *counters->mapping_;
     memory.truncate(sizeof(Segment));
-    mapping->region = ipc::mapped_region(memory, ipc::read_write);
-    Segment* const segment = std::construct_at(static_cast<Segment*>(mapping->region.get_address()));
+    made.region = ipc::mapped_region(memory, ipc::read_write);
+    Segment* const segment = std::construct_at(static_cast<Segment*>(made.region.get_address()));
     segment->layout.store(kLayout, std::memory_order_release);
-    return std::unique_ptr<LiveCounters>(new LiveCounters(std::move(mapping), true));
+    return counters;
   } catch (const ipc::interprocess_exception& e) {
     return failure(ErrorKind::failed, fmt::format("live counters: {}", e.what()));
   }
@@ -82,13 +86,17 @@ Result<std::unique_ptr<LiveCounters>> LiveCounters::open(const std::string& uuid
     auto mapping = std::make_unique<Mapping>();
     mapping->name = segment_name(uuid);
     ipc::shared_memory_object memory(ipc::open_only, mapping->name.c_str(), ipc::read_only);
+    ipc::offset_t size = 0;
+    if (!memory.get_size(size) || size == 0) return no_daemon(); // it is just being made
     mapping->region = ipc::mapped_region(memory, ipc::read_only);
     if (mapping->region.get_size() < sizeof(Segment) || mapping->segment().layout.load() != kLayout) {
       return failure(ErrorKind::failed, "the daemon is of another version of vsnap");
     }
     return std::unique_ptr<LiveCounters>(new LiveCounters(std::move(mapping), false));
-  } catch (const ipc::interprocess_exception&) {
-    return failure(ErrorKind::not_found, "no daemon shows the pool (vsnap mount)");
+  } catch (const ipc::interprocess_exception& e) {
+    if (e.get_error_code() == ipc::not_found_error) return no_daemon();
+    return failure(ErrorKind::failed, e.get_native_error() != 0 ? e.get_native_error() : EIO,
+                   fmt::format("live counters: {}", e.what()));
   }
 }
 
@@ -121,12 +129,14 @@ std::vector<LiveCounters::Sample> LiveCounters::read() const {
     s.id = slot.id.load(std::memory_order_acquire);
     if (s.id == 0) continue;
     s.name = name_of(slot);
-    s.reads = slot.reads.load(std::memory_order_relaxed);
-    s.read_bytes = slot.read_bytes.load(std::memory_order_relaxed);
-    s.writes = slot.writes.load(std::memory_order_relaxed);
-    s.written_bytes = slot.written_bytes.load(std::memory_order_relaxed);
-    s.discards = slot.discards.load(std::memory_order_relaxed);
-    s.flushes = slot.flushes.load(std::memory_order_relaxed);
+    s.reads = slot.reads.load(std::memory_order_acquire);
+    s.read_bytes = slot.read_bytes.load(std::memory_order_acquire);
+    s.writes = slot.writes.load(std::memory_order_acquire);
+    s.written_bytes = slot.written_bytes.load(std::memory_order_acquire);
+    s.discards = slot.discards.load(std::memory_order_acquire);
+    s.flushes = slot.flushes.load(std::memory_order_acquire);
+    // Given to another view meanwhile: the next round shows that one.
+    if (slot.id.load(std::memory_order_relaxed) != s.id) continue;
     samples.push_back(std::move(s));
   }
   return samples;

@@ -35,7 +35,7 @@ class LiveCounters {
  public:
   // `uuid`: the pool's, as text. The daemon's: made anew, removed by the destructor.
   static Result<std::unique_ptr<LiveCounters>> create(const std::string& uuid);
-  // A reader's; not_found when no daemon has the pool.
+  // A reader's; not_found when no daemon has the pool, failed when this user may not look.
   static Result<std::unique_ptr<LiveCounters>> open(const std::string& uuid);
   ~LiveCounters();
   LiveCounters(const LiveCounters&) = delete;

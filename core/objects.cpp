@@ -67,19 +67,27 @@ ViewInfo Objects::describe(const Object& object) {
   info.uid = owner.uid;
   info.gid = owner.gid;
   info.open_handles = object.open_handles;
-  if (object.kind == ViewKind::volume && object.branch->parent != nullptr) {
-    std::string origin = "(removed snapshot)";
-    bool own = false; // rolled back: its origin is a snapshot of its own
-    for (const auto& [id, other] : by_id_) {
-      if (other->kind == ViewKind::snapshot && other->branch == object.branch->parent &&
-          other->number == object.branch->parent_number && !other->name.empty()) {
-        own = other->volume->id == object.id;
-        origin = name_of(*other).text();
-      }
-    }
-    if (!own) info.origin = origin;
-  }
+  if (object.kind == ViewKind::volume) info.origin = origin_of(object);
   return info;
+}
+
+// The snapshot a clone started from. A volume that was rolled back started from one of its own, which is
+// none.
+std::optional<std::string> Objects::origin_of(const Object& volume) {
+  const Branch* const parent = volume.branch->parent;
+  if (parent == nullptr) return std::nullopt;
+  const Version number = volume.branch->parent_number;
+  std::string origin = "(removed snapshot)";
+  bool own = false;
+  for (auto at = by_view_.lower_bound({parent->id, number, ObjectId(0)});
+       at != by_view_.end() && at->second->branch == parent && at->second->number == number; ++at) {
+    const Object& snapshot = *at->second;
+    if (snapshot.name.empty()) continue;
+    own = snapshot.volume->id == volume.id;
+    origin = name_of(snapshot).text();
+  }
+  if (own) return std::nullopt;
+  return origin;
 }
 
 std::vector<std::string> Objects::names() {
@@ -112,6 +120,7 @@ void Objects::add(const ObjectPtr& object) {
     if (!object->name.empty())
       VSNAP_ASSERT(snapshots_.emplace(std::pair(object->volume->id, object->name), object).second);
     in_order_.emplace(std::pair(object->volume->id, object->id), object);
+    by_view_.emplace(std::tuple(object->branch->id, object->number, object->id), object);
   }
 }
 
@@ -130,7 +139,9 @@ void Objects::rename(const ObjectPtr& object, const std::string& name) {
 void Objects::erase(const ObjectPtr& object) {
   if (!object->name.empty()) rename(object, "");
   by_id_.erase(object->id);
-  if (object->kind == ViewKind::snapshot) in_order_.erase({object->volume->id, object->id});
+  if (object->kind != ViewKind::snapshot) return;
+  in_order_.erase({object->volume->id, object->id});
+  by_view_.erase({object->branch->id, object->number, object->id});
 }
 
 Branch* Objects::branch(BranchId id) {

@@ -18,6 +18,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/branch.h"
@@ -79,12 +80,16 @@ class Objects {
   [[nodiscard]] std::vector<Branch*> branches() VSNAP_REQUIRES(mutex_);
 
  private:
+  [[nodiscard]] std::optional<std::string> origin_of(const Object& volume) VSNAP_REQUIRES(mutex_);
+
   Mutex mutex_;
   std::map<std::string, ObjectPtr> volumes_ VSNAP_GUARDED_BY(mutex_);
   std::map<ObjectId, ObjectPtr> by_id_ VSNAP_GUARDED_BY(mutex_);
   std::map<std::pair<ObjectId, std::string>, ObjectPtr> snapshots_
       VSNAP_GUARDED_BY(mutex_);                                                          // by volume and name
   std::map<std::pair<ObjectId, ObjectId>, ObjectPtr> in_order_ VSNAP_GUARDED_BY(mutex_); // by volume and id
+  std::map<std::tuple<BranchId, Version, ObjectId>, ObjectPtr> by_view_
+      VSNAP_GUARDED_BY(mutex_); // snapshots, by what they see
   std::map<BranchId, std::unique_ptr<Branch>> branches_ VSNAP_GUARDED_BY(mutex_);
   Mutex changed_mutex_;
   std::vector<ObjectPtr> changed_ VSNAP_GUARDED_BY(changed_mutex_);

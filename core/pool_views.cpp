@@ -272,7 +272,7 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
         catalog::set_parent(db, child.id, origin->branch, number);
         catalog::set_mapped(db, child.id, mapped);
         if (live) catalog::update_branch(db, origin->branch->id, origin->branch->version());
-        catalog::update_volume(db, *volume);
+        catalog::update_volume(db, objects_, *volume);
         MutexLock lock(objects_.mutex());
         child.parent = origin->branch; // under the database's lock, where maps are loaded
         child.parent_number = number;

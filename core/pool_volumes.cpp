@@ -167,7 +167,7 @@ Result<> PoolImpl::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shri
     view->grow_to(size_bytes);
   }
   auto done = configure([&](SQLite::Database& db) -> Result<> {
-    catalog::update_volume(db, *volume);
+    catalog::update_volume(db, objects_, *volume);
     return {};
   });
   if (!done) {
