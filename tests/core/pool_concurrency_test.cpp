@@ -1,5 +1,7 @@
 // Many threads at once: writers that overlap, snapshots under load, removal under load.
+#include <algorithm>
 #include <atomic>
+#include <initializer_list>
 #include <thread>
 
 #include "tests/core/small_pool.h"
@@ -212,5 +214,122 @@ TEST_CASE("a clone can be flattened while it and its origin are written") {
   REQUIRE(lab.pool->wait_for_removals({}).has_value());
   for (std::uint64_t block = 1024; block < 2048; ++block)
     REQUIRE(read_from(*c, block * kBlockBytes) == block_of(1));
+  REQUIRE(lab.findings().empty());
+}
+
+TEST_CASE("clones hold what their snapshot held while versions around them are freed") {
+  SmallPool lab(64 * kMiB);
+  lab.pool.reset();
+  OpenPoolOptions options;
+  options.background = true;
+  lab.open(options);
+  lab.create("v", 4 * kMiB);
+  constexpr unsigned kRounds = 40;
+  std::atomic<unsigned> cloned{0};
+  std::atomic<bool> failed{false};
+  const auto name = [](const char* stem, unsigned i) { return stem + std::to_string(i); };
+  {
+    Threads threads;
+    threads.start([&] { // round i writes i + 1 everywhere: what c<i> starts from
+      ViewHandle v = lab.view("v");
+      for (unsigned i = 0; i < kRounds; ++i) {
+        for (std::uint64_t at = 0; at < 64; ++at) {
+          if (!v->write(at * 8 * kBlockBytes, block_of(static_cast<std::uint8_t>(i + 1)))) failed = true;
+        }
+        if (!lab.snapshot("v@" + name("s", i)) || !lab.pool->clone({"v", name("s", i)}, name("c", i)))
+          failed = true;
+        cloned = i + 1;
+        cloned.notify_all();
+      }
+    });
+    threads.start([&] { // one round behind; of the clones every fourth stays
+      for (unsigned i = 0; i < kRounds; ++i) {
+        cloned.wait(i);
+        if (!lab.remove("v@" + name("s", i))) failed = true;
+        if (i % 4 != 0 && !lab.remove(name("c", i))) failed = true;
+      }
+    });
+    threads.start([&] {
+      for (unsigned i = 0; i < 20; ++i) {
+        if (!lab.pool->wait_for_removals({}) || !lab.pool->disk_usage()) failed = true;
+        for (const ViewInfo& info : lab.pool->list()) {
+          if (info.name.text().empty()) failed = true;
+        }
+      }
+    });
+  }
+  REQUIRE_FALSE(failed);
+  REQUIRE(lab.pool->wait_for_removals({}).has_value());
+  for (unsigned i = 0; i < kRounds; i += 4) {
+    ViewHandle clone = lab.view(name("c", i));
+    for (std::uint64_t at = 0; at < 64; ++at)
+      REQUIRE(read_from(*clone, at * 8 * kBlockBytes) == block_of(static_cast<std::uint8_t>(i + 1)));
+  }
+  REQUIRE(lab.findings().empty());
+}
+
+TEST_CASE("a flatten and removals around it: each is done or refused, and nothing is lost") {
+  SmallPool lab(64 * kMiB);
+  lab.pool.reset();
+  OpenPoolOptions options;
+  options.background = true;
+  lab.open(options);
+  std::atomic<bool> failed{false};
+  const auto done_or = [&](const auto& result, std::initializer_list<ErrorKind> allowed) {
+    if (!result && std::find(allowed.begin(), allowed.end(), result.error().kind) == allowed.end())
+      failed = true;
+  };
+  for (unsigned round = 0; round < 15; ++round) {
+    lab.create("v", 4 * kMiB);
+    REQUIRE(lab.view("v")->write(0, block_of(1, kMiB)).has_value());
+    REQUIRE(lab.snapshot("v@s").has_value());
+    REQUIRE(lab.pool->clone({"v", "s"}, "c").has_value());
+    REQUIRE(lab.snapshot("c@s").has_value());
+    REQUIRE(lab.pool->clone({"c", "s"}, "d").has_value());
+    {
+      Threads threads;
+      threads.start([&] { done_or(lab.pool->flatten("c", {}), {ErrorKind::busy, ErrorKind::not_found}); });
+      threads.start([&] { done_or(lab.pool->flatten("d", {}), {ErrorKind::busy, ErrorKind::not_found}); });
+      threads.start([&] { done_or(lab.remove("v", {.recursive = true}), {}); });
+      threads.start([&] {
+        if (round % 2 == 0)
+          done_or(lab.remove("c", {.recursive = true, .even_if_open = true}), {ErrorKind::busy});
+        else
+          done_or(lab.pool->rollback({"c", "s"}, true, false), {ErrorKind::busy});
+        done_or(lab.pool->diff({"c", "s"}, {"d", {}}, [](const DiffRange&) { return true; }),
+                {ErrorKind::failed, ErrorKind::not_found, ErrorKind::busy});
+      });
+    }
+    REQUIRE_FALSE(failed);
+    REQUIRE(lab.pool->wait_for_removals({}).has_value());
+    REQUIRE(read_from(*lab.view("d"), 0, kMiB) == block_of(1, kMiB));
+    REQUIRE(lab.findings().empty());
+    for (const char* name : {"c", "d"}) {
+      if (lab.pool->find({name, {}})) REQUIRE(lab.remove(name, {.recursive = true}).has_value());
+    }
+    REQUIRE(lab.pool->wait_for_removals({}).has_value());
+    REQUIRE(lab.pool->space().data_bytes == 0);
+  }
+}
+
+TEST_CASE("a file that is removed while it is being closed goes, whoever is last") {
+  SmallPool lab;
+  std::atomic<bool> failed{false};
+  for (unsigned round = 0; round < 200; ++round) {
+    lab.create("t", kMiB);
+    ViewHandle t = lab.view("t");
+    REQUIRE(t->write(0, block_of(1)).has_value());
+    {
+      Threads threads;
+      threads.start([&] { t = ViewHandle(); });
+      threads.start([&] {
+        if (!lab.remove("t", {.even_if_open = true})) failed = true;
+      });
+    }
+    REQUIRE_FALSE(failed);
+    REQUIRE(lab.pool->list().empty());
+    REQUIRE(lab.pool->wait_for_removals({}).has_value());
+    REQUIRE(lab.pool->space().data_bytes == 0);
+  }
   REQUIRE(lab.findings().empty());
 }
