@@ -164,6 +164,7 @@ JSON_COMMANDS = [
     ('rollback', 'rollback lab/j@s'),
     ('rename', 'rename lab/k l'), ('flatten', 'flatten lab/l'), ('check', 'check lab'),
     ('catalog dump', 'catalog dump lab /srv/json.db'), ('mount', 'mount lab /mnt/lab'), ('map', 'map lab/j'),
+    ('top', 'top lab --count 1 --interval 0.05'),
     ('unmap', 'unmap lab/j'), ('rm', 'rm lab/l'), ('umount', 'umount lab'),
     ('pool detach', 'pool detach lab'),
     ('pool attach', f'pool attach {" ".join(MEMBERS)}'),
