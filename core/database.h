@@ -25,8 +25,8 @@ namespace vsnap {
 class Database {
  public:
   // `vfs`: name of the SQLite VFS to use; an empty file is a new database.
-  static Result<std::unique_ptr<Database>> open(const std::string& file, const std::string& vfs,
-                                                int checkpoint_pages);
+  [[nodiscard]] static Result<std::unique_ptr<Database>> open(const std::string& file, const std::string& vfs,
+                                                              int checkpoint_pages);
 
   template <class Body>
   auto read(Body body) -> decltype(body(std::declval<SQLite::Database&>())) {
@@ -52,22 +52,23 @@ class Database {
   }
 
   // Brings the WAL back into the database file, so that it starts anew.
-  Result<> checkpoint();
+  [[nodiscard]] Result<> checkpoint();
   // pages done, pages in all; false: give up
   using CopyProgress = std::function<bool(std::uint64_t, std::uint64_t)>;
   // Copies the whole database into a new ordinary file, in steps, so that I/O goes on: what it is in the end.
   // A file that exists is refused; after a failure there is none. Errors name the file where it is to blame.
-  Result<> copy_to(const std::string& path, const CopyProgress& each);
+  [[nodiscard]] Result<> copy_to(const std::string& path, const CopyProgress& each);
   // The same into a database of one's own, which ends with it; SQLite keeps it in memory as long as it is
   // small, else in its directory for temporary files.
-  Result<std::unique_ptr<Database>> copy(const CopyProgress& each);
+  [[nodiscard]] Result<std::unique_ptr<Database>> copy(const CopyProgress& each);
   // Lines of PRAGMA integrity_check; empty: none wrong.
-  Result<std::vector<std::string>> integrity_problems();
+  [[nodiscard]] Result<std::vector<std::string>> integrity_problems();
 
  private:
   explicit Database(std::unique_ptr<SQLite::Database> connection) : connection_(std::move(connection)) {}
   [[nodiscard]] static Failure translate(const std::exception_ptr& thrown);
-  Result<> copy_into(SQLite::Database& target, const std::string& name, const CopyProgress& each);
+  [[nodiscard]] Result<> copy_into(SQLite::Database& target, const std::string& name,
+                                   const CopyProgress& each);
 
   Mutex mutex_;
   std::unique_ptr<SQLite::Database> connection_;

@@ -17,7 +17,6 @@ namespace {
 // log_limit().
 constexpr std::uint64_t kMinHeadroomBlocks = 512;
 constexpr std::uint64_t kMaxHeadroomBlocks = 32768;
-constexpr std::uint64_t kLookAtHeadroomAfter = 32; // changes
 
 // The WAL: 1/64 of the pool, 1 to 64 MiB. It starts anew at a quarter; a transaction dirties at most a leaf,
 // two split pages and a bitmap row (two pages) for each change, so that a 1/16 of its frames in changes
@@ -55,6 +54,8 @@ Engine::Engine(Env& env, std::unique_ptr<MemberSet> members, std::uint64_t cache
     : env_(env), cache_bytes_(cache_bytes), members_(std::move(members)) {}
 
 Engine::~Engine() {
+  page_count_.reset();
+  free_count_.reset();
   cache_.reset();
   index_.reset();
   db_.reset();
@@ -248,8 +249,7 @@ Result<> Engine::commit_line(const Step& step) {
   }
   release(freed);
   cache_->collect();
-  // Looked at only now and then: that few changes cannot take a notable part of the smallest headroom.
-  if (changes_since_headroom_ >= kLookAtHeadroomAfter || metadata_low() || !finished) keep_headroom();
+  keep_headroom();
   return finished;
 }
 
@@ -285,7 +285,6 @@ Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>&
     return done;
   }
   recount_set_ = !last;
-  changes_since_headroom_ += applied.size() + (step ? 1 : 0);
   for (const auto& [branch, start] : applied) {
     auto& changes = net_.by_branch[branch];
     changes.erase(start);
@@ -344,10 +343,15 @@ void Engine::release(std::vector<PlaceRun>& freed) {
 }
 
 void Engine::keep_headroom() {
-  changes_since_headroom_ = 0;
-  const auto used = db_->read([](SQLite::Database& db) -> Result<std::uint64_t> {
-    return static_cast<std::uint64_t>(db.execAndGet("PRAGMA page_count").getInt64() -
-                                      db.execAndGet("PRAGMA freelist_count").getInt64());
+  const auto used = db_->read([&](SQLite::Database& db) -> Result<std::uint64_t> {
+    const auto count = [&db](std::unique_ptr<SQLite::Statement>& prepared, const char* sql) {
+      if (!prepared) prepared = std::make_unique<SQLite::Statement>(db, sql);
+      prepared->executeStep();
+      const std::int64_t pages = prepared->getColumn(0).getInt64();
+      prepared->reset();
+      return static_cast<std::uint64_t>(pages);
+    };
+    return count(page_count_, "PRAGMA page_count") - count(free_count_, "PRAGMA freelist_count");
   });
   if (!used) return;
   metadata_used_bytes_.store(*used * kBlockBytes);

@@ -41,9 +41,10 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  Result<> create_catalog();
-  Result<> open_catalog(bool for_check); // reads the space table; kind damaged where it contradicts itself
-  Result<> mark_opened(); // before the first change; see member_set.h
+  [[nodiscard]] Result<> create_catalog();
+  [[nodiscard]] Result<> open_catalog(
+      bool for_check);                  // reads the space table; kind damaged where it contradicts itself
+  [[nodiscard]] Result<> mark_opened(); // before the first change; see member_set.h
   // Called when somebody should commit soon, by threads that write; never twice before a commit has begun.
   void set_committer(std::function<void()> wake) { wake_committer_ = std::move(wake); }
   void ask_for_commit() {
@@ -58,20 +59,21 @@ class Engine {
 
   Mutex& commit_mutex() VSNAP_THREAD_ANNOTATION(lock_returned(commit_mutex_)) { return commit_mutex_; }
   // Makes everything durable that was written or changed before the call.
-  Result<> commit() VSNAP_EXCLUDES(commit_mutex_);
+  [[nodiscard]] Result<> commit() VSNAP_EXCLUDES(commit_mutex_);
   // The same, and `step` with it in the last transaction: all of it or nothing of the step.
-  Result<> commit_with(const Step& step) VSNAP_REQUIRES(commit_mutex_);
+  [[nodiscard]] Result<> commit_with(const Step& step) VSNAP_REQUIRES(commit_mutex_);
   // For a line between two versions: draw_line() takes out the changes so far, while the gates concerned are
   // closed; commit_line() commits them and the step, and nothing that came after.
   void draw_line() VSNAP_REQUIRES(commit_mutex_);
-  Result<> commit_line(const Step& step) VSNAP_REQUIRES(commit_mutex_);
+  [[nodiscard]] Result<> commit_line(const Step& step) VSNAP_REQUIRES(commit_mutex_);
   // commit(), unless nothing changed since the last one.
-  Result<> commit_if_needed() VSNAP_EXCLUDES(commit_mutex_);
+  [[nodiscard]] Result<> commit_if_needed() VSNAP_EXCLUDES(commit_mutex_);
   // A transaction of its own that frees places (sweeps): released like those of a commit.
-  Result<> transact(const std::function<Result<>(SQLite::Database&, std::vector<PlaceRun>& freed)>& body)
+  [[nodiscard]] Result<> transact(
+      const std::function<Result<>(SQLite::Database&, std::vector<PlaceRun>& freed)>& body)
       VSNAP_REQUIRES(commit_mutex_);
   // Only changes that the log has; a flush of the members where it has none.
-  Result<> sync() VSNAP_EXCLUDES(commit_mutex_);
+  [[nodiscard]] Result<> sync() VSNAP_EXCLUDES(commit_mutex_);
 
   // nullopt: no space, now; a commit may bring some back.
   [[nodiscard]] std::optional<PlaceRun> allocate(BlockCount wanted, std::optional<Place> near,
@@ -96,15 +98,15 @@ class Engine {
   Grace& grace() { return grace_; }
   RegionCache& cache() { return *cache_; }
   Env& env() { return env_; }
-  Result<> checkpoint() { return db_->checkpoint(); }
+  [[nodiscard]] Result<> checkpoint() { return db_->checkpoint(); }
 
  private:
-  Result<> start(bool fresh);
-  Result<> apply_batch(bool last, const Step& step, std::vector<PlaceRun>& freed)
+  [[nodiscard]] Result<> start(bool fresh);
+  [[nodiscard]] Result<> apply_batch(bool last, const Step& step, std::vector<PlaceRun>& freed)
       VSNAP_REQUIRES(commit_mutex_);
   void undo_durable(const std::vector<PlaceRun>& added, const std::vector<PlaceRun>& freed)
       VSNAP_REQUIRES(commit_mutex_);
-  Result<> store_figures(SQLite::Database& db, const Step& step) VSNAP_REQUIRES(commit_mutex_);
+  [[nodiscard]] Result<> store_figures(SQLite::Database& db, const Step& step) VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] std::uint64_t batch_changes() const;
   void release(std::vector<PlaceRun>& freed) VSNAP_REQUIRES(commit_mutex_);
   void keep_headroom() VSNAP_REQUIRES(commit_mutex_);
@@ -118,6 +120,7 @@ class Engine {
   std::unique_ptr<MetadataVfs> vfs_;
   std::unique_ptr<Database> db_;
   std::unique_ptr<ExtentIndex> index_;
+  std::unique_ptr<SQLite::Statement> page_count_, free_count_; // keep_headroom()'s
   std::unique_ptr<ChangeLog> log_;
   Grace grace_;
   std::unique_ptr<RegionCache> cache_;
@@ -129,7 +132,6 @@ class Engine {
   Mutex commit_mutex_;
   TakenRecords taken_ VSNAP_GUARDED_BY(commit_mutex_); // not in net_ yet
   NetChanges net_ VSNAP_GUARDED_BY(commit_mutex_);
-  std::uint64_t changes_since_headroom_ VSNAP_GUARDED_BY(commit_mutex_) = 0;
   bool recount_set_ VSNAP_GUARDED_BY(commit_mutex_) = false; // the catalog's mapped counts are behind
   std::atomic<std::uint64_t> committed_{0};
   std::atomic<bool> metadata_low_{false};

@@ -26,19 +26,19 @@ class File {
  public:
   virtual ~File() = default;
   // offset and length in bytes. EIO where the file is shorter.
-  virtual Result<> read_at(std::uint64_t offset, std::span<std::byte> out) = 0;
-  virtual Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) = 0;
-  virtual Result<> flush() = 0;
+  [[nodiscard]] virtual Result<> read_at(std::uint64_t offset, std::span<std::byte> out) = 0;
+  [[nodiscard]] virtual Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) = 0;
+  [[nodiscard]] virtual Result<> flush() = 0;
   // Gives the bytes back to whatever is below (hole punch, discard). Contents are undefined afterwards. Best
   // effort.
   virtual void discard(std::uint64_t offset, std::uint64_t length) = 0;
   [[nodiscard]] virtual std::uint64_t size_bytes() const = 0;
-  virtual Result<> resize(std::uint64_t size_bytes) = 0;
+  [[nodiscard]] virtual Result<> resize(std::uint64_t size_bytes) = 0;
   // Two opens of the same file or device, by whatever path, give the same identity.
   [[nodiscard]] virtual std::string identity() const = 0;
   [[nodiscard]] virtual bool is_block_device() const = 0;
   // Takes the exclusive lock that only one process can hold. False: somebody else has it.
-  virtual Result<bool> try_lock() = 0;
+  [[nodiscard]] virtual Result<bool> try_lock() = 0;
 };
 
 struct OpenMode {
@@ -49,8 +49,8 @@ struct OpenMode {
 class Env {
  public:
   virtual ~Env() = default;
-  virtual Result<std::unique_ptr<File>> open_file(const std::string& path, OpenMode mode) = 0;
-  virtual Result<> remove_file(const std::string& path) = 0;
+  [[nodiscard]] virtual Result<std::unique_ptr<File>> open_file(const std::string& path, OpenMode mode) = 0;
+  [[nodiscard]] virtual Result<> remove_file(const std::string& path) = 0;
   // Nanoseconds since 1970, for people. May jump.
   [[nodiscard]] virtual std::int64_t wall_clock_ns() = 0;
   // Nanoseconds on a clock that never goes back and counts while suspended.

@@ -38,32 +38,33 @@ namespace vsnap {
 class MemberSet {
  public:
   // Locks and verifies. Kinds: busy (names the owner), damaged, not_found, failed.
-  static Result<std::unique_ptr<MemberSet>> open(Env& env, const std::vector<std::string>& paths,
-                                                 const std::string& role, int lock_wait_ms);
+  [[nodiscard]] static Result<std::unique_ptr<MemberSet>> open(Env& env,
+                                                               const std::vector<std::string>& paths,
+                                                               const std::string& role, int lock_wait_ms);
   // Lays out a new pool on the given open and locked files; writes superblocks, not the catalog.
-  static Result<std::unique_ptr<MemberSet>> create(
+  [[nodiscard]] static Result<std::unique_ptr<MemberSet>> create(
       Env& env, const std::string& pool_name,
       std::vector<std::pair<std::string, std::unique_ptr<File>>> files);
 
-  Result<> read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out);
-  Result<> write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data);
+  [[nodiscard]] Result<> read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out);
+  [[nodiscard]] Result<> write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data);
   void discard(PlaceRun run);
   // Makes durable whatever was written before the call.
-  Result<> flush_data();
+  [[nodiscard]] Result<> flush_data();
 
   [[nodiscard]] Superblock layout() const VSNAP_EXCLUDES(layout_mutex_);
   template <class Change>
-  Result<> update_layout(Change change) VSNAP_EXCLUDES(layout_mutex_) {
+  [[nodiscard]] Result<> update_layout(Change change) VSNAP_EXCLUDES(layout_mutex_) {
     MutexLock lock(layout_mutex_);
     Superblock changed = layout_;
     change(changed);
     return store_layout(std::move(changed));
   }
   // A new member at the end of the roster; durable on all members when it returns.
-  Result<std::uint32_t> add(Env& env, const std::string& path, std::unique_ptr<File> file)
+  [[nodiscard]] Result<std::uint32_t> add(Env& env, const std::string& path, std::unique_ptr<File> file)
       VSNAP_EXCLUDES(layout_mutex_);
   // Locks the file for us and checks that it is none of the members already.
-  Result<> claim(Env& env, const std::string& path, File& file, int lock_wait_ms);
+  [[nodiscard]] Result<> claim(Env& env, const std::string& path, File& file, int lock_wait_ms);
 
   [[nodiscard]] std::uint32_t count() const { return count_.load(std::memory_order_acquire); }
   [[nodiscard]] const std::string& path(std::uint32_t member) const { return slots_[member]->path; }
@@ -72,21 +73,21 @@ class MemberSet {
   }
   [[nodiscard]] bool flush_failed() const { return flush_failed_.load(); }
   // Raises the sequence on all members; the new one. Nothing, and 0, for a pool of one member.
-  Result<std::uint64_t> mark_opened() VSNAP_EXCLUDES(layout_mutex_);
+  [[nodiscard]] Result<std::uint64_t> mark_opened() VSNAP_EXCLUDES(layout_mutex_);
   // Fails if the members are a step apart though the catalog has the newest sequence.
   [[nodiscard]] Result<> check_together(std::uint64_t sequence_in_catalog) const
       VSNAP_EXCLUDES(layout_mutex_);
   // Best effort, as some member may not take writes any more: the next opening finds that a check is needed.
   void mark_needs_check() VSNAP_EXCLUDES(layout_mutex_);
-  Result<> clear_needs_check() VSNAP_EXCLUDES(layout_mutex_);
+  [[nodiscard]] Result<> clear_needs_check() VSNAP_EXCLUDES(layout_mutex_);
   [[nodiscard]] bool needs_check() const VSNAP_EXCLUDES(layout_mutex_);
   // Damage seen in single superblock copies at open; empty when all were good.
   [[nodiscard]] const std::vector<std::string>& remarks() const { return remarks_; }
   // Reads every superblock copy again and says what is wrong with it; rewrites them all with repair.
-  Result<std::vector<std::string>> check_superblocks(bool repair) VSNAP_EXCLUDES(layout_mutex_);
+  [[nodiscard]] Result<std::vector<std::string>> check_superblocks(bool repair) VSNAP_EXCLUDES(layout_mutex_);
 
   // Ends the pool: overwrites the header of every member. Nothing else may be done with the set afterwards.
-  Result<> erase_headers();
+  [[nodiscard]] Result<> erase_headers();
 
   void write_owner_records(Env& env);
   void clear_owner_records();
@@ -102,14 +103,14 @@ class MemberSet {
   };
 
   MemberSet() = default;
-  Result<> read_superblocks(std::vector<std::pair<std::string, std::unique_ptr<File>>> files);
-  Result<> store_layout(Superblock changed) VSNAP_REQUIRES(layout_mutex_);
-  Result<> store_superblock(std::uint32_t member, const Superblock& superblock);
-  Result<> flush_member(Slot& slot);
-  Result<> check_flushes() const;
+  [[nodiscard]] Result<> read_superblocks(std::vector<std::pair<std::string, std::unique_ptr<File>>> files);
+  [[nodiscard]] Result<> store_layout(Superblock changed) VSNAP_REQUIRES(layout_mutex_);
+  [[nodiscard]] Result<> store_superblock(std::uint32_t member, const Superblock& superblock);
+  [[nodiscard]] Result<> flush_member(Slot& slot);
+  [[nodiscard]] Result<> check_flushes() const;
   void attach(std::uint32_t index, std::string path, std::unique_ptr<File> file);
-  Result<> check_sequences(const std::vector<Superblock>& found, const std::vector<bool>& half_damaged,
-                           const Superblock& newest);
+  [[nodiscard]] Result<> check_sequences(const std::vector<Superblock>& found,
+                                         const std::vector<bool>& half_damaged, const Superblock& newest);
 
   std::array<std::unique_ptr<Slot>, format::kMaxMembers> slots_;
   std::atomic<std::uint32_t> count_{0};

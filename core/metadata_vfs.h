@@ -39,13 +39,13 @@ class MetadataVfs {
   MetadataVfs& operator=(const MetadataVfs&) = delete;
 
   // Takes over the segments of the layout and finds out which file is empty.
-  Result<> load();
+  [[nodiscard]] Result<> load();
   [[nodiscard]] const std::string& vfs_name() const { return name_; }
   static constexpr const char* kDatabaseFile = "catalog.db";
   static constexpr int kReservedBytes = 8; // of each page; whoever makes the database has to tell SQLite
 
   // One more segment of up to `wanted` blocks; no_space if not even a small one is free.
-  Result<> grow(MetadataFile file, BlockCount wanted);
+  [[nodiscard]] Result<> grow(MetadataFile file, BlockCount wanted);
   [[nodiscard]] std::uint64_t capacity_bytes(MetadataFile file) const;
   [[nodiscard]] std::uint64_t segment_blocks() const; // of both files
 
@@ -65,12 +65,12 @@ class MetadataVfs {
 class MetadataVfs::Stream {
  public:
   Stream(MetadataVfs& owner, MetadataFile file) : owner_(owner), file_(file) {}
-  Result<> load(const std::vector<MetadataSegment>& segments);
+  [[nodiscard]] Result<> load(const std::vector<MetadataSegment>& segments);
   // Bytes beyond the end read as zeros; `read_short` says so.
-  Result<bool> read(std::uint64_t offset, std::span<std::byte> out);
-  Result<> write(std::uint64_t offset, std::span<const std::byte> data);
-  Result<> truncate(std::uint64_t size_bytes);
-  Result<> sync();
+  [[nodiscard]] Result<bool> read(std::uint64_t offset, std::span<std::byte> out);
+  [[nodiscard]] Result<> write(std::uint64_t offset, std::span<const std::byte> data);
+  [[nodiscard]] Result<> truncate(std::uint64_t size_bytes);
+  [[nodiscard]] Result<> sync();
   void append(PlaceRun run);
   [[nodiscard]] MetadataFile file() const { return file_; }
   [[nodiscard]] std::uint64_t size_bytes() const { return size_bytes_.load(); }
@@ -78,7 +78,7 @@ class MetadataVfs::Stream {
 
  private:
   template <class Piece>
-  Result<> for_pieces(std::uint64_t offset, std::uint64_t length, Piece piece);
+  [[nodiscard]] Result<> for_pieces(std::uint64_t offset, std::uint64_t length, Piece piece);
   MetadataVfs& owner_;
   MetadataFile file_;
   mutable Mutex mutex_;

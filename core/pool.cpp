@@ -210,7 +210,7 @@ Result<> PoolImpl::finish_open() {
     }
   }
   for (const ObjectPtr& volume : trims) {
-    if (auto trimmed = view_of(volume)->finish_trim(); !trimmed) // before the volume grows it is tried again
+    if (auto trimmed = finish_trim(volume); !trimmed) // before the volume grows it is tried again
       log::warning("{}/{}: freeing what a shrink left: {}", name_, volume->name, trimmed.error().message);
   }
   if (!unlinked.empty()) VSNAP_TRY(erase_objects(unlinked));

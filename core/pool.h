@@ -71,15 +71,15 @@ class PoolObserver {
 
 class Pool {
  public:
-  static Result<> create(Env& env, const CreatePoolOptions& options);
-  static Result<std::unique_ptr<Pool>> open(Env& env, OpenPoolOptions options);
-  static Result<MemberIdentity> identify(Env& env, const std::string& path);
+  [[nodiscard]] static Result<> create(Env& env, const CreatePoolOptions& options);
+  [[nodiscard]] static Result<std::unique_ptr<Pool>> open(Env& env, OpenPoolOptions options);
+  [[nodiscard]] static Result<MemberIdentity> identify(Env& env, const std::string& path);
   // Wipes the superblocks of an unused pool's members, after taking their locks.
-  static Result<> destroy(Env& env, const std::vector<std::string>& member_paths,
-                          const std::string& expected_uuid);
+  [[nodiscard]] static Result<> destroy(Env& env, const std::vector<std::string>& member_paths,
+                                        const std::string& expected_uuid);
 
   virtual ~Pool() = default; // closes; errors of the last commit are only logged, call close() to see them
-  virtual Result<> close() = 0;
+  [[nodiscard]] virtual Result<> close() = 0;
   virtual void set_observer(PoolObserver* observer) = 0;
   virtual void settle() = 0; // PoolObserver::settle(), of the observer there is
 
@@ -88,35 +88,38 @@ class Pool {
   virtual PoolStatus status() = 0;
   [[nodiscard]] virtual std::vector<ViewInfo>
   list() = 0; // volumes by name, each followed by its snapshots, oldest first
-  virtual Result<ViewInfo> find(const ViewName& name) = 0;
-  virtual Result<ViewInfo> info(ObjectId id) = 0;
-  virtual Result<DiskUsage> disk_usage() = 0;
+  [[nodiscard]] virtual Result<ViewInfo> find(const ViewName& name) = 0;
+  [[nodiscard]] virtual Result<ViewInfo> info(ObjectId id) = 0;
+  [[nodiscard]] virtual Result<DiskUsage> disk_usage() = 0;
   [[nodiscard]] virtual SpaceInfo space() = 0; // cheap: for statfs
 
   // Configuration
-  virtual Result<> add_member(const MemberSpec& member, bool force) = 0;
-  virtual Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) = 0;
+  [[nodiscard]] virtual Result<> add_member(const MemberSpec& member, bool force) = 0;
+  [[nodiscard]] virtual Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) = 0;
   // `new_name`: the new volume or snapshot part. With `replace` a volume of that name goes in the same
   // moment; busy if it has snapshots. Who has it open keeps it until the last handle is closed.
-  virtual Result<> rename(const ViewName& from, const std::string& new_name, bool replace) = 0;
-  Result<> rename(const ViewName& from, const std::string& new_name) { return rename(from, new_name, false); }
+  [[nodiscard]] virtual Result<> rename(const ViewName& from, const std::string& new_name, bool replace) = 0;
+  [[nodiscard]] Result<> rename(const ViewName& from, const std::string& new_name) {
+    return rename(from, new_name, false);
+  }
   // Also of a volume that was unlinked and is still open.
-  virtual Result<> resize(ObjectId volume, std::uint64_t size_bytes, bool allow_shrink) = 0;
-  Result<> resize(const std::string& volume, std::uint64_t size_bytes, bool allow_shrink) {
+  [[nodiscard]] virtual Result<> resize(ObjectId volume, std::uint64_t size_bytes, bool allow_shrink) = 0;
+  [[nodiscard]] Result<> resize(const std::string& volume, std::uint64_t size_bytes, bool allow_shrink) {
     VSNAP_TRY_ASSIGN(const ViewInfo info, find({volume, {}}));
     return resize(info.id, size_bytes, allow_shrink);
   }
-  virtual Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode,
-                                  std::optional<std::uint32_t> uid, std::optional<std::uint32_t> gid,
-                                  std::optional<std::int64_t> modified_ns) = 0;
-  virtual Result<> snapshot(std::span<const ViewName> names) = 0; // one moment, all or none
-  virtual Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run) = 0;
-  virtual Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) = 0;
+  [[nodiscard]] virtual Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode,
+                                                std::optional<std::uint32_t> uid,
+                                                std::optional<std::uint32_t> gid,
+                                                std::optional<std::int64_t> modified_ns) = 0;
+  [[nodiscard]] virtual Result<> snapshot(std::span<const ViewName> names) = 0; // one moment, all or none
+  [[nodiscard]] virtual Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run) = 0;
+  [[nodiscard]] virtual Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) = 0;
   // Makes `to`, an empty volume, share everything `from` has: what copy_file_range of a whole file asks for.
-  virtual Result<> share_into(ObjectId from, ObjectId to) = 0;
+  [[nodiscard]] virtual Result<> share_into(ObjectId from, ObjectId to) = 0;
   // Whether `view` starts from `origin` and so holds what origin holds wherever nobody wrote.
   [[nodiscard]] virtual bool shares_all_of(ObjectId view, ObjectId origin) = 0;
-  virtual Result<> flatten(const std::string& volume, const Progress& progress) = 0;
+  [[nodiscard]] virtual Result<> flatten(const std::string& volume, const Progress& progress) = 0;
 
   struct RemoveOptions {
     bool recursive = false; // volumes with their snapshots
@@ -125,18 +128,19 @@ class Pool {
   };
   // All or none. Returns at once; space is freed in the background, or by the next process that opens the
   // pool.
-  virtual Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) = 0;
-  virtual Result<> wait_for_removals(const Progress& progress) = 0;
+  [[nodiscard]] virtual Result<RemovalPlan> remove(std::span<const ViewName> names,
+                                                   RemoveOptions options) = 0;
+  [[nodiscard]] virtual Result<> wait_for_removals(const Progress& progress) = 0;
 
   // From the older to the newer; in order of offset. Views without a common ancestor are refused.
-  virtual Result<> diff(const ViewName& from, const ViewName& to,
-                        const std::function<bool(const DiffRange&)>& each) = 0;
-  virtual Result<CheckReport> check(bool repair, const Progress& progress) = 0;
-  virtual Result<> dump_catalog(const std::string& path, const Progress& progress) = 0;
+  [[nodiscard]] virtual Result<> diff(const ViewName& from, const ViewName& to,
+                                      const std::function<bool(const DiffRange&)>& each) = 0;
+  [[nodiscard]] virtual Result<CheckReport> check(bool repair, const Progress& progress) = 0;
+  [[nodiscard]] virtual Result<> dump_catalog(const std::string& path, const Progress& progress) = 0;
 
   // I/O
-  virtual Result<ViewHandle> open_view(ObjectId id) = 0;
-  virtual Result<> sync() = 0; // fsync of everything
+  [[nodiscard]] virtual Result<ViewHandle> open_view(ObjectId id) = 0;
+  [[nodiscard]] virtual Result<> sync() = 0; // fsync of everything
 
  private:
   friend class ViewHandle;

@@ -100,6 +100,7 @@ class PoolImpl final : public Pool {
   void add_child(std::unique_ptr<Branch> branch) VSNAP_REQUIRES(engine_->commit_mutex(), objects_.mutex());
   ObjectPtr make_volume(const std::string& name, std::uint64_t size_bytes);
   Result<> finish_open() VSNAP_REQUIRES(config_mutex_);
+  Result<> finish_trim(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
   Result<> recount();
 
   // Removal

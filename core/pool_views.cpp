@@ -51,7 +51,7 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
       branches.push_back(snapshot->branch);
     made.push_back(std::move(snapshot));
   }
-  for (const ObjectPtr& snapshot : made) VSNAP_TRY(view_of(snapshot->volume)->finish_trim());
+  for (const ObjectPtr& snapshot : made) VSNAP_TRY(finish_trim(snapshot->volume));
   VSNAP_TRY(engine_->commit()); // so that little is left to do at the line
   MutexLock commit(engine_->commit_mutex());
   VSNAP_TRY(engine_->check_writable());
@@ -238,8 +238,8 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
   }
   Branch& child = *volume->branch;
   const bool live = origin->kind == ViewKind::volume;
-  if (live) VSNAP_TRY(view_of(origin)->finish_trim());
-  VSNAP_TRY(view_of(volume)->finish_trim());
+  if (live) VSNAP_TRY(finish_trim(origin));
+  VSNAP_TRY(finish_trim(volume));
   VSNAP_TRY(engine_->commit());
   MutexLock commit(engine_->commit_mutex());
   std::vector<Branch*> branches;

@@ -135,6 +135,12 @@ Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name, boo
   return gone.empty() ? Result<>() : erase_objects(gone);
 }
 
+// What a shrink left behind the end; opens no view where there is nothing.
+Result<> PoolImpl::finish_trim(const ObjectPtr& volume) {
+  if (volume->trim.load() == Object::kNoTrim) return {};
+  return view_of(volume)->finish_trim();
+}
+
 Result<> PoolImpl::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shrink) {
   MutexLock config(config_mutex_);
   ObjectPtr volume;

@@ -33,7 +33,7 @@ class RegionCache {
  public:
   RegionCache(Database& db, ExtentIndex& index, Grace& grace, std::uint64_t limit_bytes);
 
-  Result<Region*> get(ViewMap& map, RegionIndex index) VSNAP_EXCLUDES(load_mutex_);
+  [[nodiscard]] Result<Region*> get(ViewMap& map, RegionIndex index) VSNAP_EXCLUDES(load_mutex_);
   // Records up to this number are in the catalog.
   void set_committed(std::uint64_t sequence) { committed_.store(sequence, std::memory_order_release); }
   // Takes out every region of the map, after `change` was called; no region is loaded in between.

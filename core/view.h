@@ -34,21 +34,21 @@ class View {
   [[nodiscard]] virtual std::uint64_t size_bytes() const = 0;
 
   // Bytes read: fewer than asked for only at the end of the view. Unmapped ranges read as zeros.
-  virtual Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> out) = 0;
+  [[nodiscard]] virtual Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> out) = 0;
   // All of it, or an error (ENOSPC, EIO, EROFS, EFBIG). Past the end it makes the volume longer, as with any
   // file.
-  virtual Result<> write(std::uint64_t offset, std::span<const std::byte> data) = 0;
+  [[nodiscard]] virtual Result<> write(std::uint64_t offset, std::span<const std::byte> data) = 0;
   // Gives the space back; reads as zeros. Never makes the volume longer. Zero-range is the same thing.
-  virtual Result<> discard(std::uint64_t offset, std::uint64_t length) = 0;
+  [[nodiscard]] virtual Result<> discard(std::uint64_t offset, std::uint64_t length) = 0;
   // Takes space for every unmapped block of the range, so that later writes there cannot fail for lack of it;
   // it goes on reading as zeros. Longer volume where extend is set.
-  virtual Result<> reserve(std::uint64_t offset, std::uint64_t length, bool extend) = 0;
+  [[nodiscard]] virtual Result<> reserve(std::uint64_t offset, std::uint64_t length, bool extend) = 0;
   // The first offset >= `offset` with data / in a hole; nullopt: none before the end (SEEK_DATA: ENXIO). The
   // end of the view counts as a hole, as in lseek(2).
-  virtual Result<std::optional<std::uint64_t>> seek_data(std::uint64_t offset) = 0;
-  virtual Result<std::optional<std::uint64_t>> seek_hole(std::uint64_t offset) = 0;
+  [[nodiscard]] virtual Result<std::optional<std::uint64_t>> seek_data(std::uint64_t offset) = 0;
+  [[nodiscard]] virtual Result<std::optional<std::uint64_t>> seek_hole(std::uint64_t offset) = 0;
   // Everything that was written before the call is durable when it returns.
-  virtual Result<> fsync() = 0;
+  [[nodiscard]] virtual Result<> fsync() = 0;
 };
 
 // An open file on a view: keeps it alive, and counts in ViewInfo::open_handles. Movable; closes when
