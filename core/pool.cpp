@@ -367,8 +367,7 @@ std::vector<ViewInfo> PoolImpl::list() {
 
 Result<ViewInfo> PoolImpl::find(const ViewName& name) {
   VSNAP_TRY_ASSIGN(const ObjectPtr object, object_named(name));
-  MutexLock lock(objects_.mutex());
-  return objects_.describe(*object);
+  return info(object->id);
 }
 
 Result<ViewInfo> PoolImpl::info(ObjectId id) {

@@ -159,6 +159,7 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
     pins.push_back({object->branch->id,
                     object->kind == ViewKind::volume ? std::nullopt : std::optional(object->number.value())});
   }
+  std::vector<std::shared_ptr<VolumeIo>> views; // destroyed without the locks
   {
     MutexLock commit(engine_->commit_mutex());
     VSNAP_TRY(release_pins(pins, with_generation([&](SQLite::Database& db) -> Result<> {
@@ -168,9 +169,7 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
                              }
                              return {};
                            })));
-  }
-  std::vector<std::shared_ptr<VolumeIo>> views; // destroyed without the lock
-  {
+    // Before a sweep can free the branches: nobody finds an object without its branch.
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : objects) {
       objects_.erase(object);
