@@ -257,14 +257,11 @@ CatalogCheck::Counts CatalogCheck::count_mapped(const Branch& branch,
     const auto found = index_.next_region(branch.id, at);
     if (!found) return counts;
     std::vector<bool> mapped(kRegionBlocks);
-    std::int64_t before = 0;
     if (branch.parent != nullptr) {
       const auto map = std::make_unique<Region>(*found, Version(0));
       index_.load_region(*branch.parent, branch.parent_number, std::nullopt, *map);
-      for (std::uint64_t block = 0; block < kRegionBlocks; ++block) {
+      for (std::uint64_t block = 0; block < kRegionBlocks; ++block)
         mapped[block] = map->entry(block).mapped();
-        before += mapped[block] ? 1 : 0;
-      }
     }
     std::vector<ExtentRow> rows = index_.rows(branch.id, *found);
     std::stable_sort(rows.begin(), rows.end(),
