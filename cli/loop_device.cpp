@@ -70,6 +70,18 @@ Failure in_use(const std::string& device) {
                                               who.empty() ? std::string() : ": " + joined(who)));
 }
 
+// Names repeat in other mount name spaces: a device is over the file that has this name here only if that is
+// the same file. Where either cannot be looked at, the name has to do.
+bool is_over(const std::string& device, const std::string& file) {
+  const Descriptor loop(::open(device.c_str(), O_RDONLY | O_CLOEXEC));
+  loop_info64 info = {};
+  struct stat there = {};
+  if (file.ends_with(" (deleted)") || loop.get() < 0 || ::ioctl(loop.get(), LOOP_GET_STATUS64, &info) != 0)
+    return true;
+  if (::stat(file.c_str(), &there) != 0) return errno != ENOENT;
+  return info.lo_inode == there.st_ino && info.lo_device == there.st_dev;
+}
+
 bool attached(const std::string& device) {
   std::error_code code;
   return fs::exists("/sys/block/" + fs::path(device).filename().string() + "/loop/backing_file", code);
@@ -97,7 +109,8 @@ std::vector<LoopDevice> loop_devices() {
     const std::string name = it->path().filename().string();
     if (!name.starts_with("loop")) continue;
     const std::string file = first_line(it->path() / "loop/backing_file");
-    if (!file.empty()) out.push_back({"/dev/" + name, file, first_line(it->path() / "ro") == "1"});
+    if (file.empty() || !is_over("/dev/" + name, file)) continue;
+    out.push_back({"/dev/" + name, file, first_line(it->path() / "ro") == "1"});
   }
   std::sort(out.begin(), out.end(), [](const LoopDevice& a, const LoopDevice& b) {
     return a.device.size() != b.device.size() ? a.device.size() < b.device.size() : a.device < b.device;

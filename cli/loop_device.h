@@ -3,8 +3,7 @@
 // Invariants
 // 1. Only devices over files under a mount of ours are listed as ours and detached.
 // 2. detach() returns when the device is free, or with busy when somebody has it open; it never leaves a
-// device that
-//    will detach itself later.
+//    device that will detach itself later.
 // Threads: plain functions; any thread.
 #pragma once
 
@@ -22,7 +21,7 @@ struct LoopDevice {
   bool read_only = false;
 };
 
-[[nodiscard]] std::vector<LoopDevice> loop_devices(); // attached ones, of the whole machine
+[[nodiscard]] std::vector<LoopDevice> loop_devices(); // attached ones whose file is seen here
 
 struct LoopOptions {
   std::string file;

@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdio>
 #include <iostream>
+#include <memory>
 
 #include "cli/in_use.h"
 #include "cli/pool_daemon.h"
@@ -117,11 +118,17 @@ Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlReques
   return reply;
 }
 
-bool can_ask() { return ::isatty(STDIN_FILENO) == 1 && ::isatty(STDERR_FILENO) == 1; }
+bool can_ask() { return ::isatty(STDIN_FILENO) == 1; }
 
 Result<> confirm(const CommonOptions& options, const std::string& what, const std::string& plan) {
   if (options.yes || !can_ask()) return {};
-  fmt::print(stderr, "{}Go on? [y/N] ", plan);
+  // Whoever can answer has to see the question, wherever standard error goes.
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> terminal(
+      ::isatty(STDERR_FILENO) == 1 ? nullptr : std::fopen("/dev/tty", "we"),
+      [](std::FILE* file) { return file != nullptr ? std::fclose(file) : 0; });
+  std::FILE* const out = terminal ? terminal.get() : stderr;
+  fmt::print(out, "{}Go on? [y/N] ", plan);
+  std::fflush(out);
   std::string line;
   if (std::getline(std::cin, line) && (line == "y" || line == "Y" || line == "yes")) return {};
   return failure(ErrorKind::failed, ECANCELED, fmt::format("{}: not done", what));
