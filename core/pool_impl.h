@@ -98,6 +98,8 @@ class PoolImpl final : public Pool {
       VSNAP_REQUIRES(config_mutex_);
   [[nodiscard]] std::unique_ptr<Branch> new_branch(Branch* parent, Version number, std::int64_t mapped);
   void add_child(std::unique_ptr<Branch> branch) VSNAP_REQUIRES(engine_->commit_mutex(), objects_.mutex());
+  Result<ViewInfo> add_volume(std::unique_ptr<Branch> branch, const ObjectPtr& volume)
+      VSNAP_REQUIRES(config_mutex_);
   ObjectPtr make_volume(const std::string& name, std::uint64_t size_bytes);
   Result<> finish_open() VSNAP_REQUIRES(config_mutex_);
   Result<> finish_trim(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);

@@ -108,24 +108,7 @@ Result<ViewInfo> PoolImpl::clone(const ViewName& from, const std::string& new_vo
     volume->uid = origin->volume->uid;
     volume->gid = origin->volume->gid;
   }
-  volume->branch = branch.get();
-  MutexLock commit(engine_->commit_mutex()); // the sweeper reads pins under it
-  VSNAP_TRY(configure_locked([&](SQLite::Database& db) -> Result<> {
-    branch->id = BranchId(catalog::take_number(db, "next_branch"));
-    volume->id = ObjectId(catalog::take_number(db, "next_object"));
-    catalog::insert_branch(db, *branch);
-    catalog::insert_volume(db, *volume);
-    return {};
-  }));
-  ViewInfo info;
-  {
-    MutexLock lock(objects_.mutex());
-    add_child(std::move(branch));
-    objects_.add(volume);
-    info = objects_.describe(*volume);
-  }
-  tell_entry(new_volume);
-  return info;
+  return add_volume(std::move(branch), volume);
 }
 
 Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool dry_run) {

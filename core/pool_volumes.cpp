@@ -60,16 +60,10 @@ ObjectPtr PoolImpl::make_volume(const std::string& name, std::uint64_t size_byte
 
 // ---- volumes ----
 
-Result<ViewInfo> PoolImpl::create_volume(const std::string& name, std::uint64_t size_bytes) {
-  MutexLock config(config_mutex_);
-  VSNAP_TRY(check_free({name, {}}));
-  if (size_bytes > kMaxVolumeBytes)
-    return failure(ErrorKind::usage, EFBIG, fmt::format("{}: at most 8 EiB - 1", name));
-  VSNAP_TRY(check_room());
-  auto branch = new_branch(nullptr, Version(0), 0);
-  const ObjectPtr volume = make_volume(name, size_bytes);
+// Gives both their numbers and makes them part of the pool.
+Result<ViewInfo> PoolImpl::add_volume(std::unique_ptr<Branch> branch, const ObjectPtr& volume) {
   volume->branch = branch.get();
-  MutexLock commit(engine_->commit_mutex());
+  MutexLock commit(engine_->commit_mutex()); // the sweeper reads pins under it
   VSNAP_TRY(configure_locked([&](SQLite::Database& db) -> Result<> {
     branch->id = BranchId(catalog::take_number(db, "next_branch"));
     volume->id = ObjectId(catalog::take_number(db, "next_object"));
@@ -84,8 +78,19 @@ Result<ViewInfo> PoolImpl::create_volume(const std::string& name, std::uint64_t 
     objects_.add(volume);
     info = objects_.describe(*volume);
   }
-  tell_entry(name);
+  tell_entry(volume->name);
   return info;
+}
+
+Result<ViewInfo> PoolImpl::create_volume(const std::string& name, std::uint64_t size_bytes) {
+  MutexLock config(config_mutex_);
+  VSNAP_TRY(check_free({name, {}}));
+  if (size_bytes > kMaxVolumeBytes)
+    return failure(ErrorKind::usage, EFBIG, fmt::format("{}: at most 8 EiB - 1", name));
+  VSNAP_TRY(check_room());
+  auto branch = new_branch(nullptr, Version(0), 0);
+  const ObjectPtr volume = make_volume(name, size_bytes);
+  return add_volume(std::move(branch), volume);
 }
 
 Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name, bool replace) {

@@ -4,13 +4,14 @@
 
 namespace vsnap {
 
-void Region::refresh_own(Version current) {
-  if (own_version_ == current) return;
+void Region::clear_own(Version current) {
+  MutexLock lock(mutex_);
+  if (own_version_.load(std::memory_order_relaxed) == current.value()) return;
   for (std::uint64_t block = 0; block < kRegionBlocks; ++block) {
     const Entry e = entry(block);
     if (e.own()) set_entry(block, e.frozen());
   }
-  own_version_ = current;
+  own_version_.store(current.value(), std::memory_order_release);
 }
 
 bool Region::retire(std::uint64_t committed) {

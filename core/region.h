@@ -59,7 +59,7 @@ static_assert(Place::kBlockBits + Place::kMemberBits <= 50);
 
 class Region {
  public:
-  Region(RegionIndex index, Version version) : index_(index), own_version_(version) {}
+  Region(RegionIndex index, Version version) : index_(index), own_version_(version.value()) {}
   [[nodiscard]] RegionIndex index() const { return index_; }
   [[nodiscard]] Entry entry(std::uint64_t block) const {
     return Entry::from_word(entries_[block].load(std::memory_order_acquire));
@@ -67,8 +67,11 @@ class Region {
   void set_entry(std::uint64_t block, Entry e) { entries_[block].store(e.word(), std::memory_order_release); }
 
   Mutex& mutex() VSNAP_THREAD_ANNOTATION(lock_returned(mutex_)) { return mutex_; }
-  // Clears the own bits if the branch's number has moved on since they were set.
-  void refresh_own(Version current) VSNAP_REQUIRES(mutex_);
+  // Clears the own bits if the branch's number has moved on since they were set. Inside the branch's gate,
+  // where the number stands still; takes the mutex only if there is something to do.
+  void refresh_own(Version current) VSNAP_EXCLUDES(mutex_) {
+    if (own_version_.load(std::memory_order_acquire) != current.value()) clear_own(current);
+  }
 
   // Highest sequence number of a record about this region.
   void note_record(std::uint64_t sequence) { last_record_.store(sequence, std::memory_order_release); }
@@ -80,6 +83,7 @@ class Region {
   std::atomic<bool> used_lately{true}; // second chance of the cache's clock
 
  private:
+  void clear_own(Version current) VSNAP_EXCLUDES(mutex_);
   friend class RangeLock;
   struct Range {
     std::uint64_t from = 0, to = 0;
@@ -91,7 +95,7 @@ class Region {
   CondVar released_;
   std::vector<Range> held_ VSNAP_GUARDED_BY(mutex_);
   std::uint32_t waiting_ VSNAP_GUARDED_BY(mutex_) = 0;
-  Version own_version_ VSNAP_GUARDED_BY(mutex_);
+  std::atomic<std::uint64_t> own_version_; // changed under mutex_, after the bits
   bool retired_ VSNAP_GUARDED_BY(mutex_) = false;
 };
 

@@ -258,10 +258,7 @@ Result<> VolumeIo::write_piece(const Span& span, std::span<const std::byte> data
 
 // The caller holds the range.
 Result<> VolumeIo::write_held(Region& region, const Span& span, std::span<const std::byte> data) {
-  {
-    MutexLock lock(region.mutex());
-    region.refresh_own(map_.branch->version());
-  }
+  region.refresh_own(map_.branch->version());
   for (std::uint64_t block = span.first_block(); block < span.end_block();) {
     const Entry entry = region.entry(block);
     VSNAP_TRY_ASSIGN(block, entry.own() && entry.kind() == BlockKind::data
@@ -417,10 +414,7 @@ Result<> VolumeIo::discard_piece(const Span& span) {
 }
 
 Result<> VolumeIo::unmap_in_region(Region& region, std::uint64_t from, std::uint64_t to) {
-  {
-    MutexLock lock(region.mutex());
-    region.refresh_own(map_.branch->version());
-  }
+  region.refresh_own(map_.branch->version());
   for (std::uint64_t block = from; block < to;) {
     if (!region.entry(block).mapped()) {
       ++block;
@@ -476,10 +470,7 @@ Result<> VolumeIo::reserve_piece(const Span& span) {
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
     const RangeLock range(*region, span.first_block(), span.end_block());
     if (!range.held()) continue;
-    {
-      MutexLock lock(region->mutex());
-      region->refresh_own(map_.branch->version());
-    }
+    region->refresh_own(map_.branch->version());
     for (std::uint64_t block = span.first_block(); block < span.end_block();) {
       if (region->entry(block).mapped()) {
         ++block;
