@@ -70,8 +70,12 @@ class ChangeLog {
   // The last record that take() has moved.
   [[nodiscard]] std::uint64_t taken() const { return taken_.load(std::memory_order_relaxed); }
   void set_limit(std::uint64_t limit) { limit_.store(limit, std::memory_order_relaxed); }
+  // Changes that were taken and that a commit could not store.
+  void set_backlog(std::uint64_t changes) { backlog_.store(changes, std::memory_order_relaxed); }
   // Should the caller commit before it goes on?
-  [[nodiscard]] bool full() const { return reaches(1); }
+  [[nodiscard]] bool full() const {
+    return reaches(1) || backlog_.load(std::memory_order_relaxed) >= limit_.load(std::memory_order_relaxed);
+  }
   // Should somebody commit, so that it does not become full?
   [[nodiscard]] bool wants_commit() const { return reaches(4); }
   [[nodiscard]] std::uint64_t pending() const { return pending_.load(std::memory_order_relaxed); }
@@ -88,6 +92,7 @@ class ChangeLog {
   const std::uint64_t region_limit_;
   std::atomic<std::uint64_t> regions_{0}; // with records
   std::atomic<std::uint64_t> taken_{0};
+  std::atomic<std::uint64_t> backlog_{0};
   Mutex mutex_;
   std::vector<MapChange> records_ VSNAP_GUARDED_BY(mutex_);
   std::uint64_t sequence_ VSNAP_GUARDED_BY(mutex_) = 0;

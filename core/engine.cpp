@@ -134,12 +134,18 @@ Result<> Engine::open_catalog(bool for_check) {
 }
 
 Result<> Engine::mark_opened() {
-  VSNAP_TRY_ASSIGN(const std::uint64_t sequence, members_->mark_opened());
-  if (sequence == 0) return {};
-  return db_->write([&](SQLite::Database& db) -> Result<> {
-    catalog::set_value(db, "opened", sequence);
-    return {};
-  });
+  auto marked = [&]() -> Result<> {
+    VSNAP_TRY_ASSIGN(const std::uint64_t sequence, members_->mark_opened());
+    if (sequence == 0) return {};
+    return db_->write([&](SQLite::Database& db) -> Result<> {
+      catalog::set_value(db, "opened", sequence);
+      return {};
+    });
+  }();
+  if (marked || marked.error().kind != ErrorKind::no_space) return marked;
+  // No room below the members: what is there can still be read, and that is worth more than the mark.
+  log::warning("noting that the pool was opened: {}", marked.error().message);
+  return {};
 }
 
 void Engine::note_member_added(std::uint64_t blocks) {
@@ -247,6 +253,8 @@ Result<> Engine::commit_line(const Step& step) {
     committed_.store(net_.sequence, std::memory_order_release);
     cache_->set_committed(net_.sequence);
   }
+  // What stays behind counts, or writers would never hear of it: each commit empties the log.
+  log_->set_backlog(finished ? 0 : net_.size());
   release(freed);
   cache_->collect();
   keep_headroom();

@@ -144,6 +144,13 @@ PoolImpl::~PoolImpl() {
 }
 
 Result<> PoolImpl::start() {
+  if (!options_.for_check && engine_->members().needs_check()) {
+    return failure(
+        ErrorKind::damaged,
+        fmt::format("pool {}: writing to a member failed when it was last used (vsnap check {} says "
+                    "whether anything is damaged, and opens it again)",
+                    name_, name_));
+  }
   VSNAP_TRY(engine_->open_catalog(options_.for_check));
   VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
     generation_ = catalog::value(db, "generation");
@@ -163,14 +170,8 @@ Result<> PoolImpl::start() {
         for (const ObjectPtr& object : being_stored_) objects_.note_changed(object);
       });
   if (options_.for_check) return {};
-  if (engine_->members().needs_check()) {
-    return failure(
-        ErrorKind::damaged,
-        fmt::format("pool {}: writing to a member failed when it was last used (vsnap check {} says "
-                    "whether anything is damaged, and opens it again)",
-                    name_, name_));
-  }
   VSNAP_TRY(engine_->mark_opened());
+  may_change_ = true;
   {
     MutexLock config(config_mutex_);
     VSNAP_TRY(finish_open());
@@ -254,7 +255,7 @@ Result<> PoolImpl::close() {
     background_.join();
   }
   Result<> done;
-  if (sweeper_ && !options_.for_check && engine_->check_writable()) {
+  if (may_change_ && engine_->check_writable()) {
     done = engine_->commit();
     // A command leaves nothing to be done; the daemon's successor goes on where it stopped.
     while (done && !options_.background) {

@@ -148,6 +148,7 @@ class PoolImpl final : public Pool {
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<PoolObserver*> observer_{nullptr};
   bool closed_ = false;
+  bool may_change_ = false; // opened in order, not to be checked: close() has something to finish
 
   Mutex config_mutex_;
   std::map<ObjectId, std::shared_ptr<VolumeIo>> views_ VSNAP_GUARDED_BY(objects_.mutex());

@@ -137,7 +137,10 @@ Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name, boo
     }
   }
   for (const std::string& name : changed) tell_entry(name);
-  return gone.empty() ? Result<>() : erase_objects(gone);
+  // It is renamed, whatever becomes of this; a nameless volume goes at the next start at the latest.
+  if (auto erased = gone.empty() ? Result<>() : erase_objects(gone); !erased)
+    log::warning("{}: removing the volume that {} replaced: {}", name_, new_name, erased.error().message);
+  return {};
 }
 
 // What a shrink left behind the end; opens no view where there is nothing.

@@ -302,3 +302,84 @@ TEST_CASE("a damaged byte of the catalog never becomes wrong data") {
   }
   REQUIRE(refused > 0);
 }
+
+TEST_CASE("a size whose commit found no space is stored by the next one") {
+  log::set_level(log::Level::off);
+  SmallPool lab;
+  lab.create("v", kMiB);
+  {
+    ViewHandle v = lab.view("v");
+    REQUIRE(v->write(kMiB, block_of(7)).has_value()); // makes it longer
+    lab.env.no_space(true);
+    const auto synced = v->fsync();
+    REQUIRE_FALSE(synced.has_value());
+    REQUIRE(synced.error().errno_value == ENOSPC);
+    lab.env.no_space(false);
+    REQUIRE(v->fsync().has_value());
+  }
+  lab.env.power_cut(1);
+  lab.pool.reset();
+  lab.open();
+  ViewHandle v = lab.view("v");
+  CHECK(v->size_bytes() == kMiB + kBlockBytes);
+  CHECK(read_from(*v, kMiB) == block_of(7));
+}
+
+TEST_CASE("changes that cannot be committed for want of space are bounded, and none is lost") {
+  log::set_level(log::Level::off);
+  SmallPool lab(64 * kMiB);
+  constexpr std::uint64_t kBlocks = 32 * kMiB / kBlockBytes;
+  lab.create("v", 32 * kMiB);
+  {
+    ViewHandle v = lab.view("v");
+    for (std::uint64_t at = 0; at < 32 * kMiB; at += kMiB)
+      REQUIRE(v->write(at, block_of(1, kMiB)).has_value());
+    REQUIRE(v->fsync().has_value());
+    lab.env.no_space(true);
+    // Each leaves a record, and writes nothing.
+    std::uint64_t refused = kBlocks;
+    for (std::uint64_t block = 0; block < kBlocks && refused == kBlocks; block += 2)
+      if (!v->discard(block * kBlockBytes, kBlockBytes)) refused = block;
+    REQUIRE(refused < kBlocks);
+    const auto again = v->discard((refused + 2) * kBlockBytes, kBlockBytes);
+    REQUIRE_FALSE(again.has_value());
+    CHECK(again.error().errno_value == ENOSPC);
+    lab.env.no_space(false);
+    REQUIRE(v->discard(refused * kBlockBytes, kBlockBytes).has_value());
+    REQUIRE(v->fsync().has_value());
+    for (std::uint64_t block = 0; block < kBlocks; ++block) {
+      const bool hole = block % 2 == 0 && block <= refused;
+      REQUIRE(read_from(*v, block * kBlockBytes) == block_of(hole ? 0 : 1));
+    }
+  }
+  lab.reopen();
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("a pool that is refused until it was checked is not changed by the attempt") {
+  log::set_level(log::Level::off);
+  SmallPool lab;
+  lab.create("v", 4 * kMiB);
+  {
+    ViewHandle v = lab.view("v");
+    REQUIRE(v->write(0, block_of(1, 4 * kMiB)).has_value());
+    REQUIRE(v->fsync().has_value());
+    v = ViewHandle();
+    REQUIRE(lab.remove("v").has_value()); // something for a sweep to do
+    lab.create("w", kMiB);
+    v = lab.view("w");
+    REQUIRE(v->write(0, block_of(2)).has_value());
+    lab.env.fail_flush_once();
+    REQUIRE_FALSE(v->fsync().has_value());
+  }
+  lab.pool.reset();
+  const std::vector<std::byte> before = lab.env.bytes_of("/a");
+  REQUIRE_FALSE(Pool::open(lab.env, {.member_paths = {"/a"}}).has_value());
+  std::vector<std::byte> after = lab.env.bytes_of("/a");
+  // But for the owner's record.
+  std::copy_n(before.begin() + format::kOwnerRecordOffset, format::kOwnerRecordBytes,
+              after.begin() + format::kOwnerRecordOffset);
+  const auto differs = std::mismatch(before.begin(), before.end(), after.begin()).first - before.begin();
+  CHECK(differs == static_cast<std::ptrdiff_t>(before.size()));
+  lab.open_checked();
+}

@@ -24,6 +24,7 @@ class MemoryFile final : public File {
     MutexLock lock(env_.mutex_);
     if (gone() || env_.fails() || offset + data.size() > content_->bytes.size())
       return failure(ErrorKind::failed, EIO, "write");
+    if (env_.no_space_) return failure(ErrorKind::no_space, ENOSPC, "write");
     std::byte* const at = content_->bytes.data() + offset;
     content_->unsynced.push_back({offset, {at, at + data.size()}});
     std::memcpy(at, data.data(), data.size());
@@ -143,6 +144,11 @@ void MemoryEnv::fail_once(std::uint64_t nth) {
 void MemoryEnv::fail_flush_once() {
   MutexLock lock(mutex_);
   fail_flush_ = true;
+}
+
+void MemoryEnv::no_space(bool full) {
+  MutexLock lock(mutex_);
+  no_space_ = full;
 }
 
 std::uint64_t MemoryEnv::calls() const {

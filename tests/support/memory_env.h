@@ -6,6 +6,7 @@
 //    nothing. Files that were made but never flushed stay.
 // 2. fail_from(n), fail_once(n): the n-th read, write or flush from now on answers EIO.
 // 3. fail_flush_once(): the next flush answers EIO.
+// 4. no_space(true): every write answers ENOSPC and changes nothing, until no_space(false).
 // Threads: any; one mutex.
 #pragma once
 
@@ -37,6 +38,7 @@ class MemoryEnv final : public Env {
   void fail_from(std::optional<std::uint64_t> nth); // nullopt: no more faults
   void fail_once(std::uint64_t nth);
   void fail_flush_once();
+  void no_space(bool full);
   [[nodiscard]] std::uint64_t calls() const; // reads, writes and flushes so far
   // Direct access to a file's bytes, for damage.
   std::vector<std::byte>& bytes_of(const std::string& path);
@@ -64,6 +66,7 @@ class MemoryEnv final : public Env {
   std::optional<std::uint64_t> fail_once_ VSNAP_GUARDED_BY(mutex_);
   std::uint64_t power_ VSNAP_GUARDED_BY(mutex_) = 0; // how often it was cut
   bool fail_flush_ VSNAP_GUARDED_BY(mutex_) = false;
+  bool no_space_ VSNAP_GUARDED_BY(mutex_) = false;
 };
 
 } // namespace vsnap
