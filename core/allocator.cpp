@@ -149,7 +149,7 @@ bool Allocator::load_group(const SpaceGroup& group) {
   return true;
 }
 
-bool Allocator::take_metadata(PlaceRun run) {
+bool Allocator::take(PlaceRun run) {
   MutexLock lock(mutex_);
   if (run.start.member() >= members_.size()) return false;
   Member& member = *members_[run.start.member()];

@@ -46,7 +46,9 @@ class Allocator {
   void add_member(std::uint64_t blocks, std::uint64_t header_blocks);
   // At open: what the catalog and the superblock say. False: outside the member, or taken already.
   [[nodiscard]] bool load_group(const SpaceGroup& group);
-  [[nodiscard]] bool take_metadata(PlaceRun run);
+  // At open: metadata, and what a record of the journal names. False, and nothing is taken: not all of it is
+  // there and free.
+  [[nodiscard]] bool take(PlaceRun run);
 
   // Up to `wanted` blocks next to each other, at least one; nullopt: no space. `near`: try exactly this place
   // first. `phase`: position of the first block within its neighbourhood, 0 to 15.

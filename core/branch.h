@@ -13,8 +13,8 @@
 #include <optional>
 #include <set>
 
-#include "core/change_log.h"
 #include "core/io_gate.h"
+#include "core/map_change.h"
 #include "core/units.h"
 
 namespace vsnap {

@@ -1,105 +1,80 @@
 #include "core/change_log.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
-#include <iterator>
+#include <new>
+#include <utility>
 
 #include "core/assert.h"
 
 namespace vsnap {
 namespace {
 
-bool has_place(const MapChange& c) { return c.kind != BlockKind::hole; }
+constexpr std::size_t kRingBytes = ChangeLog::kSlots * sizeof(LogRecord);
 
-// The part of `c` that starts at `start` and has `count` blocks.
-MapChange part(const MapChange& c, BlockIndex start, BlockCount count) {
-  MapChange p = c;
-  p.start = start;
-  p.count = count;
-  if (has_place(c)) p.place = c.place + (start - c.start);
-  return p;
-}
-
-bool continues(const MapChange& a, const MapChange& b) {
-  return a.start + a.count == b.start && region_of(a.start) == region_of(b.start) && a.kind == b.kind &&
-         a.fresh == b.fresh && a.keep_hole == b.keep_hole && a.born == b.born && a.floor == b.floor &&
-         (!has_place(a) || a.place + a.count == b.place);
+LogRecord* map_ring() {
+  void* const memory =
+      ::mmap(nullptr, kRingBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  return static_cast<LogRecord*>(memory);
 }
 
 } // namespace
 
-void NetChanges::add(const MapChange& change) {
-  VSNAP_ASSERT(change.count.value() > 0);
-  mapped_change[change.branch] += change.mapped_change;
-  auto& pieces = by_branch[change.branch];
-  const BlockIndex end = change.start + change.count;
-  MapChange placed_change = change;
-  auto at = pieces.upper_bound(change.start);
-  if (at != pieces.begin()) --at;
-  while (at != pieces.end() && at->first < end) {
-    const MapChange old = at->second;
-    const BlockIndex old_end = old.start + old.count;
-    if (old_end <= change.start) {
-      ++at;
-      continue;
-    }
-    at = pieces.erase(at);
-    // What the overtaken piece had to cut in the catalog, this one has to cut now.
-    if (!old.fresh) placed_change.fresh = false;
-    const BlockIndex from = std::max(old.start, change.start);
-    const BlockIndex to = std::min(old_end, end);
-    // A reserved place that is written becomes data where it is: the same place, still owned.
-    const bool kept = has_place(old) && has_place(change) &&
-                      old.place + (from - old.start) == change.place + (from - change.start);
-    if (has_place(old) && !kept) overtaken.push_back({old.place + (from - old.start), to - from});
-    if (old.start < from) pieces.emplace(old.start, part(old, old.start, from - old.start));
-    if (to < old_end) at = pieces.emplace(to, part(old, to, old_end - to)).first;
-  }
-  const auto placed = pieces.emplace(change.start, placed_change).first;
-  if (placed != pieces.begin()) {
-    const auto before = std::prev(placed);
-    if (continues(before->second, placed_change)) {
-      before->second.count = before->second.count + change.count;
-      pieces.erase(placed);
-    }
-  }
+void ChangeLog::Unmap::operator()(LogRecord* slots) const { ::munmap(slots, kRingBytes); }
+
+ChangeLog::ChangeLog(std::uint64_t committed, std::uint64_t limit, std::uint64_t region_limit)
+    : slots_(map_ring()),
+      limit_(std::min(limit, kMaxLimit)),
+      region_limit_(region_limit),
+      committed_(committed),
+      line_(committed),
+      last_(committed) {}
+
+const LogRecord& ChangeLog::slot(std::uint64_t sequence) const {
+  const LogRecord& found = slots_[sequence % kSlots];
+  VSNAP_ASSERT(found.sequence == sequence);
+  return found;
 }
 
-std::uint64_t NetChanges::size() const {
-  std::uint64_t sum = 0;
-  for (const auto& [branch, changes] : by_branch) sum += changes.size();
-  return sum;
-}
-
-void NetChanges::add(const TakenRecords& taken) {
-  for (const MapChange& change : taken.records) add(change);
-  sequence = std::max(sequence, taken.sequence);
-}
-
-std::uint64_t ChangeLog::append(const MapChange& change, bool first_of_region) {
+std::uint64_t ChangeLog::append(LogRecord record, bool first_of_region) {
   MutexLock lock(mutex_);
-  records_.push_back(change);
-  pending_.store(records_.size(), std::memory_order_relaxed);
+  const std::uint64_t sequence = last_.load(std::memory_order_relaxed) + 1;
+  VSNAP_ASSERT(sequence - committed_.load(std::memory_order_relaxed) <= kSlots);
+  record.sequence = sequence;
+  slots_[sequence % kSlots] = record;
   if (first_of_region) regions_.fetch_add(1, std::memory_order_relaxed);
-  last_.store(++sequence_, std::memory_order_release);
-  return sequence_;
+  last_.store(sequence, std::memory_order_release);
+  return sequence;
 }
 
-void ChangeLog::note() {
+std::uint64_t ChangeLog::draw_line() {
   MutexLock lock(mutex_);
-  last_.store(++sequence_, std::memory_order_release);
+  const std::uint64_t line = last_.load(std::memory_order_relaxed);
+  line_.store(line, std::memory_order_relaxed);
+  regions_before_line_ += regions_.exchange(0, std::memory_order_relaxed);
+  return line;
 }
 
-void ChangeLog::take(TakenRecords& taken) {
+void ChangeLog::withdraw_line() {
   MutexLock lock(mutex_);
-  if (taken.records.empty())
-    taken.records.swap(records_);
-  else
-    taken.records.insert(taken.records.end(), records_.begin(), records_.end());
-  records_.clear();
-  taken.sequence = sequence_;
-  taken_.store(sequence_, std::memory_order_relaxed);
-  pending_.store(0, std::memory_order_relaxed);
-  regions_.store(0, std::memory_order_relaxed);
+  line_.store(committed_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  regions_.fetch_add(std::exchange(regions_before_line_, 0), std::memory_order_relaxed);
+}
+
+void ChangeLog::copy(std::uint64_t from, std::uint64_t to, std::vector<LogRecord>& out) const {
+  MutexLock lock(mutex_); // their slots are not used again meanwhile
+  from = std::max(from, committed_.load(std::memory_order_relaxed));
+  for (std::uint64_t sequence = from + 1; sequence <= to; ++sequence) out.push_back(slot(sequence));
+}
+
+void ChangeLog::set_committed(std::uint64_t sequence) {
+  MutexLock lock(mutex_);
+  VSNAP_ASSERT(sequence >= committed_.load(std::memory_order_relaxed) &&
+               sequence <= line_.load(std::memory_order_relaxed));
+  committed_.store(sequence, std::memory_order_release);
+  if (sequence == line_.load(std::memory_order_relaxed)) regions_before_line_ = 0;
 }
 
 } // namespace vsnap

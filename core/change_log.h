@@ -1,103 +1,96 @@
-// The changes of maps that the catalog does not have yet, in the order in which they happened.
+// The changes that the catalog does not have yet, in the order in which they happened: a ring of records.
 //
-// The I/O engine appends a record for every change of a head's map; a commit takes all records out, brings
-// them into net form (the last change of a block counts) and writes them to the extent index.
+// The I/O engine appends a record for every change of a head's map, and of a volume's size and attributes.
+// Two readers follow: the journal, which makes records durable for an fsync, and the commit, which brings
+// them into the catalog and thereby frees their slots.
+//
+//      committed()        line()              last()
+//   ──────┬──────────────────┬───────────────────┬──────►  sequence
+//   free  │ a commit is      │ for the next      │ free
+//   slots │ under way        │ commit            │ slots
 //
 // Invariants
-// 1. Records about one block are appended in the order of the map's changes (both under the region's mutex).
-// 2. A record names the version and floor its branch had when it was made; take() between two records of one
-//    branch with different versions is what draws the line of a snapshot.
-// 3. Places of changes that were overtaken before they reached the catalog come out in `overtaken`: nobody
-//    owns them.
-// Threads: append() from any thread; take() under the commit lock.
+// 1. committed() <= line() <= last(); numbers go on over the life of a pool, one slot each.
+// 2. A slot is complete before last() reaches its number, and stays as it is until committed() has passed it.
+// 3. Records about one block are in the order of the map's changes (both are made under the region's mutex).
+// 4. A record names the version and floor that its branch had when it was made; draw_line() between two
+//    records of one branch with different versions is what makes a snapshot.
+// 5. Writers hold back at full(). A piece of a request that began before may still append kMaxPieceRecords;
+//    the ring has room for that of kMaxWriters.
+// Threads: append() and copy() from any thread; the other readers under the commit lock.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <map>
+#include <memory>
+#include <span>
 #include <vector>
 
+#include "core/log_record.h"
 #include "core/mutex.h"
-#include "core/region.h"
 #include "core/units.h"
 
 namespace vsnap {
 
-inline constexpr std::int64_t kNoFloor = -1;
-
-struct MapChange {
-  BranchId branch;
-  BlockIndex start;
-  BlockCount count;
-  BlockKind kind = BlockKind::data; // data, reserved or hole
-  Place place;                      // of the first block; holes have none
-  Version born;                     // the branch's number
-  std::int64_t floor =
-      kNoFloor; // newest number below `born` that some other view sees; rows born later are the head's own
-  bool fresh = false;             // the head had no row of its own for any of these blocks
-  bool keep_hole = false;         // of a hole: older versions or a parent would show through without a row
-  std::int64_t mapped_change = 0; // blocks mapped after minus before
-};
-
-// Records as they were appended.
-struct TakenRecords {
-  std::vector<MapChange> records;
-  std::uint64_t sequence = 0; // of the last one
-};
-
-// What a commit brings to the catalog: for each branch, changes that do not overlap, in order of their
-// blocks.
-struct NetChanges {
-  std::map<BranchId, std::map<BlockIndex, MapChange>> by_branch;
-  std::map<BranchId, std::int64_t> mapped_change;
-  std::vector<PlaceRun> overtaken;
-  std::uint64_t sequence = 0; // the last record that is in here
-  [[nodiscard]] std::uint64_t size() const;
-  void add(const MapChange& change);
-  void add(const TakenRecords& taken);
-};
-
 class ChangeLog {
  public:
-  // Holds back writers at `limit` records, or at records in `region_limit` regions; see wants_commit().
-  ChangeLog(std::uint64_t limit, std::uint64_t region_limit) : limit_(limit), region_limit_(region_limit) {}
-  // Its sequence number, from 1. `first_of_region`: no other record of its region came after taken().
-  std::uint64_t append(const MapChange& change, bool first_of_region) VSNAP_EXCLUDES(mutex_);
-  // A change that has no record (a volume's size): the next commit has something to do.
-  void note() VSNAP_EXCLUDES(mutex_);
-  // Moves everything behind what `taken` has already; takes no time to speak of, as writers may be held.
-  void take(TakenRecords& taken) VSNAP_EXCLUDES(mutex_);
-  // The last record that take() has moved.
-  [[nodiscard]] std::uint64_t taken() const { return taken_.load(std::memory_order_relaxed); }
-  void set_limit(std::uint64_t limit) { limit_.store(limit, std::memory_order_relaxed); }
-  // Changes that were taken and that a commit could not store.
-  void set_backlog(std::uint64_t changes) { backlog_.store(changes, std::memory_order_relaxed); }
+  static constexpr std::uint64_t kMaxLimit = 131072;
+  static constexpr std::uint64_t kMaxPieceRecords = 1024;
+  static constexpr std::uint64_t kMaxWriters = 256;
+  static constexpr std::uint64_t kSlots = 2 * kMaxLimit + kMaxWriters * kMaxPieceRecords;
+
+  // Holds back writers at twice `limit` records (one half for the commit under way), or at records in
+  // `region_limit` regions; see wants_commit().
+  ChangeLog(std::uint64_t committed, std::uint64_t limit, std::uint64_t region_limit);
+  // Its sequence number. `first_of_region`: no other record of its region came after line().
+  std::uint64_t append(LogRecord record, bool first_of_region) VSNAP_EXCLUDES(mutex_);
+  std::uint64_t append(const MapChange& change, bool first_of_region) {
+    return append(record_of(change), first_of_region);
+  }
+
+  // What is appended from now on belongs to the commit after this one; takes no time to speak of, as writers
+  // may be held.
+  std::uint64_t draw_line() VSNAP_EXCLUDES(mutex_);
+  // Calls `each(const LogRecord&)` for (from, to]; committed() <= from, to <= last().
+  template <class Each>
+  void each(std::uint64_t from, std::uint64_t to, Each call) const {
+    for (std::uint64_t sequence = from + 1; sequence <= to; ++sequence) call(slot(sequence));
+  }
+  // Appends those of (from, to] that are not committed to `out`.
+  void copy(std::uint64_t from, std::uint64_t to, std::vector<LogRecord>& out) const VSNAP_EXCLUDES(mutex_);
+  void set_committed(std::uint64_t sequence) VSNAP_EXCLUDES(mutex_);
+
+  // The commit under way failed: what it was to store is for the next one.
+  void withdraw_line() VSNAP_EXCLUDES(mutex_);
+
+  [[nodiscard]] std::uint64_t committed() const { return committed_.load(std::memory_order_acquire); }
+  [[nodiscard]] std::uint64_t line() const { return line_.load(std::memory_order_relaxed); }
+  [[nodiscard]] std::uint64_t last() const { return last_.load(std::memory_order_acquire); }
+  void set_limit(std::uint64_t limit) { limit_.store(std::min(limit, kMaxLimit), std::memory_order_relaxed); }
   // Should the caller commit before it goes on?
   [[nodiscard]] bool full() const {
-    return reaches(1) || backlog_.load(std::memory_order_relaxed) >= limit_.load(std::memory_order_relaxed);
+    return last() - committed() >= 2 * limit_.load(std::memory_order_relaxed) || beyond_line(1);
   }
   // Should somebody commit, so that it does not become full?
-  [[nodiscard]] bool wants_commit() const { return reaches(4); }
-  [[nodiscard]] std::uint64_t pending() const { return pending_.load(std::memory_order_relaxed); }
-  // Sequence number of the newest record.
-  [[nodiscard]] std::uint64_t last() const { return last_.load(std::memory_order_acquire); }
+  [[nodiscard]] bool wants_commit() const { return beyond_line(4); }
 
  private:
-  [[nodiscard]] bool reaches(std::uint64_t part) const {
-    return pending_.load(std::memory_order_relaxed) >= limit_.load(std::memory_order_relaxed) / part ||
+  [[nodiscard]] bool beyond_line(std::uint64_t part) const {
+    return last() - line() >= limit_.load(std::memory_order_relaxed) / part ||
            regions_.load(std::memory_order_relaxed) >= region_limit_ / part;
   }
+  [[nodiscard]] const LogRecord& slot(std::uint64_t sequence) const;
 
+  struct Unmap {
+    void operator()(LogRecord* slots) const;
+  };
+  std::unique_ptr<LogRecord[], Unmap> slots_; // zeros until they are used, and no memory
   std::atomic<std::uint64_t> limit_;
   const std::uint64_t region_limit_;
-  std::atomic<std::uint64_t> regions_{0}; // with records
-  std::atomic<std::uint64_t> taken_{0};
-  std::atomic<std::uint64_t> backlog_{0};
-  Mutex mutex_;
-  std::vector<MapChange> records_ VSNAP_GUARDED_BY(mutex_);
-  std::uint64_t sequence_ VSNAP_GUARDED_BY(mutex_) = 0;
-  std::atomic<std::uint64_t> pending_{0};
-  std::atomic<std::uint64_t> last_{0};
+  std::atomic<std::uint64_t> regions_{0}; // with records beyond the line
+  mutable Mutex mutex_;
+  std::uint64_t regions_before_line_ VSNAP_GUARDED_BY(mutex_) = 0;
+  std::atomic<std::uint64_t> committed_, line_, last_;
 };
 
 } // namespace vsnap

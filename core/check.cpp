@@ -60,6 +60,10 @@ Result<CheckReport> PoolImpl::check(bool repair, const Progress& progress) {
   if (!options_.for_check && engine_->check_writable()) VSNAP_TRY(engine_->commit());
   VSNAP_TRY_ASSIGN(const auto superblocks, engine_->members().check_superblocks(repair));
   for (const std::string& remark : superblocks) report.findings.push_back({remark, true, repair});
+  if (!journal_damage_.empty()) {
+    if (repair) VSNAP_TRY(engine_->reset_journal());
+    report.findings.push_back({journal_damage_, true, repair});
+  }
   VSNAP_TRY(note_damage(
       report, options_.for_check ? check_unused(repair, report, progress) : check_in_use(report, progress)));
   const bool clean = std::all_of(report.findings.begin(), report.findings.end(),

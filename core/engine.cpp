@@ -26,7 +26,13 @@ constexpr std::uint64_t kMaxWalBlocks = 16384;
 
 // Pending changes: in the log, and as many in the commit under way.
 constexpr std::uint64_t kMinLogRecords = 512;
-constexpr std::uint64_t kMaxLogRecords = 131072;
+
+// One transaction, during which no map is loaded.
+constexpr std::uint64_t kMaxBatchChanges = 4096;
+
+// The journal: 1/64 of the pool, 256 KiB to 64 MiB; a frame takes a block at least.
+constexpr std::uint64_t kMinJournalBlocks = 64;
+constexpr std::uint64_t kMaxJournalBlocks = 16384;
 
 std::uint64_t wal_blocks(std::uint64_t pool_blocks) {
   return std::clamp(pool_blocks / 64, kMinWalBlocks, kMaxWalBlocks);
@@ -35,17 +41,25 @@ std::uint64_t headroom_blocks(std::uint64_t pool_blocks) {
   return std::clamp(pool_blocks / 64, kMinHeadroomBlocks, kMaxHeadroomBlocks);
 }
 
-// How many changes may be pending when `used` pages of the catalog are in use and `unused` are not.
+std::uint64_t journal_blocks(std::uint64_t pool_blocks) {
+  return std::clamp(pool_blocks / 64, kMinJournalBlocks, kMaxJournalBlocks);
+}
+
+// How many changes certainly need no more than `pages`, when the catalog has `used` of them.
 //
 // A change makes at most three rows of some 35 bytes; half-full pages hold 50 of them: 1/16 page a change.
 // Besides, it may split a leaf that is full, but not more leaves than there are. So changes c cannot need
-// more pages than min(c, used) + c / 16, and that is to fit into half of what is unused. With the smallest
-// headroom, 512 records cannot add more than 512 pages, and to add that many they would need 512 full leaves
-// (2 MiB of index), at which size half of the splits share a leaf: at most 256 pages, half the headroom.
+// more pages than min(c, used) + c / 16.
+std::uint64_t changes_that_fit(std::uint64_t pages, std::uint64_t used) {
+  return pages > used + used / 16 ? (pages - used) * 16 : pages * 16 / 17;
+}
+
+// How many changes may be pending when `used` pages of the catalog are in use and `unused` are not: what fits
+// into half of those. With the smallest headroom, 512 records cannot add more than 512 pages, and to add that
+// many they would need 512 full leaves (2 MiB of index), at which size half of the splits share a leaf: at
+// most 256 pages, half the headroom.
 std::uint64_t log_limit(std::uint64_t used, std::uint64_t unused) {
-  const std::uint64_t budget = unused / 2;
-  const std::uint64_t changes = budget > used + used / 16 ? (budget - used) * 16 : budget * 16 / 17;
-  return std::clamp(changes / 2, kMinLogRecords, kMaxLogRecords);
+  return std::clamp(changes_that_fit(unused / 2, used) / 2, kMinLogRecords, ChangeLog::kMaxLimit);
 }
 
 } // namespace
@@ -71,7 +85,7 @@ Result<> Engine::start(bool fresh) {
     pool_blocks_ += member.blocks;
   }
   for (const MetadataSegment& segment : layout.segments) {
-    if (!allocator_.take_metadata(segment.run)) {
+    if (!allocator_.take(segment.run)) {
       return failure(ErrorKind::damaged, "metadata segments overlap (restore the members from a copy)");
     }
   }
@@ -103,8 +117,9 @@ Result<> Engine::create_catalog() {
 
 Result<> Engine::open_catalog(bool for_check) {
   VSNAP_TRY(start(false));
-  bool sound = true;
-  VSNAP_TRY(db_->read([&](SQLite::Database& db) -> Result<> {
+  MutexLock lock(commit_mutex_);
+  std::uint64_t applied = 0;
+  VSNAP_TRY(db_->read([&](SQLite::Database& db) VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
     if (db.execAndGet("PRAGMA application_id").getInt() != schema::kApplicationId) {
       return failure(ErrorKind::damaged,
                      "the catalog is missing or not a catalog (restore the members from a copy)");
@@ -114,23 +129,59 @@ Result<> Engine::open_catalog(bool for_check) {
                                                     version, schema::kVersion));
     }
     VSNAP_TRY(members_->check_together(catalog::value(db, "opened")));
+    applied = catalog::value(db, "applied");
+    line_.frame = std::max<std::uint64_t>(catalog::value(db, "journal_frame"), 1);
+    line_.offset = catalog::value(db, "journal_offset");
     std::vector<std::uint64_t> member_blocks;
     for (const RosterEntry& member : members_->layout().roster) member_blocks.push_back(member.blocks);
     index_ = std::make_unique<ExtentIndex>(db, std::move(member_blocks));
-    index_->load_space([&](const SpaceGroup& group) { sound = allocator_.load_group(group) && sound; });
+    index_->load_space([&](const SpaceGroup& group) { sound_ = allocator_.load_group(group) && sound_; });
     return {};
   }));
-  if (!sound && !for_check) {
+  if (!sound_ && !for_check) {
     return failure(ErrorKind::damaged,
                    "the catalog's record of used space contradicts the members (vsnap check --repair)");
   }
   cache_ = std::make_unique<RegionCache>(*db_, *index_, grace_, cache_bytes_);
   // Regions with pending changes stay in memory: those of the log and of a commit make half of what the cache
   // may hold.
-  log_ = std::make_unique<ChangeLog>(kMinLogRecords, cache_->limit_regions() / 4);
-  MutexLock lock(commit_mutex_);
+  log_ = std::make_unique<ChangeLog>(applied, kMinLogRecords, cache_->limit_regions() / 4);
+  cache_->set_committed(applied);
+  journal_ = std::make_unique<Journal>(*members_, *log_);
+  const Superblock layout = members_->layout();
+  for (const MetadataSegment& segment : layout.segments) {
+    if (segment.file == MetadataFile::journal) journal_->attach(segment.run, layout.pool_uuid);
+  }
   keep_headroom();
   return {};
+}
+
+Result<bool> Engine::replay(const Journal::Each& each) {
+  MutexLock lock(commit_mutex_);
+  if (!sound_) return false; // once it was repaired
+  VSNAP_TRY(journal_->replay(line_, committed(), each));
+  return log_->last() > committed();
+}
+
+Result<> Engine::reset_journal() {
+  VSNAP_TRY(commit()); // what came before the damage
+  return journal_->reset();
+}
+
+void Engine::make_journal() {
+  if (journal_->attached()) return;
+  const auto run =
+      allocator_.allocate_segment(BlockCount(kMinJournalBlocks), BlockCount(journal_blocks(pool_blocks_)));
+  if (!run) return;
+  auto stored = members_->update_layout([&](Superblock& layout) {
+    layout.segments.push_back({MetadataFile::journal, *run});
+    layout.incompat |= format::kFeatureJournal;
+  });
+  if (!stored) {
+    log::warning("no journal: {}", stored.error().message);
+    return;
+  }
+  journal_->attach(*run, members_->layout().pool_uuid);
 }
 
 Result<> Engine::mark_opened() {
@@ -194,16 +245,23 @@ Result<> Engine::commit() {
   return commit_with({});
 }
 
-Result<> Engine::commit_if_needed() {
-  return committed_.load(std::memory_order_acquire) < log_->last() ? commit() : Result<>();
-}
+Result<> Engine::commit_if_needed() { return committed() < log_->last() ? commit() : Result<>(); }
 
 Result<> Engine::sync() {
   const std::uint64_t wanted = log_->last();
-  if (committed_.load(std::memory_order_acquire) >= wanted && !failed_.load()) return members_->flush_data();
+  VSNAP_TRY(members_->flush_data());
+  if (committed() >= wanted) return check_writable();
+  auto journaled = journal_->sync(wanted);
+  if (!journaled) {
+    fail(journaled.error());
+    return Failure(journaled.error());
+  }
+  if (*journaled) {
+    if (journal_->crowded()) ask_for_commit();
+    return check_writable();
+  }
   MutexLock lock(commit_mutex_);
-  if (committed_.load(std::memory_order_acquire) >= wanted && !failed_.load()) return members_->flush_data();
-  return commit_with({});
+  return committed() >= wanted ? check_writable() : commit_with({});
 }
 
 Result<> Engine::commit_with(const Step& step) {
@@ -214,97 +272,102 @@ Result<> Engine::commit_with(const Step& step) {
 
 void Engine::draw_line() {
   commit_asked_.store(false);
-  log_->take(taken_);
-}
-
-// From records in the order in which they came to net changes.
-void Engine::collect_net() {
-  net_.add(taken_);
-  taken_.records.clear();
-  // An overtaken place that the catalog names is freed with its row, by the change that overtook it.
-  std::vector<PlaceRun> unnamed;
-  for (const PlaceRun& run : net_.overtaken) {
-    for (std::uint64_t i = 0; i < run.count.value(); ++i) {
-      const Place place = run.start + BlockCount(i);
-      if (allocator_.is_durable(place)) continue;
-      if (!unnamed.empty() && unnamed.back().start + unnamed.back().count == place) {
-        unnamed.back().count = unnamed.back().count + BlockCount(1);
-      } else {
-        unnamed.push_back({place, BlockCount(1)});
-      }
-    }
-  }
-  net_.overtaken = std::move(unnamed);
+  line_ = journal_->line();
+  log_->draw_line();
 }
 
 Result<> Engine::commit_line(const Step& step) {
   VSNAP_TRY(check_writable());
-  collect_net();
+  const std::uint64_t line = log_->line();
   VSNAP_TRY(members_->flush_data());
   std::vector<PlaceRun> freed;
   Result<> finished;
+  std::uint64_t limit = largest_batch();
   for (bool more = true; more && finished;) {
+    const Batch batch = next_batch(line, limit);
     // A step may refuse; then the changes before it must stand on their own.
-    const bool last = net_.size() <= batch_changes() && (net_.by_branch.empty() || !step);
-    finished = apply_batch(last, last ? step : Step(), freed);
+    const bool last = batch.last == line && (batch.net.by_branch.empty() || !step);
+    finished = apply_batch(batch, last ? step : Step(), freed);
+    if (!finished && finished.error().kind == ErrorKind::no_space && limit > smallest_batch()) {
+      limit = std::max(limit / 8, smallest_batch()); // the WAL may hold less than it usually does
+      finished = {};
+      continue;
+    }
     more = !last;
   }
-  if (finished) {
-    committed_.store(net_.sequence, std::memory_order_release);
-    cache_->set_committed(net_.sequence);
-  }
-  // What stays behind counts, or writers would never hear of it: each commit empties the log.
-  log_->set_backlog(finished ? 0 : net_.size());
+  if (!finished) log_->withdraw_line();
   release(freed);
   cache_->collect();
   keep_headroom();
   return finished;
 }
 
-std::uint64_t Engine::batch_changes() const { return wal_blocks(pool_blocks_) / 16; }
+// What a WAL that cannot grow certainly holds.
+std::uint64_t Engine::smallest_batch() const { return wal_blocks(pool_blocks_) / 16; }
 
-// One transaction, with no more changes than the WAL certainly holds.
-Result<> Engine::apply_batch(bool last, const Step& step, std::vector<PlaceRun>& freed) {
-  std::vector<std::pair<BranchId, BlockIndex>> applied;
-  std::vector<PlaceRun> freed_here;
-  std::vector<PlaceRun> added;
-  auto done = db_->write([&](SQLite::Database& db) VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
-    for (const auto& [branch, changes] : net_.by_branch) {
-      for (const auto& [start, change] : changes) {
-        if (applied.size() >= batch_changes()) break;
-        index_->apply(change, allocator_, freed_here, &added);
-        applied.emplace_back(branch, start);
+// What it holds in all likelihood; and a load of a map does not wait for longer than that takes.
+std::uint64_t Engine::largest_batch() const {
+  const std::uint64_t pages = vfs_->capacity_bytes(MetadataFile::wal) / kBlockBytes / 4;
+  const std::uint64_t used = metadata_used_bytes_.load() / kBlockBytes;
+  return std::clamp(changes_that_fit(pages, used), smallest_batch(), kMaxBatchChanges);
+}
+
+Engine::Batch Engine::next_batch(std::uint64_t line, std::uint64_t limit) const {
+  Batch batch;
+  batch.last = committed();
+  while (batch.last < line && batch.net.size() < limit) {
+    const std::uint64_t to = std::min(line, batch.last + 16);
+    log_->each(batch.last, to, [&](const LogRecord& record) {
+      if (record.type == RecordType::map) batch.net.add(change_of(record));
+    });
+    batch.last = to;
+  }
+  return batch;
+}
+
+// An overtaken place that the catalog names is freed with its row, by the change that overtook it.
+std::vector<PlaceRun> Engine::unnamed(const std::vector<PlaceRun>& overtaken) const {
+  std::vector<PlaceRun> found;
+  for (const PlaceRun& run : overtaken) {
+    for (std::uint64_t i = 0; i < run.count.value(); ++i) {
+      const Place place = run.start + BlockCount(i);
+      if (allocator_.is_durable(place)) continue;
+      if (!found.empty() && found.back().start + found.back().count == place) {
+        found.back().count = found.back().count + BlockCount(1);
+      } else {
+        found.push_back({place, BlockCount(1)});
       }
     }
+  }
+  return found;
+}
+
+// One transaction: the catalog has every record up to the batch's last, or none of the batch.
+Result<> Engine::apply_batch(const Batch& batch, const Step& step, std::vector<PlaceRun>& freed) {
+  // Places that no transaction ever named: nobody but in-flight I/O can know them.
+  std::vector<PlaceRun> freed_here = unnamed(batch.net.overtaken);
+  const std::size_t never_named = freed_here.size();
+  std::vector<PlaceRun> added;
+  auto done = db_->write([&](SQLite::Database& db) VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
+    for (const auto& [branch, changes] : batch.net.by_branch) {
+      for (const auto& [start, change] : changes) index_->apply(change, allocator_, freed_here, &added);
+    }
     index_->store_space(allocator_.take_changed_groups());
-    // Between the batches of one commit the counts of mapped blocks are behind; an open that finds it so
-    // counts anew.
-    if (!last && !recount_set_) catalog::set_value(db, "recount", 1);
-    if (!last) return {};
-    if (recount_set_) catalog::erase_value(db, "recount");
-    return store_figures(db, step);
+    return store_figures(db, batch, step);
   });
   if (!done) {
     // Without space (ours, or below the members) everything stays as it was and pending; so it does when the
     // step refuses. Anything else leaves the catalog behind for good.
+    freed_here.erase(freed_here.begin(), freed_here.begin() + static_cast<std::ptrdiff_t>(never_named));
     undo_durable(added, freed_here);
-    if (last && extra_step_failed_) extra_step_failed_();
+    if (extra_step_failed_) extra_step_failed_();
     if (done.error().errno_value == EIO || done.error().kind == ErrorKind::damaged) fail(done.error());
     return done;
   }
-  recount_set_ = !last;
-  for (const auto& [branch, start] : applied) {
-    auto& changes = net_.by_branch[branch];
-    changes.erase(start);
-    if (changes.empty()) net_.by_branch.erase(branch);
-  }
   freed.insert(freed.end(), freed_here.begin(), freed_here.end());
-  if (last) {
-    net_.mapped_change.clear();
-    // Places that no transaction ever named: nobody but in-flight I/O can know them.
-    freed.insert(freed.end(), net_.overtaken.begin(), net_.overtaken.end());
-    net_.overtaken.clear();
-  }
+  log_->set_committed(batch.last);
+  cache_->set_committed(batch.last);
+  if (batch.last == log_->line()) journal_->trim(line_);
   return {};
 }
 
@@ -313,9 +376,16 @@ void Engine::undo_durable(const std::vector<PlaceRun>& added, const std::vector<
   for (const PlaceRun& run : freed) allocator_.set_durable(run, true);
 }
 
-Result<> Engine::store_figures(SQLite::Database& db, const Step& step) {
-  for (const auto& [branch, change] : net_.mapped_change) {
+Result<> Engine::store_figures(SQLite::Database& db, const Batch& batch, const Step& step) {
+  for (const auto& [branch, change] : batch.net.mapped_change) {
     if (change != 0) catalog::add_mapped(db, branch, change);
+  }
+  if (batch.last != committed()) {
+    catalog::set_value(db, "applied", batch.last);
+    if (batch.last == log_->line() && journal_->attached()) {
+      catalog::set_value(db, "journal_frame", line_.frame);
+      catalog::set_value(db, "journal_offset", line_.offset);
+    }
   }
   if (step) VSNAP_TRY(step(db)); // may refuse; the extra step cannot be taken back
   if (extra_step_) VSNAP_TRY(extra_step_(db));
@@ -380,7 +450,8 @@ SpaceInfo Engine::space() {
   SpaceInfo info;
   info.size_bytes = pool_blocks_.load() * kBlockBytes;
   const std::uint64_t free = allocator_.free_blocks();
-  const std::uint64_t metadata = vfs_->segment_blocks() + members_->count() * format::kHeaderBlocks;
+  std::uint64_t metadata = members_->count() * format::kHeaderBlocks;
+  for (const MetadataSegment& segment : members_->layout().segments) metadata += segment.run.count.value();
   info.metadata_bytes = metadata * kBlockBytes;
   info.metadata_used_bytes = metadata_used_bytes_.load() + members_->count() * format::kHeaderBytes;
   info.free_bytes = free * kBlockBytes;

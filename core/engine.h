@@ -25,8 +25,10 @@
 #include "core/env.h"
 #include "core/extent_index.h"
 #include "core/grace.h"
+#include "core/journal.h"
 #include "core/member_set.h"
 #include "core/metadata_vfs.h"
+#include "core/net_changes.h"
 #include "core/region_cache.h"
 
 namespace vsnap {
@@ -45,6 +47,14 @@ class Engine {
   [[nodiscard]] Result<> open_catalog(
       bool for_check);                  // reads the space table; kind damaged where it contradicts itself
   [[nodiscard]] Result<> mark_opened(); // before the first change; see member_set.h
+  // A pool of before there was a journal, or that had no room for one, gets it. Without one every fsync
+  // commits.
+  void make_journal();
+  // The records that the journal has and the catalog has not, in order; `each` puts them into the log. True:
+  // there were some, and a commit is due before any map is loaded. Kind damaged: see journal.h.
+  [[nodiscard]] Result<bool> replay(const Journal::Each& each);
+  // What the journal has and the catalog has not is given up.
+  [[nodiscard]] Result<> reset_journal();
   // Called when somebody should commit soon, by threads that write; never twice before a commit has begun.
   void set_committer(std::function<void()> wake) { wake_committer_ = std::move(wake); }
   void ask_for_commit() {
@@ -72,14 +82,15 @@ class Engine {
   [[nodiscard]] Result<> transact(
       const std::function<Result<>(SQLite::Database&, std::vector<PlaceRun>& freed)>& body)
       VSNAP_REQUIRES(commit_mutex_);
-  // Only changes that the log has; a flush of the members where it has none.
+  // Makes durable what was written before the call: a flush of the members, and a frame of the journal where
+  // the log has something.
   [[nodiscard]] Result<> sync() VSNAP_EXCLUDES(commit_mutex_);
 
   // nullopt: no space, now; a commit may bring some back.
   [[nodiscard]] std::optional<PlaceRun> allocate(BlockCount wanted, std::optional<Place> near,
                                                  std::uint64_t phase);
   // Records up to this number are in the catalog.
-  [[nodiscard]] std::uint64_t committed() const { return committed_.load(std::memory_order_acquire); }
+  [[nodiscard]] std::uint64_t committed() const { return log_->committed(); }
   [[nodiscard]] bool metadata_low() const { return metadata_low_.load(std::memory_order_relaxed); }
   [[nodiscard]] Result<> check_writable() const; // EIO / EROFS with the reason
   [[nodiscard]] std::string health() const;
@@ -102,15 +113,22 @@ class Engine {
 
  private:
   [[nodiscard]] Result<> start(bool fresh);
-  [[nodiscard]] Result<> apply_batch(bool last, const Step& step, std::vector<PlaceRun>& freed)
+  struct Batch { // the records of one transaction, in net form
+    NetChanges net;
+    std::uint64_t last = 0;
+  };
+  [[nodiscard]] Batch next_batch(std::uint64_t line, std::uint64_t limit) const VSNAP_REQUIRES(commit_mutex_);
+  [[nodiscard]] std::vector<PlaceRun> unnamed(const std::vector<PlaceRun>& overtaken) const;
+  [[nodiscard]] Result<> apply_batch(const Batch& batch, const Step& step, std::vector<PlaceRun>& freed)
       VSNAP_REQUIRES(commit_mutex_);
   void undo_durable(const std::vector<PlaceRun>& added, const std::vector<PlaceRun>& freed)
       VSNAP_REQUIRES(commit_mutex_);
-  [[nodiscard]] Result<> store_figures(SQLite::Database& db, const Step& step) VSNAP_REQUIRES(commit_mutex_);
-  [[nodiscard]] std::uint64_t batch_changes() const;
+  [[nodiscard]] Result<> store_figures(SQLite::Database& db, const Batch& batch, const Step& step)
+      VSNAP_REQUIRES(commit_mutex_);
+  [[nodiscard]] std::uint64_t smallest_batch() const;
+  [[nodiscard]] std::uint64_t largest_batch() const;
   void release(std::vector<PlaceRun>& freed) VSNAP_REQUIRES(commit_mutex_);
   void keep_headroom() VSNAP_REQUIRES(commit_mutex_);
-  void collect_net() VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] std::uint64_t headroom_target_blocks() const;
 
   Env& env_;
@@ -122,6 +140,8 @@ class Engine {
   std::unique_ptr<ExtentIndex> index_;
   std::unique_ptr<SQLite::Statement> page_count_, free_count_; // keep_headroom()'s
   std::unique_ptr<ChangeLog> log_;
+  std::unique_ptr<Journal> journal_;
+  bool sound_ = true; // the record of used space agrees with itself
   Grace grace_;
   std::unique_ptr<RegionCache> cache_;
   Step extra_step_;
@@ -130,10 +150,7 @@ class Engine {
   std::atomic<bool> commit_asked_{false};
 
   Mutex commit_mutex_;
-  TakenRecords taken_ VSNAP_GUARDED_BY(commit_mutex_); // not in net_ yet
-  NetChanges net_ VSNAP_GUARDED_BY(commit_mutex_);
-  bool recount_set_ VSNAP_GUARDED_BY(commit_mutex_) = false; // the catalog's mapped counts are behind
-  std::atomic<std::uint64_t> committed_{0};
+  Journal::Position line_ VSNAP_GUARDED_BY(commit_mutex_); // of the journal, at the log's line
   std::atomic<bool> metadata_low_{false};
   std::atomic<std::uint64_t> metadata_used_bytes_{0};
   std::atomic<std::uint64_t> pool_blocks_{0};

@@ -7,6 +7,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
@@ -46,17 +47,16 @@ class PosixFile final : public File {
   }
 
   Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) override {
-    while (!data.empty()) {
-      const ssize_t n = ::pwrite(fd_, data.data(), data.size(), static_cast<off_t>(offset));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return system_failure(errno, fmt::format("{}: write at {}", path_, offset));
-      if (n == 0)
-        return failure(ErrorKind::failed, EIO,
-                       fmt::format("{}: write at {}: nothing written", path_, offset));
-      data = data.subspan(static_cast<std::size_t>(n));
-      offset += static_cast<std::uint64_t>(n);
-    }
-    return {};
+    return write_all(offset, data, [this](std::span<const std::byte> part, off_t at) {
+      return ::pwrite(fd_, part.data(), part.size(), at);
+    });
+  }
+
+  Result<> write_durably(std::uint64_t offset, std::span<const std::byte> data) override {
+    return write_all(offset, data, [this](std::span<const std::byte> part, off_t at) {
+      const iovec vector{const_cast<std::byte*>(part.data()), part.size()};
+      return ::pwritev2(fd_, &vector, 1, at, RWF_DSYNC);
+    });
   }
 
   Result<> flush() override {
@@ -96,6 +96,21 @@ class PosixFile final : public File {
   }
 
  private:
+  template <class Write>
+  Result<> write_all(std::uint64_t offset, std::span<const std::byte> data, Write write) {
+    while (!data.empty()) {
+      const ssize_t n = write(data, static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return system_failure(errno, fmt::format("{}: write at {}", path_, offset));
+      if (n == 0)
+        return failure(ErrorKind::failed, EIO,
+                       fmt::format("{}: write at {}: nothing written", path_, offset));
+      data = data.subspan(static_cast<std::size_t>(n));
+      offset += static_cast<std::uint64_t>(n);
+    }
+    return {};
+  }
+
   int fd_;
   std::string path_;
   bool block_device_;

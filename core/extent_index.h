@@ -26,7 +26,7 @@
 
 #include "core/allocator.h"
 #include "core/branch.h"
-#include "core/change_log.h"
+#include "core/map_change.h"
 #include "core/region.h"
 
 namespace vsnap {

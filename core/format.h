@@ -37,8 +37,9 @@ inline constexpr std::uint64_t kMinPoolBytes = 16ULL << 20;
 // One space bitmap covers 32,768 blocks (128 MiB of a member): a blob of 4 KiB.
 inline constexpr std::uint64_t kGroupBlocks = 32768;
 
-// Features a reader must know to read (incompat), to write (ro_compat), or may ignore (compat). None so far.
-inline constexpr std::uint64_t kKnownIncompat = 0;
+// Features a reader must know to read (incompat), to write (ro_compat), or may ignore (compat).
+inline constexpr std::uint64_t kFeatureJournal = 1; // the catalog is not all: frames of a journal follow it
+inline constexpr std::uint64_t kKnownIncompat = kFeatureJournal;
 inline constexpr std::uint64_t kKnownRoCompat = 0;
 
 inline constexpr std::uint32_t kFlagNeedsCheck =

@@ -339,6 +339,15 @@ Result<> MemberSet::write(Place place, std::uint64_t offset_bytes, std::span<con
   return {};
 }
 
+Result<> MemberSet::write_durably(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data) {
+  VSNAP_ASSERT(place.member() < count() && place.block() >= format::kHeaderBlocks);
+  VSNAP_TRY(check_flushes());
+  Slot& slot = *slots_[place.member()];
+  auto written = slot.file->write_durably(place.block() * kBlockBytes + offset_bytes, data);
+  if (!written && written.error().kind != ErrorKind::no_space) note_failed_flush(slot);
+  return written;
+}
+
 void MemberSet::discard(PlaceRun run) {
   slots_[run.start.member()]->file->discard(run.start.block() * kBlockBytes, bytes(run.count));
 }
@@ -351,13 +360,17 @@ Result<> MemberSet::flush_member(Slot& slot) {
   if (slot.flushed.load(std::memory_order_acquire) >= writes) return {}; // by whoever held the lock
   const std::uint64_t covered = slot.writes.load(std::memory_order_acquire);
   if (auto flushed = slot.file->flush(); !flushed) {
-    // The kernel may have dropped what it could not write; trying again would report success for lost data.
-    flush_failed_.store(true);
-    log::error("{}: flush failed; the pool takes no more writes (vsnap umount, then vsnap check)", slot.path);
+    note_failed_flush(slot);
     return flushed;
   }
   slot.flushed.store(covered, std::memory_order_release);
   return {};
+}
+
+// The kernel may have dropped what it could not write; trying again would report success for lost data.
+void MemberSet::note_failed_flush(const Slot& slot) {
+  flush_failed_.store(true);
+  log::error("{}: flush failed; the pool takes no more writes (vsnap umount, then vsnap check)", slot.path);
 }
 
 Result<> MemberSet::check_flushes() const {

@@ -48,6 +48,9 @@ class MemberSet {
 
   [[nodiscard]] Result<> read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out);
   [[nodiscard]] Result<> write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data);
+  // Durable when it returns, whatever was not flushed before.
+  [[nodiscard]] Result<> write_durably(Place place, std::uint64_t offset_bytes,
+                                       std::span<const std::byte> data);
   void discard(PlaceRun run);
   // Makes durable whatever was written before the call.
   [[nodiscard]] Result<> flush_data();
@@ -96,7 +99,7 @@ class MemberSet {
   struct Slot {
     std::string path;
     std::unique_ptr<File> file;
-    std::atomic<std::uint64_t> writes{0};  // writes finished so far
+    std::atomic<std::uint64_t> writes{1};  // finished so far, and those of whoever had the pool before
     std::atomic<std::uint64_t> flushed{0}; // of which the last flush covered this many
     Mutex
         flush_mutex; // one flush at a time: the kernel tells of a lost write once, and all callers must hear
@@ -108,6 +111,7 @@ class MemberSet {
   [[nodiscard]] Result<> store_superblock(std::uint32_t member, const Superblock& superblock);
   [[nodiscard]] Result<> flush_member(Slot& slot);
   [[nodiscard]] Result<> check_flushes() const;
+  void note_failed_flush(const Slot& slot);
   void attach(std::uint32_t index, std::string path, std::unique_ptr<File> file);
   [[nodiscard]] Result<> check_sequences(const std::vector<Superblock>& found,
                                          const std::vector<bool>& half_damaged, const Superblock& newest);

@@ -320,8 +320,4 @@ std::uint64_t MetadataVfs::capacity_bytes(MetadataFile file) const {
   return streams_[static_cast<std::size_t>(file)]->capacity_bytes();
 }
 
-std::uint64_t MetadataVfs::segment_blocks() const {
-  return (capacity_bytes(MetadataFile::catalog) + capacity_bytes(MetadataFile::wal)) / kBlockBytes;
-}
-
 } // namespace vsnap

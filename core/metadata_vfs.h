@@ -47,7 +47,6 @@ class MetadataVfs {
   // One more segment of up to `wanted` blocks; no_space if not even a small one is free.
   [[nodiscard]] Result<> grow(MetadataFile file, BlockCount wanted);
   [[nodiscard]] std::uint64_t capacity_bytes(MetadataFile file) const;
-  [[nodiscard]] std::uint64_t segment_blocks() const; // of both files
 
   // For the VFS callbacks.
   class Stream;

@@ -169,9 +169,15 @@ Result<> PoolImpl::start() {
       [this] {
         for (const ObjectPtr& object : being_stored_) objects_.note_changed(object);
       });
+  auto recovered = recover();
+  if (!recovered && options_.for_check && recovered.error().kind == ErrorKind::damaged)
+    journal_damage_ = recovered.error().message;
+  else if (!recovered)
+    return recovered;
   if (options_.for_check) return {};
   VSNAP_TRY(engine_->mark_opened());
   may_change_ = true;
+  engine_->make_journal();
   {
     MutexLock config(config_mutex_);
     VSNAP_TRY(finish_open());
@@ -200,7 +206,6 @@ Result<> PoolImpl::start() {
 Result<> PoolImpl::finish_open() {
   std::vector<ObjectPtr> unlinked;
   std::vector<ObjectPtr> trims;
-  bool inexact = false;
   {
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : objects_.everything()) {
@@ -214,33 +219,7 @@ Result<> PoolImpl::finish_open() {
     if (auto trimmed = finish_trim(volume); !trimmed) // before the volume grows it is tried again
       log::warning("{}/{}: freeing what a shrink left: {}", name_, volume->name, trimmed.error().message);
   }
-  if (!unlinked.empty()) VSNAP_TRY(erase_objects(unlinked));
-  VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
-    inexact = catalog::value(db, "recount") != 0;
-    return {};
-  }));
-  return inexact ? recount() : Result<>();
-}
-
-Result<> PoolImpl::recount() {
-  std::vector<ObjectPtr> volumes;
-  {
-    MutexLock lock(objects_.mutex());
-    for (ObjectPtr& object : objects_.everything()) {
-      if (object->kind == ViewKind::volume) volumes.push_back(std::move(object));
-    }
-  }
-  for (const ObjectPtr& volume : volumes) {
-    VSNAP_TRY_ASSIGN(const std::uint64_t mapped, view_of(volume)->count_mapped(0, kMaxVolumeBytes));
-    volume->branch->mapped.store(static_cast<std::int64_t>(mapped));
-  }
-  MutexLock commit(engine_->commit_mutex());
-  return engine_->commit_with([&](SQLite::Database& db) -> Result<> {
-    for (const ObjectPtr& volume : volumes)
-      catalog::set_mapped(db, volume->branch->id, volume->branch->mapped.load());
-    catalog::erase_value(db, "recount");
-    return {};
-  });
+  return unlinked.empty() ? Result<>() : erase_objects(unlinked);
 }
 
 Result<> PoolImpl::close() {

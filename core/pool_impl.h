@@ -103,7 +103,6 @@ class PoolImpl final : public Pool {
   ObjectPtr make_volume(const std::string& name, std::uint64_t size_bytes);
   Result<> finish_open() VSNAP_REQUIRES(config_mutex_);
   Result<> finish_trim(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
-  Result<> recount();
 
   // Removal
   struct RemovalSet {
@@ -131,6 +130,13 @@ class PoolImpl final : public Pool {
   Result<> copy_piece(FlattenRun& run, BlockIndex start, Entry source, PlaceRun place);
   Result<> finish_flatten(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
 
+  // Recovery
+  Result<> recover();
+  Result<> replay(const LogRecord& record);
+  Result<> replay_figures(const LogRecord& record);
+  Result<> replay_change(const LogRecord& record);
+  Result<> replay_places(const LogRecord& record, const MapChange& change);
+
   // Background
   void background_loop();
   void mark_failure();
@@ -142,6 +148,7 @@ class PoolImpl final : public Pool {
   Uuid uuid_{};
   std::unique_ptr<Engine> engine_;
   Objects objects_;
+  std::string journal_damage_; // what check has to say of it
   std::vector<ObjectPtr> being_stored_; // by the commit under way; under the commit lock
   std::unique_ptr<Sweeper> sweeper_;
   std::unique_ptr<LiveCounters> counters_; // the daemon's

@@ -202,6 +202,7 @@ Result<> PoolImpl::set_attributes(ObjectId id, std::optional<std::uint32_t> mode
                                   std::optional<std::int64_t> modified_ns) {
   VSNAP_TRY(engine_->check_writable());
   ObjectPtr object;
+  LogRecord record;
   {
     MutexLock lock(objects_.mutex());
     object = objects_.find(id);
@@ -212,9 +213,10 @@ Result<> PoolImpl::set_attributes(ObjectId id, std::optional<std::uint32_t> mode
     if (uid) object->uid = *uid;
     if (gid) object->gid = *gid;
     if (modified_ns) object->modified_ns.store(*modified_ns);
+    record = attributes_record(id, object->mode, object->uid, object->gid, object->modified_ns.load());
   }
   objects_.note_changed(object);
-  engine_->log().note();
+  engine_->log().append(record, false);
   return {};
 }
 

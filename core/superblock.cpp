@@ -67,11 +67,12 @@ Result<> check_contents(const Superblock& s) {
     if (member.blocks <= format::kHeaderBlocks || member.blocks > format::kMaxMemberBytes / kBlockBytes)
       return bad("bad member size");
   }
+  std::size_t journals = 0;
   for (const MetadataSegment& segment : s.segments) {
+    if (segment.file == MetadataFile::journal) ++journals;
     const Place start = segment.run.start;
     const std::uint64_t count = segment.run.count.value();
-    if (segment.file != MetadataFile::catalog && segment.file != MetadataFile::wal)
-      return bad("unknown metadata file");
+    if (segment.file > MetadataFile::journal) return bad("unknown metadata file");
     if (start.member() >= s.roster.size()) return bad("segment on an unknown member");
     const std::uint64_t blocks = s.roster[start.member()].blocks;
     if (start.block() < format::kHeaderBlocks || count == 0 || count > blocks ||
@@ -79,6 +80,7 @@ Result<> check_contents(const Superblock& s) {
       return bad("segment outside its member");
     }
   }
+  if (journals != ((s.incompat & format::kFeatureJournal) != 0 ? 1U : 0U)) return bad("not one journal");
   return {};
 }
 

@@ -30,6 +30,9 @@ struct VolumeIo::Span {
 namespace {
 
 constexpr std::uint64_t kRegionBytes = kRegionBlocks * kBlockBytes;
+// A piece makes at most one record a block; see ChangeLog.
+constexpr std::uint64_t kPieceBytes = ChangeLog::kMaxPieceRecords * kBlockBytes;
+static_assert(kRegionBytes % kPieceBytes == 0);
 constexpr std::array<std::byte, kBlockBytes> kZeros{};
 
 bool continues(Entry previous, Entry e, std::uint64_t distance) {
@@ -130,7 +133,7 @@ Result<> VolumeIo::change(std::uint64_t offset, std::uint64_t length, Body body)
     else if (engine_.log().wants_commit())
       engine_.ask_for_commit();
     const std::uint64_t at = offset + done;
-    const std::uint64_t size = std::min(length - done, kRegionBytes - at % kRegionBytes);
+    const std::uint64_t size = std::min(length - done, kPieceBytes - at % kPieceBytes);
     Result<> changed;
     {
       const IoGate::Passage passage(map_.branch->gate);
@@ -200,8 +203,7 @@ Result<> VolumeIo::finish_trim() {
   // Not before: a crash would find blocks behind the end that nobody knows of.
   VSNAP_TRY(engine_.commit());
   object_->trim.store(Object::kNoTrim);
-  objects_.note_changed(object_);
-  engine_.log().note();
+  note_size();
   return {};
 }
 
@@ -209,11 +211,15 @@ void VolumeIo::grow_to(std::uint64_t size) {
   std::uint64_t old = object_->size_bytes.load(std::memory_order_acquire);
   while (old < size && !object_->size_bytes.compare_exchange_weak(old, size)) {
   }
-  if (old < size) {
-    // In the list before the log says there is something to commit: the commit that covers it finds it there.
-    objects_.note_changed(object_);
-    engine_.log().note();
-  }
+  if (old < size) note_size();
+}
+
+void VolumeIo::note_size() {
+  // In the list before the log says there is something to commit: the commit that covers it finds it there.
+  objects_.note_changed(object_);
+  engine_.log().append(
+      size_record(object_->id, object_->size_bytes.load(), object_->modified_ns.load(), object_->trim.load()),
+      false);
 }
 
 // Appends the record of a change and makes it in the map, as one step towards other writers of the region.
@@ -235,7 +241,7 @@ void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, B
     if (old.own()) c.fresh = false;
     c.mapped_change += (kind != BlockKind::hole ? 1 : 0) - (old.mapped() ? 1 : 0);
   }
-  region.note_record(engine_.log().append(c, region.last_record() <= engine_.log().taken()));
+  region.note_record(engine_.log().append(c, region.last_record() <= engine_.log().line()));
   for (std::uint64_t i = 0; i < count; ++i) {
     if (kind == BlockKind::hole)
       region.set_entry(from + i, c.keep_hole ? Entry(kind, Place(), true) : Entry());
@@ -440,9 +446,12 @@ Result<> VolumeIo::unmap_blocks(BlockIndex from, BlockIndex to) {
     const std::uint64_t base = first_block(*mapped).value();
     const std::uint64_t lo = std::max(from.value(), base) - base;
     const std::uint64_t hi = std::min(to.value(), base + kRegionBlocks) - base;
-    VSNAP_TRY(change(0, 1, [&](const Span&, std::uint64_t) {
-      return discard_piece(Span{*mapped, lo * kBlockBytes, hi * kBlockBytes});
-    }));
+    for (std::uint64_t at = lo; at < hi; at += ChangeLog::kMaxPieceRecords) {
+      const std::uint64_t end = std::min(hi, at + ChangeLog::kMaxPieceRecords);
+      VSNAP_TRY(change(0, 1, [&](const Span&, std::uint64_t) {
+        return discard_piece(Span{*mapped, at * kBlockBytes, end * kBlockBytes});
+      }));
+    }
     region = RegionIndex(mapped->value() + 1);
   }
 }

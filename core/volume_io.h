@@ -75,6 +75,7 @@ class VolumeIo final : public View {
   Result<> change(std::uint64_t offset, std::uint64_t length, Body body);
   void record(Region& region, std::uint64_t from, std::uint64_t count, BlockKind kind, Place place);
   void note_modified();
+  void note_size();
 
   Engine& engine_;
   Objects& objects_;

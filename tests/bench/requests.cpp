@@ -35,6 +35,9 @@ class RamFile final : public File {
     std::memcpy(bytes_->data() + offset, data.data(), data.size());
     return {};
   }
+  Result<> write_durably(std::uint64_t offset, std::span<const std::byte> data) override {
+    return write_at(offset, data);
+  }
   Result<> flush() override { return {}; }
   void discard(std::uint64_t, std::uint64_t) override {}
   [[nodiscard]] std::uint64_t size_bytes() const override { return bytes_->size(); }

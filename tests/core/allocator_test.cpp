@@ -156,7 +156,7 @@ TEST_CASE("a chunk that is in part taken is used when no free one is left") {
 TEST_CASE("a run ends at the next taken block") {
   Allocator allocator;
   allocator.add_member(kHeader + 64, kHeader);
-  REQUIRE(allocator.take_metadata({Place(0, kHeader + 20), BlockCount(1)}));
+  REQUIRE(allocator.take({Place(0, kHeader + 20), BlockCount(1)}));
   const auto run = allocator.allocate(BlockCount(64), std::nullopt, 0);
   REQUIRE(run.has_value());
   CHECK(*run == PlaceRun{Place(0, kHeader), BlockCount(20)});
@@ -208,7 +208,7 @@ TEST_CASE("an allocator without members has no space") {
 TEST_CASE("a segment is the longest free run when none is as long as wanted") {
   Allocator allocator;
   allocator.add_member(kHeader + 100, kHeader);
-  REQUIRE(allocator.take_metadata({Place(0, kHeader + 30), BlockCount(1)}));
+  REQUIRE(allocator.take({Place(0, kHeader + 30), BlockCount(1)}));
   const auto run = allocator.allocate_segment(BlockCount(16), BlockCount(200));
   REQUIRE(run.has_value());
   CHECK(*run == PlaceRun{Place(0, kHeader + 31), BlockCount(69)});
@@ -217,19 +217,19 @@ TEST_CASE("a segment is the longest free run when none is as long as wanted") {
 TEST_CASE("a segment is not shorter than its minimum") {
   Allocator allocator;
   allocator.add_member(kHeader + 31, kHeader);
-  REQUIRE(allocator.take_metadata({Place(0, kHeader + 15), BlockCount(1)}));
+  REQUIRE(allocator.take({Place(0, kHeader + 15), BlockCount(1)}));
   CHECK_FALSE(allocator.allocate_segment(BlockCount(16), BlockCount(64)).has_value());
 }
 
 TEST_CASE("metadata cannot take what is taken or lies outside its member") {
   Allocator allocator;
   allocator.add_member(kHeader + 64, kHeader);
-  REQUIRE(allocator.take_metadata({Place(0, kHeader + 8), BlockCount(8)}));
-  CHECK_FALSE(allocator.take_metadata({Place(0, kHeader), BlockCount(9)}));
-  CHECK_FALSE(allocator.take_metadata({Place(0, kHeader - 1), BlockCount(1)}));
-  CHECK_FALSE(allocator.take_metadata({Place(0, kHeader + 60), BlockCount(5)}));
-  CHECK_FALSE(allocator.take_metadata({Place(0, kHeader + 60), BlockCount(~0ULL)}));
-  CHECK_FALSE(allocator.take_metadata({Place(1, kHeader), BlockCount(1)}));
+  REQUIRE(allocator.take({Place(0, kHeader + 8), BlockCount(8)}));
+  CHECK_FALSE(allocator.take({Place(0, kHeader), BlockCount(9)}));
+  CHECK_FALSE(allocator.take({Place(0, kHeader - 1), BlockCount(1)}));
+  CHECK_FALSE(allocator.take({Place(0, kHeader + 60), BlockCount(5)}));
+  CHECK_FALSE(allocator.take({Place(0, kHeader + 60), BlockCount(~0ULL)}));
+  CHECK_FALSE(allocator.take({Place(1, kHeader), BlockCount(1)}));
 }
 
 TEST_CASE("durable groups come back as they were stored") {
@@ -261,7 +261,7 @@ TEST_CASE("only groups that changed are stored") {
   Allocator allocator;
   allocator.add_member(3 * format::kGroupBlocks, kHeader);
   const PlaceRun run{Place(0, format::kGroupBlocks + 5), BlockCount(2)};
-  REQUIRE(allocator.take_metadata(run));
+  REQUIRE(allocator.take(run));
   allocator.set_durable(run, true);
   const auto changed = allocator.take_changed_groups();
   REQUIRE(changed.size() == 1);

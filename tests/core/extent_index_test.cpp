@@ -26,7 +26,7 @@ class Index {
     index = std::make_unique<ExtentIndex>(db, std::vector<std::uint64_t>{1ULL << 17});
     branch.id = BranchId(1);
     allocator.add_member(1ULL << 17, kFirst);
-    REQUIRE(allocator.take_metadata({Place(0, kFirst), BlockCount(100'000)}));
+    REQUIRE(allocator.take({Place(0, kFirst), BlockCount(100'000)}));
   }
   void insert(const ExtentRow& r, BranchId id = BranchId(1)) {
     index->insert(id, r);

@@ -28,7 +28,7 @@ class Catalog {
     const Superblock layout = members->layout();
     for (const RosterEntry& member : layout.roster)
       allocator->add_member(member.blocks, format::kHeaderBlocks);
-    for (const MetadataSegment& segment : layout.segments) REQUIRE(allocator->take_metadata(segment.run));
+    for (const MetadataSegment& segment : layout.segments) REQUIRE(allocator->take(segment.run));
     vfs = std::make_unique<MetadataVfs>(*members, *allocator);
     REQUIRE(vfs->load().has_value());
   }
@@ -145,7 +145,8 @@ TEST_CASE("the capacity of both files is that of their segments") {
   std::uint64_t blocks = 0;
   for (const MetadataSegment& segment : catalog.members->layout().segments)
     blocks += segment.run.count.value();
-  CHECK(catalog.vfs->segment_blocks() == blocks);
+  CHECK(catalog.vfs->capacity_bytes(MetadataFile::catalog) + catalog.vfs->capacity_bytes(MetadataFile::wal) ==
+        blocks * kBlockBytes);
 }
 
 TEST_CASE("a checkpoint brings everything into the database file") {

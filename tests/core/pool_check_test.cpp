@@ -37,7 +37,7 @@ class Damaged : public SmallPool {
     const Superblock layout = (*members)->layout();
     for (const RosterEntry& member : layout.roster)
       allocator.add_member(member.blocks, format::kHeaderBlocks);
-    for (const MetadataSegment& segment : layout.segments) REQUIRE(allocator.take_metadata(segment.run));
+    for (const MetadataSegment& segment : layout.segments) REQUIRE(allocator.take(segment.run));
     MetadataVfs vfs(**members, allocator);
     REQUIRE(vfs.load().has_value());
     auto db = Database::open(MetadataVfs::kDatabaseFile, vfs.vfs_name(), 1000);

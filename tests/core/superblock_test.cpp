@@ -121,7 +121,7 @@ TEST_CASE("a superblock of a newer format is refused as that and not as damage")
 }
 
 TEST_CASE("a superblock with an unknown feature is refused as that and not as damage") {
-  CHECK(refusal(decoded_with(kIncompatAt, 1)).kind == ErrorKind::failed);
+  CHECK(refusal(decoded_with(kIncompatAt, 2)).kind == ErrorKind::failed);
   CHECK(refusal(decoded_with(kIncompatAt - 8, 1)).kind == ErrorKind::failed);
 }
 
@@ -140,7 +140,9 @@ TEST_CASE("a superblock that contradicts itself is refused though its checksum i
                                    {"more segments than fit", kCountsAt + 5, 5},
                                    {"a member without blocks", kRosterAt + 17, 0},
                                    {"a member of more blocks than a place can name", kRosterAt + 16 + 5, 1},
-                                   {"an unknown file", kSegmentsAt, 2},
+                                   {"an unknown file", kSegmentsAt, 3},
+                                   {"a journal without its feature", kSegmentsAt, 2},
+                                   {"the feature without a journal", kIncompatAt, 1},
                                    {"a segment on an unknown member", kSegmentsAt + 4, 2},
                                    {"a segment in the header", kSegmentsAt + 9, 0},
                                    {"a segment that starts past its member", kSegmentsAt + 8 + 2, 1},

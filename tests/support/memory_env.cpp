@@ -30,6 +30,22 @@ class MemoryFile final : public File {
     std::memcpy(at, data.data(), data.size());
     return {};
   }
+  Result<> write_durably(std::uint64_t offset, std::span<const std::byte> data) override {
+    MutexLock lock(env_.mutex_);
+    if (gone() || env_.fails() || offset + data.size() > content_->bytes.size())
+      return failure(ErrorKind::failed, EIO, "write");
+    if (env_.no_space_) return failure(ErrorKind::no_space, ENOSPC, "write");
+    std::copy(data.begin(), data.end(), content_->bytes.begin() + static_cast<std::ptrdiff_t>(offset));
+    // What was written there before and may be lost can no longer come back.
+    for (auto& undo : content_->unsynced) {
+      const std::uint64_t from = std::max(undo.offset, offset);
+      const std::uint64_t to = std::min(undo.offset + undo.before.size(), offset + data.size());
+      if (from < to)
+        std::copy_n(data.begin() + static_cast<std::ptrdiff_t>(from - offset), to - from,
+                    undo.before.begin() + static_cast<std::ptrdiff_t>(from - undo.offset));
+    }
+    return {};
+  }
   Result<> flush() override {
     MutexLock lock(env_.mutex_);
     if (gone() || env_.fails() || std::exchange(env_.fail_flush_, false))

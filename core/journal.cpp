@@ -1,0 +1,244 @@
+#include "core/journal.h"
+
+#include <fmt/format.h>
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "core/assert.h"
+#include "core/superblock.h"
+
+namespace vsnap {
+namespace {
+
+// A frame: a header of 64 bytes, its records, zeros up to a multiple of a block.
+constexpr std::array<char, 8> kMagic = {'V', 'S', 'N', 'A', 'P', 'J', 'N', 'L'};
+constexpr std::uint64_t kHeaderBytes = 64;
+constexpr std::size_t kCrcAt = 8;     // CRC-32C of the whole frame, with zeros here
+constexpr std::size_t kCountAt = 12;  // records
+constexpr std::size_t kNumberAt = 16; // of the frame
+constexpr std::size_t kPoolAt = 24;   // UUID
+constexpr std::uint64_t kMaxFrameBytes = 1024 * 1024;
+constexpr std::uint64_t kMaxFrameRecords = (kMaxFrameBytes - kHeaderBytes) / kLogRecordBytes;
+
+std::uint64_t frame_bytes(std::uint64_t records) {
+  return (kHeaderBytes + records * kLogRecordBytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+}
+
+template <class Integer>
+void put(std::span<std::byte> at, Integer value) {
+  for (std::size_t i = 0; i < sizeof value; ++i) at[i] = static_cast<std::byte>(value >> (8 * i));
+}
+
+template <class Integer>
+Integer get(std::span<const std::byte> at) {
+  Integer value = 0;
+  for (std::size_t i = 0; i < sizeof value; ++i)
+    value |= static_cast<Integer>(static_cast<Integer>(at[i]) << (8 * i));
+  return value;
+}
+
+void seal(std::span<std::byte> frame) { put(frame.subspan(kCrcAt), crc32c(frame)); }
+
+bool sealed(std::span<std::byte> frame) { // leaves zeros where the CRC was
+  const auto crc = get<std::uint32_t>(frame.subspan(kCrcAt));
+  put(frame.subspan(kCrcAt), std::uint32_t{0});
+  return crc == crc32c(frame);
+}
+
+} // namespace
+
+void Journal::attach(PlaceRun segment, const Uuid& pool) {
+  start_ = segment.start;
+  size_ = bytes(segment.count);
+  pool_ = pool;
+}
+
+// ---- writing ----
+
+std::optional<std::uint64_t> Journal::place_for(std::uint64_t length) const {
+  const std::uint64_t head = next_.offset;
+  if (frames_.empty()) {
+    if (head + length <= size_) return head;
+    return length <= size_ ? std::optional<std::uint64_t>(0) : std::nullopt;
+  }
+  const std::uint64_t tail = frames_.front().begin;
+  if (head <= tail) return head + length < tail ? std::optional(head) : std::nullopt; // it has turned round
+  if (head + length <= size_) return head;
+  return length < tail ? std::optional<std::uint64_t>(0) : std::nullopt;
+}
+
+Result<bool> Journal::sync(std::uint64_t wanted) {
+  MutexLock lock(mutex_);
+  flushed_ = std::max(flushed_, wanted);
+  for (;;) {
+    if (failed_) return failure(ErrorKind::failed, EIO, "an earlier write to the journal failed");
+    if (durable_ >= wanted || log_.committed() >= wanted) return true;
+    if (writing_) {
+      written_.wait(mutex_);
+      continue;
+    }
+    VSNAP_TRY_ASSIGN(const bool written, write_frame());
+    if (!written) return false;
+  }
+}
+
+// The mutex is let go of while the frame is written.
+Result<bool> Journal::write_frame() {
+  records_.clear();
+  const std::uint64_t from = std::max(durable_, log_.committed());
+  const std::uint64_t to = std::min(flushed_, from + kMaxFrameRecords);
+  log_.copy(from, to, records_);
+  if (records_.empty()) { // committed meanwhile
+    durable_ = std::max(durable_, to);
+    return true;
+  }
+  const std::uint64_t length = frame_bytes(records_.size());
+  const auto offset = place_for(length);
+  if (!offset) return false;
+  frame_.assign(length, std::byte{0});
+  const std::span<std::byte> frame(frame_);
+  std::memcpy(frame_.data(), kMagic.data(), kMagic.size());
+  put(frame.subspan(kCountAt), static_cast<std::uint32_t>(records_.size()));
+  put(frame.subspan(kNumberAt), next_.frame);
+  std::memcpy(frame_.data() + kPoolAt, pool_.data(), pool_.size());
+  std::uint64_t at = kHeaderBytes;
+  for (const LogRecord& record : records_) {
+    encode(record, frame.subspan(at).first<kLogRecordBytes>());
+    at += kLogRecordBytes;
+  }
+  seal(frame);
+  writing_ = true;
+  mutex_.unlock();
+  auto written = members_.write_durably(start_, *offset, frame_);
+  mutex_.lock();
+  writing_ = false;
+  written_.notify_all();
+  if (!written) {
+    if (written.error().kind == ErrorKind::no_space) return false; // a commit says what is missing
+    failed_ = true;
+    return Failure(written.error());
+  }
+  durable_ = to;
+  frames_.push_back({next_.frame, *offset, *offset + length});
+  next_ = {next_.frame + 1, *offset + length};
+  used_.fetch_add(length, std::memory_order_relaxed);
+  return true;
+}
+
+Journal::Position Journal::line() const {
+  MutexLock lock(mutex_);
+  return next_;
+}
+
+void Journal::trim(Position to) {
+  MutexLock lock(mutex_);
+  while (!frames_.empty() && frames_.front().number < to.frame) {
+    used_.fetch_sub(frames_.front().end - frames_.front().begin, std::memory_order_relaxed);
+    frames_.pop_front();
+  }
+}
+
+// ---- reading ----
+
+Result<std::optional<Journal::Found>> Journal::read_frame(std::uint64_t offset, std::uint64_t number,
+                                                          bool or_later) {
+  if (offset + kBlockBytes > size_) return std::nullopt;
+  std::vector<std::byte> frame(kBlockBytes);
+  VSNAP_TRY(members_.read(start_, offset, frame));
+  const auto found = get<std::uint64_t>(std::span(frame).subspan(kNumberAt));
+  const auto count = get<std::uint32_t>(std::span(frame).subspan(kCountAt));
+  if (std::memcmp(frame.data(), kMagic.data(), kMagic.size()) != 0 ||
+      std::memcmp(frame.data() + kPoolAt, pool_.data(), pool_.size()) != 0 ||
+      (or_later ? found < number : found != number) || count == 0 || count > kMaxFrameRecords) {
+    return std::nullopt;
+  }
+  const std::uint64_t length = frame_bytes(count);
+  if (length > size_ - offset) return std::nullopt;
+  frame.resize(length);
+  VSNAP_TRY(members_.read(start_, offset + kBlockBytes, std::span(frame).subspan(kBlockBytes)));
+  if (!sealed(frame)) return std::nullopt;
+  Found whole{offset, length, {}};
+  for (std::uint32_t i = 0; i < count; ++i) {
+    whole.records.push_back(
+        decode_record(std::span(frame).subspan(kHeaderBytes + i * kLogRecordBytes).first<kLogRecordBytes>()));
+  }
+  return whole;
+}
+
+Result<std::optional<Journal::Found>> Journal::find_frame(Position at) {
+  VSNAP_TRY_ASSIGN(auto found, read_frame(at.offset, at.frame, false));
+  if (found || at.offset == 0) return found;
+  return read_frame(0, at.frame, false);
+}
+
+// Where the frame behind the one that is missing would begin is known only by the longest that it may be.
+Result<bool> Journal::any_frame_after(Position end) {
+  const auto look = [&](std::uint64_t from) -> Result<bool> {
+    for (std::uint64_t at = from; at <= from + kMaxFrameBytes && at < size_; at += kBlockBytes) {
+      VSNAP_TRY_ASSIGN(const auto found, read_frame(at, end.frame + 1, true));
+      if (found) return true;
+    }
+    return false;
+  };
+  VSNAP_TRY_ASSIGN(const bool found, look(end.offset));
+  if (found || end.offset == 0) return found;
+  return look(0);
+}
+
+namespace {
+
+Failure damaged(std::uint64_t frame, std::string_view what) {
+  return failure(
+      ErrorKind::damaged,
+      fmt::format("journal: frame {}: {} (vsnap check --repair gives up what was written after it)", frame,
+                  what));
+}
+
+} // namespace
+
+Result<> Journal::replay_frame(const Found& found, std::uint64_t number, std::uint64_t& last,
+                               const Each& each) {
+  const std::uint64_t first = found.records.front().sequence;
+  if (first > last + 1) return damaged(number, "records are missing before it");
+  for (std::size_t i = 0; i < found.records.size(); ++i) {
+    const LogRecord& record = found.records[i];
+    if (record.sequence != first + i || !valid(record)) return damaged(number, "a record contradicts itself");
+    if (record.sequence <= last) continue;
+    VSNAP_TRY(each(record));
+    last = record.sequence;
+  }
+  return {};
+}
+
+Result<> Journal::replay(Position from, std::uint64_t applied, const Each& each) {
+  MutexLock lock(mutex_);
+  next_ = from;
+  durable_ = flushed_ = applied;
+  while (attached()) {
+    VSNAP_TRY_ASSIGN(const auto found, find_frame(next_));
+    if (!found) break;
+    VSNAP_TRY(replay_frame(*found, next_.frame, durable_, each));
+    frames_.push_back({next_.frame, found->offset, found->offset + found->length});
+    used_.fetch_add(found->length);
+    next_ = {next_.frame + 1, found->offset + found->length};
+  }
+  flushed_ = durable_;
+  if (!attached()) return {};
+  VSNAP_TRY_ASSIGN(const bool more, any_frame_after(next_));
+  return more ? damaged(next_.frame, "damaged, as a later one is whole") : Result<>();
+}
+
+Result<> Journal::reset() {
+  MutexLock lock(mutex_);
+  const std::vector<std::byte> zeros(kMaxFrameBytes);
+  for (std::uint64_t at = 0; at < size_; at += zeros.size()) {
+    const std::uint64_t length = std::min<std::uint64_t>(zeros.size(), size_ - at);
+    VSNAP_TRY(members_.write_durably(start_, at, std::span(zeros).first(length)));
+  }
+  frames_.clear();
+  used_.store(0);
+  return {};
+}
+
+} // namespace vsnap

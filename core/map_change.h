@@ -1,0 +1,27 @@
+// One change of a head's map, as the I/O engine makes it and a commit brings it to the extent index.
+#pragma once
+
+#include <cstdint>
+
+#include "core/region.h"
+#include "core/units.h"
+
+namespace vsnap {
+
+inline constexpr std::int64_t kNoFloor = -1;
+
+struct MapChange {
+  BranchId branch;
+  BlockIndex start;
+  BlockCount count;
+  BlockKind kind = BlockKind::data; // data, reserved or hole
+  Place place;                      // of the first block; holes have none
+  Version born;                     // the branch's number
+  std::int64_t floor =
+      kNoFloor; // newest number below `born` that some other view sees; rows born later are the head's own
+  bool fresh = false;             // the head had no row of its own for any of these blocks
+  bool keep_hole = false;         // of a hole: older versions or a parent would show through without a row
+  std::int64_t mapped_change = 0; // blocks mapped after minus before
+};
+
+} // namespace vsnap

@@ -1,0 +1,73 @@
+#include "core/net_changes.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "core/assert.h"
+
+namespace vsnap {
+namespace {
+
+bool has_place(const MapChange& c) { return c.kind != BlockKind::hole; }
+
+// The part of `c` that starts at `start` and has `count` blocks.
+MapChange part(const MapChange& c, BlockIndex start, BlockCount count) {
+  MapChange p = c;
+  p.start = start;
+  p.count = count;
+  if (has_place(c)) p.place = c.place + (start - c.start);
+  return p;
+}
+
+bool continues(const MapChange& a, const MapChange& b) {
+  return a.start + a.count == b.start && region_of(a.start) == region_of(b.start) && a.kind == b.kind &&
+         a.fresh == b.fresh && a.keep_hole == b.keep_hole && a.born == b.born && a.floor == b.floor &&
+         (!has_place(a) || a.place + a.count == b.place);
+}
+
+} // namespace
+
+void NetChanges::add(const MapChange& change) {
+  VSNAP_ASSERT(change.count.value() > 0);
+  mapped_change[change.branch] += change.mapped_change;
+  auto& pieces = by_branch[change.branch];
+  const BlockIndex end = change.start + change.count;
+  MapChange placed_change = change;
+  auto at = pieces.upper_bound(change.start);
+  if (at != pieces.begin()) --at;
+  while (at != pieces.end() && at->first < end) {
+    const MapChange old = at->second;
+    const BlockIndex old_end = old.start + old.count;
+    if (old_end <= change.start) {
+      ++at;
+      continue;
+    }
+    at = pieces.erase(at);
+    // What the overtaken piece had to cut in the catalog, this one has to cut now.
+    if (!old.fresh) placed_change.fresh = false;
+    const BlockIndex from = std::max(old.start, change.start);
+    const BlockIndex to = std::min(old_end, end);
+    // A reserved place that is written becomes data where it is: the same place, still owned.
+    const bool kept = has_place(old) && has_place(change) &&
+                      old.place + (from - old.start) == change.place + (from - change.start);
+    if (has_place(old) && !kept) overtaken.push_back({old.place + (from - old.start), to - from});
+    if (old.start < from) pieces.emplace(old.start, part(old, old.start, from - old.start));
+    if (to < old_end) at = pieces.emplace(to, part(old, to, old_end - to)).first;
+  }
+  const auto placed = pieces.emplace(change.start, placed_change).first;
+  if (placed != pieces.begin()) {
+    const auto before = std::prev(placed);
+    if (continues(before->second, placed_change)) {
+      before->second.count = before->second.count + change.count;
+      pieces.erase(placed);
+    }
+  }
+}
+
+std::uint64_t NetChanges::size() const {
+  std::uint64_t sum = 0;
+  for (const auto& [branch, changes] : by_branch) sum += changes.size();
+  return sum;
+}
+
+} // namespace vsnap

@@ -1,0 +1,27 @@
+// Changes of maps in net form: of each block only the last one counts.
+//
+// Invariants
+// 1. Pieces of one branch do not overlap and do not cross a region.
+// 2. A piece is fresh only if every change that it stands for was.
+// 3. Places of changes that were overtaken before they reached the catalog are in `overtaken`, unless the one
+//    that overtook them kept the place (a reserved block that became data): nobody owns them.
+// Threads: one at a time.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "core/map_change.h"
+
+namespace vsnap {
+
+struct NetChanges {
+  std::map<BranchId, std::map<BlockIndex, MapChange>> by_branch;
+  std::map<BranchId, std::int64_t> mapped_change;
+  std::vector<PlaceRun> overtaken;
+  [[nodiscard]] std::uint64_t size() const; // pieces
+  void add(const MapChange& change);
+};
+
+} // namespace vsnap

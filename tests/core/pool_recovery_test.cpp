@@ -1,0 +1,265 @@
+// What fsync costs and what comes back after a crash: the journal under a whole pool.
+#include <random>
+
+#include "core/format.h"
+#include "core/log.h"
+#include "core/superblock.h"
+#include "tests/core/seed.h"
+#include "tests/core/small_pool.h"
+
+using namespace vsnap;
+
+namespace {
+
+// Where the frames of the journal lie on the only member, newest last.
+std::vector<std::size_t> frames_on(const std::vector<std::byte>& member) {
+  static constexpr char kMagic[] = "VSNAPJNL";
+  std::vector<std::pair<std::uint64_t, std::size_t>> found;
+  for (std::size_t at = format::kHeaderBytes; at + kBlockBytes <= member.size(); at += kBlockBytes) {
+    if (std::memcmp(member.data() + at, kMagic, 8) != 0) continue;
+    std::uint64_t number = 0;
+    std::memcpy(&number, member.data() + at + 16, sizeof number);
+    found.emplace_back(number, at);
+  }
+  std::sort(found.begin(), found.end());
+  std::vector<std::size_t> places;
+  for (const auto& [number, at] : found) places.push_back(at);
+  return places;
+}
+
+void crash(SmallPool& lab, std::uint64_t seed) {
+  lab.env.power_cut(seed);
+  lab.pool.reset();
+}
+
+} // namespace
+
+TEST_CASE("an fsync is a flush, and one write where the map changed") {
+  SmallPool lab;
+  lab.create("v", 4 * kMiB);
+  ViewHandle v = lab.view("v");
+  REQUIRE(v->write(0, block_of(1)).has_value());
+  REQUIRE(v->fsync().has_value());
+  REQUIRE(v->write(kBlockBytes, block_of(2)).has_value()); // a new place
+  std::uint64_t before = lab.env.calls();
+  REQUIRE(v->fsync().has_value());
+  CHECK(lab.env.calls() == before + 2);
+  REQUIRE(v->write(kBlockBytes, block_of(3)).has_value()); // in place
+  before = lab.env.calls();
+  REQUIRE(v->fsync().has_value());
+  CHECK(lab.env.calls() == before + 1);
+  before = lab.env.calls();
+  REQUIRE(v->fsync().has_value());
+  CHECK(lab.env.calls() == before);
+}
+
+TEST_CASE("sizes, times and attributes that fsync confirmed survive a power cut") {
+  log::set_level(log::Level::off);
+  SmallPool lab;
+  lab.create("v", kMiB);
+  const auto id = lab.pool->find({"v", {}})->id;
+  {
+    ViewHandle v = lab.view("v");
+    REQUIRE(v->write(3 * kMiB + 5, block_of(7, 100)).has_value());
+    REQUIRE(lab.pool->set_attributes(id, 0640, 7, 8, 123456789).has_value());
+    REQUIRE(v->fsync().has_value());
+  }
+  crash(lab, 1);
+  lab.open();
+  const auto info = lab.pool->find({"v", {}});
+  REQUIRE(info.has_value());
+  CHECK(info->size_bytes == 3 * kMiB + 105);
+  CHECK(info->mode == 0640);
+  CHECK(info->uid == 7);
+  CHECK(info->gid == 8);
+  CHECK(info->modified_ns == 123456789);
+  CHECK(read_from(*lab.view("v"), 3 * kMiB + 5, 100) == block_of(7, 100));
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("a volume that was shrunk and grew again keeps what was written since") {
+  log::set_level(log::Level::off);
+  SmallPool lab;
+  lab.create("v", 4 * kMiB);
+  const auto id = lab.pool->find({"v", {}})->id;
+  {
+    ViewHandle v = lab.view("v");
+    REQUIRE(v->write(0, block_of(1, 4 * kMiB)).has_value());
+    REQUIRE(lab.pool->resize(id, kMiB + 100, true).has_value());
+    REQUIRE(v->write(2 * kMiB, block_of(9)).has_value());
+    REQUIRE(v->fsync().has_value());
+  }
+  crash(lab, 2);
+  lab.open();
+  ViewHandle v = lab.view("v");
+  CHECK(v->size_bytes() == 2 * kMiB + kBlockBytes);
+  CHECK(read_from(*v, 2 * kMiB) == block_of(9));
+  CHECK(read_from(*v, kMiB + 100, 1000) == block_of(0, 1000));
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("reserved blocks that were written come back as data, the others as zeros") {
+  log::set_level(log::Level::off);
+  SmallPool lab;
+  lab.create("v", 4 * kMiB);
+  {
+    ViewHandle v = lab.view("v");
+    REQUIRE(v->reserve(0, kMiB, false).has_value());
+    REQUIRE(lab.pool->sync().has_value());
+    lab.create("w", kMiB); // a commit: the reserved blocks are in the catalog
+    REQUIRE(v->write(5 * kBlockBytes, block_of(5)).has_value());
+    REQUIRE(v->reserve(2 * kMiB, kMiB, false).has_value());
+    REQUIRE(v->write(2 * kMiB, block_of(6)).has_value()); // and these are not
+    REQUIRE(v->fsync().has_value());
+  }
+  crash(lab, 3);
+  lab.open();
+  ViewHandle v = lab.view("v");
+  CHECK(read_from(*v, 5 * kBlockBytes) == block_of(5));
+  CHECK(read_from(*v, 6 * kBlockBytes) == block_of(0));
+  CHECK(read_from(*v, 2 * kMiB) == block_of(6));
+  CHECK(read_from(*v, 2 * kMiB + kBlockBytes) == block_of(0));
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("many small fsyncs turn the ring round, and commits make room") {
+  log::set_level(log::Level::off);
+  SmallPool lab;
+  constexpr std::uint64_t kSize = 8 * kMiB;
+  lab.create("v", kSize);
+  std::vector<std::uint8_t> expected(kSize / kBlockBytes);
+  std::mt19937_64 random(5);
+  for (int round = 0; round < 6; ++round) {
+    {
+      ViewHandle v = lab.view("v");
+      for (int i = 0; i < 150; ++i) {
+        const std::uint64_t block = random() % expected.size();
+        if (random() % 4 == 0) {
+          REQUIRE(v->discard(block * kBlockBytes, kBlockBytes).has_value());
+          expected[block] = 0;
+        } else {
+          expected[block] = static_cast<std::uint8_t>(random() % 255 + 1);
+          REQUIRE(v->write(block * kBlockBytes, block_of(expected[block])).has_value());
+        }
+        REQUIRE(v->fsync().has_value());
+      }
+    }
+    crash(lab, random());
+    lab.open();
+    ViewHandle v = lab.view("v");
+    for (std::uint64_t block = 0; block < expected.size(); ++block)
+      REQUIRE(read_from(*v, block * kBlockBytes) == block_of(expected[block]));
+  }
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("snapshots and clones stay apart from what the journal brings back to their base") {
+  log::set_level(log::Level::off);
+  SmallPool lab;
+  lab.create("v", kMiB);
+  {
+    ViewHandle v = lab.view("v");
+    REQUIRE(v->write(0, block_of(1)).has_value());
+    REQUIRE(v->fsync().has_value());
+    REQUIRE(lab.snapshot("v@s").has_value());
+    REQUIRE(lab.pool->clone(*parse_view_name("v@s"), "c").has_value());
+    REQUIRE(v->write(0, block_of(2)).has_value());
+    ViewHandle c = lab.view("c");
+    REQUIRE(c->discard(0, kBlockBytes).has_value());
+    REQUIRE(v->fsync().has_value());
+  }
+  crash(lab, 4);
+  lab.open();
+  CHECK(read_from(*lab.view("v"), 0) == block_of(2));
+  CHECK(read_from(*lab.view("v@s"), 0) == block_of(1));
+  CHECK(read_from(*lab.view("c"), 0) == block_of(0));
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("a check of a pool that was cut off sees what the journal has") {
+  log::set_level(log::Level::off);
+  SmallPool lab;
+  lab.create("v", kMiB);
+  {
+    ViewHandle v = lab.view("v");
+    REQUIRE(v->write(0, block_of(1)).has_value());
+    REQUIRE(v->fsync().has_value());
+  }
+  crash(lab, 5);
+  lab.open_checked();
+  CHECK(read_from(*lab.view("v"), 0) == block_of(1));
+}
+
+TEST_CASE("a damaged journal is refused; a repair gives up what came after the damage") {
+  log::set_level(log::Level::off);
+  SmallPool lab;
+  lab.create("v", kMiB);
+  {
+    ViewHandle v = lab.view("v");
+    for (std::uint64_t i = 0; i < 3; ++i) {
+      REQUIRE(v->write(i * kBlockBytes, block_of(static_cast<std::uint8_t>(i + 1))).has_value());
+      REQUIRE(v->fsync().has_value());
+    }
+  }
+  crash(lab, 6);
+  const auto frames = frames_on(lab.env.bytes_of("/a"));
+  REQUIRE(frames.size() >= 3);
+  lab.env.bytes_of("/a")[frames[frames.size() - 2] + 70] ^= std::byte{1};
+  const auto refused = Pool::open(lab.env, {.member_paths = {"/a"}});
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().kind == ErrorKind::damaged);
+  CHECK(refused.error().message.find("check --repair") != std::string::npos);
+  {
+    auto opened = Pool::open(lab.env, {.member_paths = {"/a"}, .for_check = true});
+    REQUIRE(opened.has_value());
+    const auto report = (*opened)->check(false, {});
+    REQUIRE(report.has_value());
+    REQUIRE(report->findings.size() == 1);
+    CHECK_FALSE(report->findings[0].repaired);
+  }
+  lab.open_checked();
+  ViewHandle v = lab.view("v");
+  CHECK(read_from(*v, 0) == block_of(1));
+  CHECK(read_from(*v, kBlockBytes) == block_of(0));
+  CHECK(read_from(*v, 2 * kBlockBytes) == block_of(0));
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("a flipped byte anywhere in a journal never becomes wrong data") {
+  log::set_level(log::Level::off);
+  SmallPool lab;
+  lab.create("v", kMiB);
+  {
+    ViewHandle v = lab.view("v");
+    for (std::uint64_t i = 0; i < 2; ++i) {
+      REQUIRE(v->write(i * kBlockBytes, block_of(static_cast<std::uint8_t>(i + 1))).has_value());
+      REQUIRE(v->fsync().has_value());
+    }
+  }
+  crash(lab, 7);
+  const std::vector<std::byte> good = lab.env.bytes_of("/a");
+  const auto frames = frames_on(good);
+  REQUIRE(frames.size() >= 2);
+  std::uint64_t refused = 0;
+  for (std::size_t i = 0; i < 2 * kBlockBytes; i += i % kBlockBytes < 200 ? 1 : 97) {
+    const std::size_t frame = frames[frames.size() - 2 + i / kBlockBytes];
+    lab.env.bytes_of("/a") = good;
+    lab.env.bytes_of("/a")[frame + i % kBlockBytes] ^= std::byte{0x10};
+    const auto opened = Pool::open(lab.env, {.member_paths = {"/a"}});
+    if (!opened) {
+      ++refused;
+      REQUIRE(opened.error().kind == ErrorKind::damaged);
+      continue;
+    }
+    // The last frame is as good as one that was never finished.
+    lab.pool.reset();
+    const auto info = (*opened)->find({"v", {}});
+    REQUIRE(info.has_value());
+    auto v = (*opened)->open_view(info->id);
+    REQUIRE(v.has_value());
+    REQUIRE(read_from(**v, 0) == block_of(1));
+    const auto second = read_from(**v, kBlockBytes);
+    REQUIRE((second == block_of(2) || second == block_of(0)));
+  }
+  CHECK(refused > 100);
+}
