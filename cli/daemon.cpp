@@ -29,6 +29,7 @@ MountOptions mount_options(const DaemonOptions& options) {
   mount.mount_point = options.mount_point;
   mount.allow_other = options.allow_other;
   mount.debug = options.debug;
+  mount.io_uring = options.io_uring;
   mount.threads = options.threads;
   mount.fs_name = fs_name(options.pool);
   return mount;

@@ -23,6 +23,7 @@ struct DaemonOptions {
   std::string mount_point; // absolute
   bool allow_other = false;
   bool debug = false;
+  bool io_uring = false;
   unsigned threads = 0;          // 0: default
   std::uint64_t cache_bytes = 0; // 0: default
 };

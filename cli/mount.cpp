@@ -38,6 +38,8 @@ Result<> parse_one(const std::string& option, DaemonOptions& out) {
     out.allow_other = true;
   } else if (option == "debug") {
     out.debug = true;
+  } else if (option == "io_uring") {
+    out.io_uring = true;
   } else if (key == "threads") {
     const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), out.threads);
     if (code != std::errc() || end != value.data() + value.size() || out.threads == 0 ||
@@ -49,9 +51,10 @@ Result<> parse_one(const std::string& option, DaemonOptions& out) {
     VSNAP_TRY_ASSIGN(out.cache_bytes, parse_size(value));
   } else if (std::find(std::begin(kIgnored), std::end(kIgnored), option) == std::end(kIgnored) &&
              !option.starts_with("x-")) {
-    return failure(ErrorKind::usage,
-                   fmt::format("mount: {}: no such option (allow_other, threads=N, cache=SIZE, debug)",
-                               vsnap::quoted(option)));
+    return failure(
+        ErrorKind::usage,
+        fmt::format("mount: {}: no such option (allow_other, threads=N, cache=SIZE, io_uring, debug)",
+                    vsnap::quoted(option)));
   }
   return {};
 }
@@ -154,7 +157,7 @@ void register_mount(Program& program) {
   auto options = std::make_shared<Options>();
   command.argument("POOL", options->pool);
   command.argument("DIR", options->directory);
-  command.repeated_option("-o", options->mount_options, "allow_other, threads=N, cache=SIZE, debug",
+  command.repeated_option("-o", options->mount_options, "allow_other, threads=N, cache=SIZE, io_uring, debug",
                           "OPT,OPT");
   command.flag("-f,--foreground", options->foreground, "stay in the foreground, log to standard error");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });

@@ -9,6 +9,7 @@
 
 #include "core/log.h"
 #include "fuse/reply.h"
+#include "fuse/request_ring.h"
 #include "fuse/wake_signal.h"
 
 namespace vsnap {
@@ -52,9 +53,14 @@ void init(void* userdata, fuse_conn_info* connection) {
   constexpr unsigned kWanted = FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_ASYNC_DIO | FUSE_CAP_ASYNC_READ |
                                FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_HANDLE_KILLPRIV;
   connection->want |= connection->capable & kWanted;
+  operations.over_ring = negotiate_ring(*connection, operations.over_ring);
   connection->max_write = kMaxWriteBytes;
   connection->max_background = kMaxBackground;
   connection->congestion_threshold = kMaxBackground;
+#if !VSNAP_PARALLEL_WRITE_FLAG
+  log::info("libfuse {} has no flag for parallel writes (3.17 has): vsnap sets it by itself",
+            fuse_pkgversion());
+#endif
   allow_wake_signal();
   operations.first_worker = ::gettid();
 }

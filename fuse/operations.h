@@ -40,6 +40,7 @@ struct Operations {
   SharedCopies shared_copies;
   const uid_t uid; // of whoever mounted
   const gid_t gid;
+  bool over_ring = false; // asked for; from INIT on, whether it is so (request_ring.h)
   std::atomic<pid_t> first_worker{0}; // the thread that answered INIT; it works as long as the session
 };
 
@@ -49,8 +50,7 @@ void add_name_operations(fuse_lowlevel_ops& table);
 void add_directory_operations(fuse_lowlevel_ops& table);
 void add_data_operations(fuse_lowlevel_ops& table);
 
-// Opens a view with open(2)'s flags; the kernel's answer is open_out(). EROFS for a snapshot to be written.
+// Opens a view with open(2)'s flags; open_reply.h answers. EROFS for a snapshot to be written.
 Result<OpenFile*> open_file(Operations& operations, const ViewInfo& info, int flags);
-[[nodiscard]] fuse_open_out open_out(OpenFile& file);
 
 } // namespace vsnap

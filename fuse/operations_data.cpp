@@ -6,8 +6,10 @@
 #include <cstdlib>
 #include <memory>
 
+#include "fuse/open_reply.h"
 #include "fuse/operations.h"
 #include "fuse/reply.h"
+#include "fuse/request_ring.h"
 
 namespace vsnap {
 namespace {
@@ -36,10 +38,7 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
     VSNAP_TRY_ASSIGN(const ViewInfo info, operations.pool.info(ObjectId(ino)));
     VSNAP_TRY_ASSIGN(OpenFile* const file, open_file(operations, info, fi->flags));
-    const fuse_open_out out = open_out(*file);
-    if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
-      operations.files.remove(*file);
-    }
+    if (!reply_open(req, *file)) operations.files.remove(*file);
     return {};
   });
 }
@@ -66,7 +65,8 @@ void fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info* fi) {
 
 void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info* fi) {
   answer(req, [&](Operations&) -> Result<> {
-    const std::span<std::byte> buffer = read_buffer(size);
+    const std::span<std::byte> space = reply_space(req);
+    const std::span<std::byte> buffer = space.size() >= size ? space.first(size) : read_buffer(size);
     VSNAP_TRY_ASSIGN(const std::size_t length,
                      file_of(fi).view->read(static_cast<std::uint64_t>(offset), buffer));
     fuse_reply_buf(req, reinterpret_cast<const char*>(buffer.data()), length);
@@ -164,15 +164,7 @@ Result<OpenFile*> open_file(Operations& operations, const ViewInfo& info, int fl
   if (to_write && info.kind == ViewKind::snapshot) return refuse(EROFS);
   VSNAP_TRY_ASSIGN(ViewHandle view, operations.pool.open_view(info.id));
   if ((flags & O_TRUNC) != 0 && view->size_bytes() != 0) VSNAP_TRY(operations.set_size(info.id, 0));
-  return &operations.files.add(std::move(view), (flags & O_DIRECT) != 0);
-}
-
-// A direct handle may write in parallel. The reply is laid out here because libfuse 3.14 cannot set that bit.
-fuse_open_out open_out(OpenFile& file) {
-  fuse_open_out out{};
-  out.fh = reinterpret_cast<std::uint64_t>(&file);
-  out.open_flags = file.direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_KEEP_CACHE;
-  return out;
+  return &operations.files.add(std::move(view), (flags & O_DIRECT) != 0 || operations.over_ring);
 }
 
 void add_data_operations(fuse_lowlevel_ops& table) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 
+#include "fuse/open_reply.h"
 #include "fuse/operations.h"
 #include "fuse/reply.h"
 
@@ -62,23 +63,6 @@ void mknod(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, dev
   });
 }
 
-fuse_entry_out entry_out(const struct stat& attributes) {
-  fuse_entry_out out{};
-  out.nodeid = attributes.st_ino;
-  out.attr.ino = attributes.st_ino;
-  out.attr.size = static_cast<std::uint64_t>(attributes.st_size);
-  out.attr.blocks = static_cast<std::uint64_t>(attributes.st_blocks);
-  out.attr.atime = out.attr.mtime = out.attr.ctime = static_cast<std::uint64_t>(attributes.st_mtim.tv_sec);
-  out.attr.atimensec = out.attr.mtimensec = out.attr.ctimensec =
-      static_cast<std::uint32_t>(attributes.st_mtim.tv_nsec);
-  out.attr.mode = attributes.st_mode;
-  out.attr.nlink = static_cast<std::uint32_t>(attributes.st_nlink);
-  out.attr.uid = attributes.st_uid;
-  out.attr.gid = attributes.st_gid;
-  out.attr.blksize = static_cast<std::uint32_t>(attributes.st_blksize);
-  return out;
-}
-
 // The kernel asks for this where it found no such name; another may have made it since.
 void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
@@ -90,14 +74,8 @@ void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fu
     if (!info) return Failure(std::move(info).error());
     VSNAP_TRY_ASSIGN(OpenFile* const file, open_file(operations, *info, fi->flags));
     VSNAP_TRY_ASSIGN(const ViewInfo opened, operations.pool.info(info->id));
-    struct {
-      fuse_entry_out entry;
-      fuse_open_out open;
-    } out{entry_out(operations.describe(opened)), open_out(*file)};
-    static_assert(sizeof out == sizeof(fuse_entry_out) + sizeof(fuse_open_out));
-    if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
-      operations.files.remove(*file);
-    }
+    const fuse_entry_param entry = entry_for(operations, opened);
+    if (!reply_create(req, entry, *file)) operations.files.remove(*file);
     return {};
   });
 }

@@ -11,6 +11,7 @@
 #include "core/log.h"
 #include "fuse/kernel_api.h"
 #include "fuse/operations.h"
+#include "fuse/request_ring.h"
 
 namespace vsnap {
 
@@ -23,6 +24,7 @@ void report_stray(const char* what) noexcept;
 template <class Body>
 void answer(fuse_req_t req, Body&& body) noexcept {
   int error = EIO;
+  refuse_cancellation(req);
   try {
     const Result<> result = body(*static_cast<Operations*>(fuse_req_userdata(req)));
     if (result) return;

@@ -14,6 +14,7 @@
 
 #include "core/log.h"
 #include "fuse/operations.h"
+#include "fuse/request_ring.h"
 #include "fuse/wake_signal.h"
 
 namespace vsnap {
@@ -39,6 +40,8 @@ void log_line(fuse_log_level level, const char* format, va_list arguments) {
     }
   } else if (level <= FUSE_LOG_WARNING) {
     log::warning("fuse: {}", text);
+  } else if (level <= FUSE_LOG_INFO) {
+    log::info("fuse: {}", text); // of which there is hardly any: that rings could not be started
   } else {
     log::debug("fuse: {}", text);
   }
@@ -101,7 +104,9 @@ Result<> check_fuse() {
 class FuseSession final : public MountSession {
  public:
   FuseSession(Pool& pool, const MountOptions& options)
-      : options_(options), operations_(pool, ::geteuid(), ::getegid()) {}
+      : options_(options), operations_(pool, ::geteuid(), ::getegid()) {
+    operations_.over_ring = options.io_uring;
+  }
   ~FuseSession() override;
   Result<> mount();
   Result<> serve() override;
@@ -130,6 +135,8 @@ Result<> FuseSession::add_arguments(fuse_args& arguments) const {
   }
   if (options_.allow_other) added = added && fuse_opt_add_opt(&list, "allow_other") == 0;
   if (options_.debug) added = added && fuse_opt_add_opt(&list, "debug") == 0;
+  if (const char* option = ring_mount_option(); options_.io_uring && option != nullptr)
+    added = added && fuse_opt_add_opt(&list, option) == 0;
   added = added && fuse_opt_add_arg(&arguments, "vsnap") == 0 && fuse_opt_add_arg(&arguments, "-o") == 0 &&
           fuse_opt_add_arg(&arguments, list) == 0;
   std::free(list);

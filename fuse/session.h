@@ -22,6 +22,7 @@ struct MountOptions {
   std::string mount_point;
   bool allow_other = false; // other users too; as an ordinary user: user_allow_other in /etc/fuse.conf
   bool debug = false;       // every request to the log, at level debug
+  bool io_uring = false;    // requests through rings, where libfuse and the kernel can; see request_ring.h
   unsigned threads = 0;     // 0: the default
   std::string fs_name;      // what mount(8) shows as the source, such as vsnap:lab
 };
