@@ -97,9 +97,8 @@ std::string describe_loop(const std::string& device) {
 
 std::vector<std::string> holders_where(const std::function<bool(const std::string&)>& wanted) {
   std::vector<std::string> out;
-  for (const LoopDevice& loop : loop_devices()) {
-    if (wanted(loop.backing_file)) out.push_back(describe_loop(loop.device));
-  }
+  for (const LoopDevice& loop : loop_devices([&](const LoopDevice& it) { return wanted(it.backing_file); }))
+    out.push_back(describe_loop(loop.device));
   for (std::string& process : processes(wanted)) out.push_back(std::move(process));
   return out;
 }

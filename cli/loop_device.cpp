@@ -101,16 +101,17 @@ int configure(const std::string& device, int file, const LoopOptions& options) {
 
 } // namespace
 
-std::vector<LoopDevice> loop_devices() {
+std::vector<LoopDevice> loop_devices(const std::function<bool(const LoopDevice&)>& wanted) {
   std::vector<LoopDevice> out;
   std::error_code code;
   for (auto it = fs::directory_iterator("/sys/block", code); !code && it != fs::directory_iterator();
        it.increment(code)) {
     const std::string name = it->path().filename().string();
     if (!name.starts_with("loop")) continue;
-    const std::string file = first_line(it->path() / "loop/backing_file");
-    if (file.empty() || !is_over("/dev/" + name, file)) continue;
-    out.push_back({"/dev/" + name, file, first_line(it->path() / "ro") == "1"});
+    LoopDevice loop{"/dev/" + name, first_line(it->path() / "loop/backing_file"),
+                    first_line(it->path() / "ro") == "1"};
+    if (loop.backing_file.empty() || !wanted(loop) || !is_over(loop.device, loop.backing_file)) continue;
+    out.push_back(std::move(loop));
   }
   std::sort(out.begin(), out.end(), [](const LoopDevice& a, const LoopDevice& b) {
     return a.device.size() != b.device.size() ? a.device.size() < b.device.size() : a.device < b.device;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,9 @@ struct LoopDevice {
   bool read_only = false;
 };
 
-[[nodiscard]] std::vector<LoopDevice> loop_devices(); // attached ones whose file is seen here
+// Attached ones that `wanted` asks for by what sysfs tells, and whose file is seen here. Only those that it
+// asks for are opened, and their files looked at: others' may be slow, or wait for a daemon that is dead.
+[[nodiscard]] std::vector<LoopDevice> loop_devices(const std::function<bool(const LoopDevice&)>& wanted);
 
 struct LoopOptions {
   std::string file;

@@ -17,14 +17,13 @@ struct Options {
 };
 
 Result<> check_not_mapped(const std::string& file, bool read_only) {
-  for (const LoopDevice& loop : loop_devices()) {
-    if (loop.backing_file != file || (loop.read_only && read_only)) continue;
-    return failure(
-        ErrorKind::busy,
-        fmt::format("{}: mapped to {} already (a disk with two writers comes apart; vsnap unmap {})", file,
-                    loop.device, loop.device));
-  }
-  return {};
+  const auto others = loop_devices(
+      [&](const LoopDevice& loop) { return loop.backing_file == file && !(loop.read_only && read_only); });
+  if (others.empty()) return {};
+  return failure(
+      ErrorKind::busy,
+      fmt::format("{0}: mapped to {1} already (a disk with two writers comes apart; vsnap unmap {1})", file,
+                  others.front().device));
 }
 
 Result<std::uint32_t> parse_sector_size(const std::string& text) {

@@ -22,15 +22,14 @@ bool is_ours(const LoopDevice& loop, const std::vector<PoolMount>& mounts) {
 
 Result<std::vector<LoopDevice>> named_device(const std::string& target) {
   VSNAP_TRY_ASSIGN(const std::string device, absolute_path(target));
-  for (const LoopDevice& loop : loop_devices()) {
-    if (loop.device != device) continue;
-    if (is_ours(loop, pool_mounts())) return std::vector{loop};
-    return failure(
-        ErrorKind::failed,
-        fmt::format("{}: over {}, which is not of a pool that is mounted here (losetup -d {} detaches it)",
-                    target, loop.backing_file, device));
-  }
-  return failure(ErrorKind::failed, ENXIO, fmt::format("{}: not an attached loop device", target));
+  auto found = loop_devices([&](const LoopDevice& loop) { return loop.device == device; });
+  if (found.empty())
+    return failure(ErrorKind::failed, ENXIO, fmt::format("{}: not an attached loop device", target));
+  if (is_ours(found.front(), pool_mounts())) return found;
+  return failure(
+      ErrorKind::failed,
+      fmt::format("{}: over {}, which is not of a pool that is mounted here (losetup -d {} detaches it)",
+                  target, found.front().backing_file, device));
 }
 
 Result<std::vector<LoopDevice>> devices_of(const std::string& target) {
@@ -39,9 +38,7 @@ Result<std::vector<LoopDevice>> devices_of(const std::string& target) {
   std::vector<LoopDevice> out;
   if (const auto daemon = read_record(spec.pool)) {
     const std::string file = daemon->mount_point + "/" + spec.view->text();
-    for (const LoopDevice& loop : loop_devices()) {
-      if (loop.backing_file == file) out.push_back(loop);
-    }
+    out = loop_devices([&](const LoopDevice& loop) { return loop.backing_file == file; });
   }
   if (!out.empty()) return out;
   return failure(ErrorKind::failed, ENXIO,

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 
 from support import GIB, MIB, VSNAP, LabTest, main, used_bytes, write_at
@@ -417,6 +418,22 @@ class InUse(CommandTest):
             self.mentions(self.lab.vsnap(*command, code=4).err, device, f"mounted at {inner}")
         self.lab.umount_device(inner, device)
         self.lab.unmap(device)
+
+    def test_a_loop_device_of_another_pool_whose_daemon_hangs_is_not_waited_for(self):
+        self.lab.pool("q", size="64M")
+        self.lab.mount("q")
+        self.lab.vsnap("create", "q/v", "--size", "1M")
+        hanging = self.lab.map("q/v")
+        pid = self.lab.daemon_pid("q")
+        os.kill(pid, signal.SIGSTOP)  # from now on a look at the file of the device does not come back
+        try:
+            mine = self.lab.map("p/b")
+            self.mentions(self.lab.vsnap("umount", "p", code=4).err, mine)
+            self.lab.unmap(mine)
+            self.lab.vsnap("unmap", "p/b", code=1)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        self.lab.unmap(hanging)
 
     def test_live_rates_have_the_new_name_after_a_rename(self):
         point = self.point
