@@ -106,12 +106,6 @@ std::optional<std::string> other_word(const std::string& verb) {
   return std::nullopt;
 }
 
-std::string joined(const std::vector<std::string>& words) {
-  std::string out;
-  for (const std::string& word : words) out += (out.empty() ? "" : ", ") + word;
-  return out;
-}
-
 std::vector<std::string> names_of(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; }))
@@ -131,6 +125,22 @@ std::string in_our_words(const CLI::ParseError& error) {
 
 bool contains(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+// The command or group that the first words name, and these words.
+struct Named {
+  const CLI::App* app;
+  std::vector<std::string> verbs;
+};
+
+Named named_by(const CLI::App& root, const std::vector<std::string>& words) {
+  Named out{&root, {}};
+  for (const std::string& word : words) {
+    if (!contains(names_of(*out.app), word)) break;
+    out.app = out.app->get_subcommand(word);
+    out.verbs.push_back(word);
+  }
+  return out;
 }
 
 } // namespace
@@ -255,11 +265,12 @@ Result<> Program::check_verb(const std::vector<std::string>& words) const {
     if (!contains(names, word)) {
       const auto near = nearest(word, names);
       const auto ours = other_word(before + word);
-      return failure(ErrorKind::usage, fmt::format("{}: no such command ({})", vsnap::quoted(before + word),
-                                                   ours   ? *ours
-                                                   : near ? fmt::format("did you mean '{}{}'?", before, *near)
-                                                   : before.empty() ? "vsnap --help lists them"
-                                                                    : "one of: " + joined(names)));
+      return failure(ErrorKind::usage,
+                     fmt::format("{}: no such command ({})", vsnap::quoted(before + word),
+                                 ours             ? *ours
+                                 : near           ? fmt::format("did you mean '{}{}'?", before, *near)
+                                 : before.empty() ? "vsnap --help lists them"
+                                                  : fmt::format("one of: {}", fmt::join(names, ", "))));
     }
     app = app->get_subcommand(word);
     before += word + " ";
@@ -290,33 +301,21 @@ Result<int> Program::parse_and_run(int argc, const char* const* argv) {
     std::reverse(all.begin(), all.end()); // as CLI11 wants it
     app_->parse(std::move(all));
   } catch (const CLI::CallForHelp&) {
-    std::vector<std::string> verbs;
-    const CLI::App* app = app_.get();
-    for (const std::string& word : words) {
-      if (!contains(names_of(*app), word)) break;
-      verbs.push_back(word);
-      app = app->get_subcommand(word);
-    }
-    VSNAP_TRY(print_help(verbs));
+    VSNAP_TRY(print_help(named_by(*app_, words).verbs));
     return 0;
   } catch (const CLI::CallForVersion&) {
     std::puts("vsnap " VSNAP_VERSION);
     return 0;
   } catch (const CLI::ParseError& e) {
-    std::string command = "vsnap";
-    const CLI::App* app = app_.get();
-    for (const std::string& word : words) {
-      if (!contains(names_of(*app), word)) break;
-      app = app->get_subcommand(word);
-      command += " " + word;
-    }
-    if (app != app_.get() && !names_of(*app).empty()) {
-      return failure(ErrorKind::usage, fmt::format("{}: a command is needed: one of {}", command.substr(6),
-                                                   joined(names_of(*app))));
-    }
     if (words.empty()) return failure(ErrorKind::usage, "no command given (vsnap --help lists them)");
-    return failure(ErrorKind::usage,
-                   fmt::format("{}: {} ({} --help)", command.substr(6), in_our_words(e), command));
+    const Named named = named_by(*app_, words);
+    const std::string command = fmt::format("{}", fmt::join(named.verbs, " "));
+    const auto choices = names_of(*named.app);
+    if (!choices.empty()) {
+      return failure(ErrorKind::usage,
+                     fmt::format("{}: a command is needed: one of {}", command, fmt::join(choices, ", ")));
+    }
+    return failure(ErrorKind::usage, fmt::format("{0}: {1} (vsnap {0} --help)", command, in_our_words(e)));
   }
   if (!run_) return failure(ErrorKind::usage, "no command given (vsnap --help lists them)");
   return run_(common_);

@@ -54,11 +54,7 @@ Json usage_json(const Spec& spec, const DiskUsage& usage) {
 
 Result<DiskUsage> usage_of(const Spec& spec) {
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
-  if (spec.view) { // so that a name that does not exist is an error
-    wire::ControlRequest info;
-    *info.mutable_info()->mutable_name() = wire::to_wire(*spec.view);
-    VSNAP_TRY(access.call(std::move(info)));
-  }
+  if (spec.view) VSNAP_TRY(access.info(*spec.view)); // so that a name that does not exist is an error
   wire::ControlRequest request;
   request.mutable_disk_usage();
   VSNAP_TRY_ASSIGN(const auto reply, access.call(std::move(request)));

@@ -8,6 +8,7 @@
 #include <functional>
 #include <sstream>
 
+#include "cli/first_line.h"
 #include "cli/loop_device.h"
 #include "cli/mount_table.h"
 
@@ -74,9 +75,8 @@ std::vector<std::string> with_partitions(const std::string& device) {
 std::vector<std::string> mount_points_of(const std::vector<std::string>& devices) {
   std::vector<std::string> numbers; // "7:0", as they stand in mountinfo
   for (const std::string& device : devices) {
-    std::ifstream in(fs::path("/sys/class/block") / fs::path(device).filename() / "dev");
-    std::string number;
-    if (in >> number) numbers.push_back(number);
+    const std::string number = first_line(fs::path("/sys/class/block") / fs::path(device).filename() / "dev");
+    if (!number.empty()) numbers.push_back(number);
   }
   std::vector<std::string> out;
   std::ifstream mounts("/proc/self/mountinfo");
@@ -90,9 +90,8 @@ std::vector<std::string> mount_points_of(const std::vector<std::string>& devices
 }
 
 std::string describe_loop(const std::string& device) {
-  std::string who;
-  for (const std::string& holder : holders_of_device(device)) who += (who.empty() ? "" : ", ") + holder;
-  return who.empty() ? device : fmt::format("{} ({})", device, who);
+  const auto who = holders_of_device(device);
+  return who.empty() ? device : fmt::format("{} ({})", device, fmt::join(who, ", "));
 }
 
 std::vector<std::string> holders_where(const std::function<bool(const std::string&)>& wanted) {

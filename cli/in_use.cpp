@@ -7,12 +7,10 @@
 namespace vsnap::cli {
 
 Error in_use_error(const std::string& pool, const ViewName& view, const std::string& mount_point) {
-  std::string who;
-  for (const std::string& holder : holders_of_file(mount_point + "/" + view.text()))
-    who += (who.empty() ? "" : ", ") + holder;
+  const auto who = holders_of_file(mount_point + "/" + view.text());
   return {ErrorKind::busy, EBUSY,
-          fmt::format("{}/{}: in use{} (unmount its file systems, vsnap unmap it, stop its VM)", pool,
-                      view.text(), who.empty() ? "" : " by " + who)};
+          fmt::format("{}/{}: in use{}{} (unmount its file systems, vsnap unmap it, stop its VM)", pool,
+                      view.text(), who.empty() ? "" : " by ", fmt::join(who, ", "))};
 }
 
 Error with_holders(Error error, const std::string& pool, const std::string& mount_point) {

@@ -11,9 +11,9 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <thread>
 
+#include "cli/first_line.h"
 #include "cli/holders.h"
 
 namespace vsnap::cli {
@@ -41,13 +41,6 @@ class Descriptor {
   int fd_;
 };
 
-std::string first_line(const fs::path& path) {
-  std::string line;
-  std::ifstream in(path);
-  std::getline(in, line);
-  return line;
-}
-
 // Without udev nobody makes the node of a new device.
 Result<> make_node(const std::string& device, int number) {
   struct stat info = {};
@@ -58,16 +51,10 @@ Result<> make_node(const std::string& device, int number) {
   return system_failure(errno, device);
 }
 
-std::string joined(const std::vector<std::string>& words) {
-  std::string out;
-  for (const std::string& word : words) out += (out.empty() ? "" : ", ") + word;
-  return out;
-}
-
 Failure in_use(const std::string& device) {
   const auto who = holders_of_device(device);
-  return failure(ErrorKind::busy, fmt::format("{}: in use{} (unmount it or end its user first)", device,
-                                              who.empty() ? std::string() : ": " + joined(who)));
+  return failure(ErrorKind::busy, fmt::format("{}: in use{}{} (unmount it or end its user first)", device,
+                                              who.empty() ? "" : ": ", fmt::join(who, ", ")));
 }
 
 // Names repeat in other mount name spaces: a device is over the file that has this name here only if that is

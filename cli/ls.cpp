@@ -39,11 +39,7 @@ void add_row(Table& table, const std::string& pool, const ViewInfo& view) {
 
 Result<> add_pool(Table& table, const Spec& spec, const std::string& type) {
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
-  if (spec.view) { // so that a name that does not exist is an error
-    wire::ControlRequest info;
-    *info.mutable_info()->mutable_name() = wire::to_wire(*spec.view);
-    VSNAP_TRY(access.call(std::move(info)));
-  }
+  if (spec.view) VSNAP_TRY(access.info(*spec.view)); // so that a name that does not exist is an error
   wire::ControlRequest list;
   list.mutable_list();
   VSNAP_TRY_ASSIGN(const auto reply, access.call(std::move(list)));

@@ -38,9 +38,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   VSNAP_TRY_ASSIGN(const std::uint32_t sector_size, parse_sector_size(options.sector_size));
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(options.target));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
-  wire::ControlRequest request; // also tells a name that does not exist, with the nearest that does
-  *request.mutable_info()->mutable_name() = wire::to_wire(*spec.view);
-  VSNAP_TRY(access.call(std::move(request)));
+  VSNAP_TRY(access.info(*spec.view)); // tells a name that does not exist, with the nearest that does
   if (!access.daemon()) {
     return failure(ErrorKind::failed,
                    fmt::format("{0}: not mounted, and a loop device needs the file (vsnap mount {0} DIR "

@@ -25,6 +25,15 @@ std::string padded(const std::string& text, std::size_t width, bool right) {
   return right ? blanks + text : text + blanks;
 }
 
+std::string time_text(std::int64_t ns, std::tm* (*convert)(const std::time_t*, std::tm*),
+                      const char* format) {
+  const std::time_t seconds = ns / kNsPerSecond;
+  std::tm parts{};
+  char out[32] = "-";
+  if (convert(&seconds, &parts) != nullptr) std::strftime(out, sizeof out, format, &parts);
+  return out;
+}
+
 bool less(const Json& a, const Json& b) {
   if (a.is_number() && b.is_number()) return a.get<std::uint64_t>() < b.get<std::uint64_t>();
   if (a.is_string() && b.is_string())
@@ -124,13 +133,11 @@ Result<std::string> Table::text(const CommonOptions& options) const {
 }
 
 std::string Table::names() const {
-  std::string shown;
-  std::string more;
-  for (const Column& column : columns_) {
-    std::string& list = column.by_default ? shown : more;
-    list += (list.empty() ? "" : ", ") + column.name;
-  }
-  return more.empty() ? shown : fmt::format("{}; with -o also {}", shown, more);
+  std::vector<std::string> shown;
+  std::vector<std::string> more;
+  for (const Column& column : columns_) (column.by_default ? shown : more).push_back(column.name);
+  return fmt::format("{}{}{}", fmt::join(shown, ", "), more.empty() ? "" : "; with -o also ",
+                     fmt::join(more, ", "));
 }
 
 Json Table::json() const {
@@ -166,21 +173,8 @@ void print_pairs(const std::vector<std::pair<std::string, std::string>>& pairs) 
   for (const auto& [key, value] : pairs) fmt::print("{}  {}\n", padded(key + ":", width, false), value);
 }
 
-std::string local_time(std::int64_t ns) {
-  const std::time_t seconds = ns / kNsPerSecond;
-  std::tm parts{};
-  char out[32] = "-";
-  if (::localtime_r(&seconds, &parts) != nullptr) std::strftime(out, sizeof out, "%Y-%m-%d %H:%M", &parts);
-  return out;
-}
-
-std::string utc_time(std::int64_t ns) {
-  const std::time_t seconds = ns / kNsPerSecond;
-  std::tm parts{};
-  char out[32] = "-";
-  if (::gmtime_r(&seconds, &parts) != nullptr) std::strftime(out, sizeof out, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return out;
-}
+std::string local_time(std::int64_t ns) { return time_text(ns, ::localtime_r, "%Y-%m-%d %H:%M"); }
+std::string utc_time(std::int64_t ns) { return time_text(ns, ::gmtime_r, "%Y-%m-%dT%H:%M:%SZ"); }
 
 std::optional<std::string> origin_text(const std::string& pool, const ViewInfo& view) {
   if (!view.origin || view.origin->starts_with('(')) return view.origin; // "(removed snapshot)"

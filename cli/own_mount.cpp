@@ -5,8 +5,9 @@
 #include <sys/sysmacros.h>
 #include <charconv>
 #include <filesystem>
-#include <fstream>
 #include <optional>
+
+#include "cli/first_line.h"
 
 namespace vsnap::cli {
 namespace {
@@ -14,13 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kMaxLayers = 32; // file on file system on partition on mapping on loop device on ...
-
-std::string first_line(const fs::path& path) {
-  std::string line;
-  std::ifstream in(path);
-  std::getline(in, line);
-  return line;
-}
 
 std::optional<dev_t> parse_device(const std::string& text) {
   unsigned major = 0;

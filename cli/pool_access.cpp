@@ -88,11 +88,15 @@ Result<wire::ControlReply> PoolAccess::call(wire::ControlRequest request, Contro
 }
 
 Result<wire::ControlReply> PoolAccess::call(wire::ControlRequest request) {
-  class Silent final : public ControlSink {
-    bool progress(std::uint64_t, std::uint64_t) override { return true; }
-    bool diff(std::span<const DiffRange>) override { return true; }
-  } silent;
+  SilentSink silent;
   return call(std::move(request), silent);
+}
+
+Result<ViewInfo> PoolAccess::info(const ViewName& name) {
+  wire::ControlRequest request;
+  *request.mutable_info()->mutable_name() = wire::to_wire(name);
+  VSNAP_TRY_ASSIGN(const auto reply, call(std::move(request)));
+  return wire::from_wire(reply.view());
 }
 
 Result<> PoolAccess::close() {
@@ -111,17 +115,16 @@ Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlReques
 }
 
 Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlRequest request) {
-  VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(pool));
-  auto reply = access.call(std::move(request));
-  const auto closed = access.close();
-  if (reply) VSNAP_TRY(closed);
-  return reply;
+  SilentSink silent;
+  return ask_pool(pool, std::move(request), silent);
 }
 
 bool can_ask() { return ::isatty(STDIN_FILENO) == 1; }
 
+bool would_ask(const CommonOptions& options) { return !options.dry_run && !options.yes && can_ask(); }
+
 Result<> confirm(const CommonOptions& options, const std::string& what, const std::string& plan) {
-  if (options.yes || !can_ask()) return {};
+  if (!would_ask(options)) return {};
   // Whoever can answer has to see the question, wherever standard error goes.
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> terminal(
       ::isatty(STDERR_FILENO) == 1 ? nullptr : std::fopen("/dev/tty", "we"),

@@ -32,12 +32,20 @@ class CommandSink final : public ControlSink {
   ProgressMeter meter_;
 };
 
+// Of operations that take no time and list nothing.
+class SilentSink final : public ControlSink {
+ public:
+  bool progress(std::uint64_t, std::uint64_t) override { return true; }
+  bool diff(std::span<const DiffRange>) override { return true; }
+};
+
 class PoolAccess {
  public:
   static Result<PoolAccess> open(const std::string& pool, bool for_check = false);
   // An error reply is returned as the error it carries.
   Result<wire::ControlReply> call(wire::ControlRequest request, ControlSink& sink);
   Result<wire::ControlReply> call(wire::ControlRequest request); // of operations that take no time
+  Result<ViewInfo> info(const ViewName& name);                   // not_found names the nearest that exists
   Result<> close();
   [[nodiscard]] const std::optional<DaemonRecord>& daemon() const { return daemon_; }
 
@@ -54,8 +62,9 @@ Result<wire::ControlReply> ask_pool(const std::string& pool, wire::ControlReques
 
 // Whether there is a terminal to ask on.
 [[nodiscard]] bool can_ask();
+// Whether confirm() asks: there is one, and neither -n nor -y is given.
+[[nodiscard]] bool would_ask(const CommonOptions& options);
 // Shows the plan, lines as -n prints them, and asks on the terminal whether to go on; kind failed if not.
-// Without a terminal, and with -y, nobody is asked.
 [[nodiscard]] Result<> confirm(const CommonOptions& options, const std::string& what,
                                const std::string& plan);
 

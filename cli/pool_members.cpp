@@ -135,14 +135,13 @@ Result<> check_attachable(const RegistryEntry& entry) {
                    fmt::format("{0}: known already, and mounted at {1} by pid {2} (vsnap umount {0} first)",
                                entry.pool, daemon->mount_point, daemon->pid));
   }
-  std::string others;
-  for (const std::string& path : other_members(*known, entry)) others += (others.empty() ? "" : ", ") + path;
+  const auto others = other_members(*known, entry);
   if (others.empty()) return {};
   return failure(
       ErrorKind::busy, EEXIST,
       fmt::format("{0}: known with other members: {1} (to use these instead: vsnap pool detach {0} "
                   "first)",
-                  entry.pool, others));
+                  entry.pool, fmt::join(others, ", ")));
 }
 
 Result<int> run_attach(const CommonOptions& common, const std::vector<std::string>& members) {

@@ -55,7 +55,7 @@ Result<> check_shrink(const CommonOptions& common, const Options& options, const
                       std::uint64_t size_bytes, std::uint64_t open_handles, PoolAccess& access) {
   if (open_handles > 0 && access.daemon())
     return Failure(in_use_error(spec.pool, *spec.view, access.daemon()->mount_point));
-  if (common.dry_run || common.yes || !can_ask()) return {};
+  if (!would_ask(common)) return {};
   VSNAP_TRY_ASSIGN(const auto reply, access.call(make_request(spec, options, size_bytes, true)));
   if (reply.resize().cut_bytes() == 0) return {};
   return confirm(common, "resize", plan_text(spec.pool + "/" + spec.view->text(), reply.resize()));
@@ -72,10 +72,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   }
   if (options.size.find_first_of("+-") != 0) VSNAP_TRY(parse_size(options.size)); // before any pool is opened
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
-  wire::ControlRequest info;
-  *info.mutable_info()->mutable_name() = wire::to_wire(*spec.view);
-  VSNAP_TRY_ASSIGN(const auto now, access.call(std::move(info)));
-  const ViewInfo volume = wire::from_wire(now.view());
+  VSNAP_TRY_ASSIGN(const ViewInfo volume, access.info(*spec.view));
   VSNAP_TRY_ASSIGN(const std::uint64_t size_bytes, wanted_size(options.size, volume.size_bytes));
   if (options.shrink && size_bytes < volume.size_bytes)
     VSNAP_TRY(check_shrink(common, options, spec, size_bytes, volume.open_handles, access));

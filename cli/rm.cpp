@@ -57,7 +57,7 @@ void print_plan(const CommonOptions& common, const std::string& pool, const Remo
 
 // One snapshot goes without a question.
 Result<> ask_first(const CommonOptions& common, const Options& options, PoolAccess& access) {
-  if (common.dry_run || common.yes || !can_ask()) return {};
+  if (!would_ask(common)) return {};
   std::string pool;
   VSNAP_TRY_ASSIGN(const auto request, make_request(options, true, pool));
   VSNAP_TRY_ASSIGN(const auto reply, access.call(request));

@@ -33,7 +33,7 @@ std::string plan_text(const std::string& pool, const RollbackResult& result) {
 Result<int> run(const CommonOptions& common, const Options& options) {
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(options.target));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
-  if (options.discard && !common.dry_run && !common.yes && can_ask()) { // only that loses anything
+  if (options.discard && would_ask(common)) { // only that loses anything
     VSNAP_TRY_ASSIGN(const auto preview, access.call(make_request(spec, true, true)));
     VSNAP_TRY(confirm(common, "rollback", plan_text(spec.pool, wire::from_wire(preview.rollback()))));
   }

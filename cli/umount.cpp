@@ -84,11 +84,11 @@ Result<Target> find_mount(const std::string& text) {
 }
 
 Failure in_use(const std::string& pool, const std::string& directory) {
-  std::string who;
-  for (const std::string& holder : holders_of_mount(directory)) who += (who.empty() ? "" : ", ") + holder;
-  return failure(ErrorKind::busy,
-                 fmt::format("{}: {} is in use{} (close {} first; vsnap unmap detaches loop devices)", pool,
-                             directory, who.empty() ? "" : " by " + who, who.empty() ? "its files" : "them"));
+  const auto who = holders_of_mount(directory);
+  return failure(
+      ErrorKind::busy,
+      fmt::format("{}: {} is in use{}{} (close {} first; vsnap unmap detaches loop devices)", pool, directory,
+                  who.empty() ? "" : " by ", fmt::join(who, ", "), who.empty() ? "its files" : "them"));
 }
 
 Result<> unmount(const std::string& pool, const std::string& directory) {
@@ -102,10 +102,7 @@ Result<> unmount(const std::string& pool, const std::string& directory) {
 void ask_to_stop(const DaemonRecord& daemon) {
   auto client = ControlClient::connect({daemon.socket_path, daemon.pool, {}, std::chrono::seconds(2)});
   if (!client) return; // it is ending already
-  class Silent final : public ControlSink {
-    bool progress(std::uint64_t, std::uint64_t) override { return true; }
-    bool diff(std::span<const DiffRange>) override { return true; }
-  } silent;
+  SilentSink silent;
   wire::ControlRequest request;
   request.mutable_shutdown();
   (void)(*client)->call(std::move(request), silent); // whether it ends is what counts, and is waited for
