@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Commands: the same on a pool that is mounted or not; output, options, suggestions, codes, bad input."""
 
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
+import termios
 
-from support import GIB, MIB, VSNAP, LabTest, main, used_bytes, write_at
+from support import GIB, MIB, VSNAP, LabTest, main, used_bytes, wait_until, write_at
 
 # Queries that change nothing, with all their ways to print.
 QUERIES = [
@@ -397,6 +399,53 @@ class Questions(CommandTest):
         self.assertEqual(set(self.lab.views()), {"b", "b@one", "c"})
         self.lab.umount()
         self.lab.on_terminal("pool", "destroy", "p", answer="n", code=1)
+
+    def answered(self, *command, answer):
+        """Answers once the question is on the controlling terminal, with standard output and error elsewhere;
+        the process, what the terminal showed, and standard error."""
+        mine, terminal = os.openpty()
+        os.set_blocking(mine, False)
+        shown = b""
+
+        def asked():
+            nonlocal shown
+            try:
+                shown += os.read(mine, 1 << 16)
+            except BlockingIOError:
+                pass  # nothing yet
+            return b"[y/N]" in shown
+
+        process = subprocess.Popen(
+            [VSNAP, *command],
+            stdin=terminal,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.lab.env,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        try:
+            wait_until(asked, what="the question on the terminal")
+            os.write(mine, answer.encode() + b"\n")
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+            os.close(mine)
+            os.close(terminal)
+        return process.returncode, shown.decode().replace("\r", ""), err.decode()
+
+    def test_the_question_is_on_the_terminal_also_where_standard_error_is_not(self):
+        dry = self.lab.vsnap("rm", "-n", "p/e").out
+        code, shown, err = self.answered("rm", "p/e", answer="n")
+        self.assertEqual((code, err.count("\n")), (1, 1), err)
+        self.mentions(shown, dry, "[y/N]")
+        self.mentions(err, "not done")
+        self.assertIn("e", self.lab.views())
+        code, shown, err = self.answered("rm", "p/e", answer="y")
+        self.assertEqual((code, err), (0, ""))
+        self.mentions(shown, dry)
+        self.assertNotIn("e", self.lab.views())
 
     def test_nothing_is_asked_where_nothing_is_lost(self):
         for command in (("rm", "p/a@one"), ("rollback", "p/a@two"), ("resize", "p/e", "+1M")):
