@@ -46,6 +46,7 @@ class File {
 struct OpenMode {
   bool create = false; // a missing regular file is made; an existing one is kept
   bool exclusive_create = false;
+  bool read_only = false; // to look only: a device is not claimed, so also while somebody else has it open
 };
 
 class Env {

@@ -134,6 +134,7 @@ class PosixEnv final : public Env {
     // On a block device O_EXCL without O_CREAT claims it: refused while it is mounted or claimed by somebody
     // else.
     if (::stat(path.c_str(), &s) == 0 && S_ISBLK(s.st_mode)) flags = O_RDWR | O_CLOEXEC | O_EXCL;
+    if (mode.read_only) flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK; // a FIFO in its place is not waited for
     const int fd = ::open(path.c_str(), flags, 0600);
     if (fd < 0) return system_failure(errno, path);
     if (::fstat(fd, &s) != 0) {

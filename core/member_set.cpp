@@ -48,12 +48,13 @@ Result<Superblock> newest_superblock(File& file, const std::string& path, std::v
 
 Result<> lock_member(Env& env, File& file, const std::string& path, int wait_ms) {
   const std::int64_t until_ns = env.monotonic_ns() + static_cast<std::int64_t>(wait_ms) * 1'000'000;
-  for (;;) {
+  for (bool first = true;; first = false) {
     VSNAP_TRY_ASSIGN(const bool locked, file.try_lock());
     if (locked) return {};
     const auto owner = read_owner(file);
-    // A daemon stays for long; only another command is worth waiting for.
-    const bool wait = env.monotonic_ns() < until_ns && !(owner && owner->role == "daemon");
+    // A daemon stays for long; only another command is worth waiting for. But the record may be that of one
+    // that was killed, and the lock that of Pool::look, which has it for a moment: so everybody tries twice.
+    const bool wait = first || (env.monotonic_ns() < until_ns && !(owner && owner->role == "daemon"));
     if (!wait) {
       if (!owner)
         return failure(ErrorKind::busy,

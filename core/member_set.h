@@ -129,7 +129,7 @@ class MemberSet {
 // Reads the newest good superblock of one file, without locking it. Says in `remarks` which copies were bad.
 [[nodiscard]] Result<Superblock> newest_superblock(File& file, const std::string& path,
                                                    std::vector<std::string>* remarks);
-// Waits for the lock of a member; kind busy names the owner.
+// Waits for the lock of a member, and tries twice also where it is not to wait; kind busy names the owner.
 Result<> lock_member(Env& env, File& file, const std::string& path, int wait_ms);
 
 } // namespace vsnap

@@ -91,15 +91,25 @@ Result<> Pool::create(Env& env, const CreatePoolOptions& options) {
   return {};
 }
 
-Result<MemberIdentity> Pool::identify(Env& env, const std::string& path) {
-  VSNAP_TRY_ASSIGN(const auto file, env.open_file(path, {}));
-  VSNAP_TRY_ASSIGN(const Superblock superblock, newest_superblock(*file, path, nullptr));
+namespace {
+
+Result<MemberIdentity> identity_on(File& file, const std::string& path) {
+  VSNAP_TRY_ASSIGN(const Superblock superblock, newest_superblock(file, path, nullptr));
   return MemberIdentity{superblock.pool_name, superblock.pool_uuid,
                         superblock.roster[superblock.member_index].uuid, superblock.member_index,
                         static_cast<std::uint32_t>(superblock.roster.size())};
 }
 
-namespace {
+// A record that a killed process left is told from one that counts by the lock alone: process ids mean
+// nothing across hosts and name spaces. Without a record the lock is not touched, and with one it is most
+// likely taken; whoever wants it in the moment that it is had here tries again (lock_member).
+std::optional<OwnerRecord> owner_on(File& file) {
+  auto owner = read_owner(file);
+  if (!owner) return owner;
+  const auto locked = file.try_lock();
+  if (locked && *locked) owner.reset();
+  return owner;
+}
 
 Result<> check_uuid(const Superblock& layout, const std::string& expected) {
   if (expected.empty() || to_string(layout.pool_uuid) == expected) return {};
@@ -111,6 +121,16 @@ Result<> check_uuid(const Superblock& layout, const std::string& expected) {
 }
 
 } // namespace
+
+Result<MemberIdentity> Pool::identify(Env& env, const std::string& path) {
+  VSNAP_TRY_ASSIGN(const auto file, env.open_file(path, {}));
+  return identity_on(*file, path);
+}
+
+Result<MemberLook> Pool::look(Env& env, const std::string& path) {
+  VSNAP_TRY_ASSIGN(const auto file, env.open_file(path, {.read_only = true}));
+  return MemberLook{identity_on(*file, path), owner_on(*file)};
+}
 
 Result<> Pool::destroy(Env& env, const std::vector<std::string>& member_paths,
                        const std::string& expected_uuid) {

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "core/env.h"
 #include "core/error.h"
 #include "core/names.h"
+#include "core/owner_record.h"
 #include "core/view.h"
 
 namespace vsnap {
@@ -57,6 +59,12 @@ struct MemberIdentity {
   std::uint32_t member_count = 0;
 };
 
+// A member beside whoever has its pool open.
+struct MemberLook {
+  Result<MemberIdentity> identity;
+  std::optional<OwnerRecord> owner; // who holds its lock, once it has written itself down
+};
+
 // Told after the fact, in order, by the thread that made the change.
 class PoolObserver {
  public:
@@ -74,6 +82,8 @@ class Pool {
   [[nodiscard]] static Result<> create(Env& env, const CreatePoolOptions& options);
   [[nodiscard]] static Result<std::unique_ptr<Pool>> open(Env& env, OpenPoolOptions options);
   [[nodiscard]] static Result<MemberIdentity> identify(Env& env, const std::string& path);
+  // Claims and changes nothing. Fails where the member cannot be opened; what is on it is `identity`.
+  [[nodiscard]] static Result<MemberLook> look(Env& env, const std::string& path);
   // Wipes the superblocks of an unused pool's members, after taking their locks.
   [[nodiscard]] static Result<> destroy(Env& env, const std::vector<std::string>& member_paths,
                                         const std::string& expected_uuid);

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include "core/pool.h"
 #include "tests/core/memory_members.h"
 #include "tests/core/refusal.h"
 
@@ -358,4 +359,26 @@ TEST_CASE("members whose headers were erased are members no longer") {
   create_members(env, "lab", {"/a"});
   REQUIRE(open_members(env, {"/a"})->erase_headers().has_value());
   CHECK(open_refusal(env, {"/a"}).kind == ErrorKind::damaged);
+}
+
+TEST_CASE("a look at a member tells its pool, and who has it open while somebody has") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a", "/b"});
+  const auto owner = [&] {
+    const auto look = Pool::look(env, "/b");
+    REQUIRE(look.has_value());
+    REQUIRE(look->identity.has_value());
+    CHECK(look->identity->pool_name == "lab");
+    CHECK(look->identity->member_count == 2);
+    return look->owner;
+  };
+  CHECK_FALSE(owner());
+  {
+    const auto members = open_members(env, {"/a", "/b"});
+    members->write_owner_records(env);
+    REQUIRE(owner());
+    CHECK(owner()->role == "command");
+  }
+  CHECK_FALSE(owner());            // the record is still there: its process ended without clearing it
+  CHECK(opens(env, {"/a", "/b"})); // the look keeps no lock
 }

@@ -92,7 +92,7 @@ class Alike(CommandTest):
         """Without what has to differ: who has the pool open where, and how many files are open."""
         text = re.sub(r'"(open|generation)": \d+', r'"\1": 0', text)
         return re.sub(
-            r'"(modified|state|where)": ("[^"]*"|null)',
+            r'"(modified|state|where|role|pid)": ("[^"]*"|\d+|null)',
             r'"\1": ""',
             re.sub(r"idle\s.*|mounted\s.*", "", text),
         )
@@ -450,6 +450,67 @@ class Questions(CommandTest):
     def test_nothing_is_asked_where_nothing_is_lost(self):
         for command in (("rm", "p/a@one"), ("rollback", "p/a@two"), ("resize", "p/e", "+1M")):
             self.assertNotIn("[y/N]", self.lab.on_terminal(*command, answer="n").err)
+
+
+class PoolList(LabTest):
+    def row(self, **options):
+        return self.lab.json("pool", "list", **options)["pools"][0]
+
+    def states(self, **options):
+        row = self.row(**options)
+        return row["state"], row["where"], row["role"], row["pid"]
+
+    def test_a_pool_is_mounted_in_use_elsewhere_or_idle(self):
+        self.lab.pool(members=2)
+        elsewhere = {"env": {"VSNAP_RUNTIME_DIR": str(self.lab.path / "run-2")}}
+        nobody = ("idle", None, None, None)
+        self.assertEqual(self.states(), nobody)
+        point = self.lab.mount()
+        pid = self.lab.daemon_pid()
+        self.assertEqual(self.states(), ("mounted", str(point), "daemon", pid))
+        self.assertEqual(
+            self.states(**elsewhere), ("in use", f"daemon with pid {pid}", "daemon", pid)
+        )
+        self.lab.kill_daemon(pid=pid)  # its record stays on the members, its lock does not
+        self.assertEqual(self.states(**elsewhere), nobody)
+        self.lab.mount()
+        self.lab.umount()
+        self.assertEqual(self.states(**elsewhere), nobody)
+
+    def test_a_pool_on_a_device_is_looked_at_beside_its_daemon(self):
+        device = self.lab.losetup(self.lab.file("disk", 64 * MIB))
+        self.lab.vsnap("pool", "create", "p", device)
+        self.lab.mount()
+        elsewhere = {"env": {"VSNAP_RUNTIME_DIR": str(self.lab.path / "run-2")}}
+        self.assertEqual(self.states(**elsewhere)[0], "in use")
+        self.lab.umount()
+        self.assertEqual(self.states()[0], "idle")
+
+    def test_what_is_wrong_with_a_pool_is_told_with_the_member(self):
+        paths = self.lab.pool(members=2, size="64M")
+        away = self.lab.path / "away.img"
+        paths[1].rename(away)
+        self.assertEqual(self.states()[:2], ("missing", str(paths[1])))
+        self.lab.file(paths[1].name, 64 * MIB)
+        self.assertEqual(self.states()[:2], ("damaged", str(paths[1])))
+        foreign = self.lab.pool("q", members=2, size="64M")
+        self.lab.run("cp", "--sparse=always", foreign[1], paths[1])
+        self.assertEqual(self.states()[:2], ("damaged", str(paths[1])))
+        self.lab.vsnap("pool", "detach", "q")
+        paths[1].unlink()
+        paths[1].mkdir()
+        self.assertEqual(self.states()[:2], ("unreadable", str(paths[1])))
+        paths[1].rmdir()
+        away.rename(paths[1])
+        self.assertEqual(self.states()[:2], ("idle", None))
+
+    def test_members_that_were_added_under_another_state_directory_are_missing(self):
+        paths = self.lab.pool(size="64M")
+        elsewhere = {"env": {"VSNAP_STATE_DIR": str(self.lab.path / "elsewhere")}}
+        self.lab.vsnap("pool", "attach", *paths, **elsewhere)
+        self.lab.vsnap("pool", "add", "p", self.lab.path / "new.img", "--size", "64M", **elsewhere)
+        self.assertEqual(self.states()[:2], ("missing", "1 of 2 members"))
+        self.assertEqual(self.states(**elsewhere)[:2], ("idle", None))
 
 
 class InUse(CommandTest):
