@@ -127,13 +127,14 @@ void ExtentIndex::load_region(const Branch& branch, Version number, std::optiona
   }
 }
 
-std::vector<ExtentRow> ExtentIndex::rows(BranchId branch, RegionIndex region) {
+std::vector<ExtentRow> ExtentIndex::rows(BranchId branch, RegionIndex region, std::size_t limit) {
   auto& s = prepared(region_rows_,
                      "SELECT start, born, count, kind, member, physical FROM extent "
-                     "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start, born");
+                     "WHERE branch = ? AND start >= ? AND start < ? ORDER BY start, born LIMIT ?");
   s.bind(1, branch.sql());
   s.bind(2, first_block(region).sql());
   s.bind(3, first_block(region).sql() + static_cast<std::int64_t>(kRegionBlocks));
+  s.bind(4, static_cast<std::int64_t>(limit));
   Run run(s);
   std::vector<ExtentRow> rows;
   while (run.step()) rows.push_back(row_of(s));
@@ -193,6 +194,14 @@ void ExtentIndex::remove(BranchId branch, const ExtentRow& row) {
   s.bind(1, branch.sql());
   s.bind(2, row.start.sql());
   s.bind(3, static_cast<std::int64_t>(row.born));
+  Run(s).step();
+}
+
+void ExtentIndex::remove_all(BranchId branch, RegionIndex region) {
+  auto& s = prepared(delete_all_, "DELETE FROM extent WHERE branch = ? AND start >= ? AND start < ?");
+  s.bind(1, branch.sql());
+  s.bind(2, first_block(region).sql());
+  s.bind(3, first_block(region).sql() + static_cast<std::int64_t>(kRegionBlocks));
   Run(s).step();
 }
 
@@ -329,23 +338,25 @@ void ExtentIndex::delete_space(std::uint32_t member, std::uint64_t group) {
 void ExtentIndex::start_sweep(BranchId branch) { set_sweep(branch, BlockIndex(0)); }
 
 void ExtentIndex::set_sweep(BranchId branch, BlockIndex next) {
-  SQLite::Statement s(
-      db_,
+  auto& s = prepared(
+      set_sweep_,
       "INSERT INTO sweep(branch, next) VALUES(?,?) ON CONFLICT(branch) DO UPDATE SET next = excluded.next");
   s.bind(1, branch.sql());
   s.bind(2, next.sql());
-  s.exec();
+  Run(s).step();
 }
 
 void ExtentIndex::end_sweep(BranchId branch) {
-  SQLite::Statement s(db_, "DELETE FROM sweep WHERE branch = ?");
+  auto& s = prepared(end_sweep_, "DELETE FROM sweep WHERE branch = ?");
   s.bind(1, branch.sql());
-  s.exec();
+  Run(s).step();
 }
 
-std::optional<std::pair<BranchId, BlockIndex>> ExtentIndex::first_sweep() {
-  SQLite::Statement s(db_, "SELECT branch, next FROM sweep ORDER BY branch");
-  while (s.executeStep()) {
+std::optional<std::pair<BranchId, BlockIndex>> ExtentIndex::first_sweep(BranchId after) {
+  auto& s = prepared(first_sweep_, "SELECT branch, next FROM sweep WHERE branch > ? ORDER BY branch");
+  s.bind(1, after.sql());
+  Run run(s);
+  while (run.step()) {
     const BranchId branch(unsigned_column(s, 0));
     if (!held_.contains(branch)) return std::pair(branch, BlockIndex(unsigned_column(s, 1)));
   }

@@ -19,6 +19,7 @@
 
 #include <array>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <set>
@@ -50,8 +51,9 @@ class ExtentIndex {
   // are its own.
   void load_region(const Branch& branch, Version number, std::optional<std::int64_t> head_floor,
                    Region& region);
-  // Rows of one branch in one region, by start and born.
-  std::vector<ExtentRow> rows(BranchId branch, RegionIndex region);
+  // Rows of one branch in one region, by start and born; no more than `limit`.
+  static constexpr std::size_t kAll = static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max());
+  std::vector<ExtentRow> rows(BranchId branch, RegionIndex region, std::size_t limit = kAll);
   // The first region >= `from` in which the branch has a row.
   std::optional<RegionIndex> next_region(BranchId branch, RegionIndex from);
   std::uint64_t count_rows();
@@ -65,6 +67,7 @@ class ExtentIndex {
              std::vector<PlaceRun>* added = nullptr);
   void insert(BranchId branch, const ExtentRow& row);
   void remove(BranchId branch, const ExtentRow& row);
+  void remove_all(BranchId branch, RegionIndex region);
   // The places of a row that goes: out of the allocator's durable map and into `freed`.
   static void give_up(PlaceRun run, Allocator& allocator, std::vector<PlaceRun>& freed);
 
@@ -76,8 +79,8 @@ class ExtentIndex {
   void start_sweep(BranchId branch);
   void set_sweep(BranchId branch, BlockIndex next);
   void end_sweep(BranchId branch);
-  // The first that is not held.
-  std::optional<std::pair<BranchId, BlockIndex>> first_sweep();
+  // The first that is not held, of branches after `after`.
+  std::optional<std::pair<BranchId, BlockIndex>> first_sweep(BranchId after = BranchId(0));
   [[nodiscard]] std::vector<BranchId> sweeps();
   // Rows that sweeps still have to look at, and one for each sweep.
   std::uint64_t count_rows_to_sweep();
@@ -99,8 +102,8 @@ class ExtentIndex {
   SQLite::Database& db_;
   std::vector<std::uint64_t> member_blocks_;
   std::set<BranchId> held_;
-  std::unique_ptr<SQLite::Statement> region_rows_, view_rows_, next_row_, before_, insert_, delete_, grow_,
-      space_store_, unswept_;
+  std::unique_ptr<SQLite::Statement> region_rows_, view_rows_, next_row_, before_, insert_, delete_,
+      delete_all_, grow_, space_store_, first_sweep_, set_sweep_, end_sweep_, unswept_;
 };
 
 } // namespace vsnap
