@@ -24,6 +24,7 @@ struct Viewers {
   bool has_head = false;             // a volume writes to it
   std::multiset<std::uint64_t> pins; // numbers that snapshots and clones see
 
+  [[nodiscard]] bool unseen() const { return !has_head && pins.empty(); }
   // Does any view see a version that was born at `born` and overtaken at `overtaken` (nullopt: it is the
   // newest)?
   [[nodiscard]] bool seen(std::uint64_t born, std::optional<std::uint64_t> overtaken) const {

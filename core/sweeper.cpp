@@ -73,8 +73,18 @@ Result<> for_regions(Engine& engine, BranchId branch, Each each) {
   }
 }
 
-// A step rewrites at most so many rows: what the smallest WAL holds.
-constexpr std::size_t kMaxRowsAStep = 512;
+// What a step may do, so that it fits into the smallest WAL (256 frames) and holds up nobody for long (some
+// milliseconds). Rows lie close together: 8,192 of them on 164 pages, half full. Each region that is swept
+// may add a page of rows and one of the space table; where a region has more rows than that, each row counts
+// as a page. A pool that has so many has a WAL of as many frames as it has rows divided by 64, or more.
+constexpr std::size_t kRowsAStep = 4096; // looked at; then no other region is begun
+constexpr std::size_t kRegionsAStep = 32;
+constexpr std::size_t kRowsAtOnce = kRegionBlocks;
+constexpr std::size_t kMinChanges = 512;
+
+std::size_t max_changes(std::size_t rows) {
+  return rows <= kRowsAtOnce ? rows : std::max(kMinChanges, rows / 128);
+}
 
 } // namespace
 
@@ -82,85 +92,113 @@ Sweeper::Sweeper(Engine& engine, Objects& objects, ReleasePins release)
     : engine_(engine), objects_(objects), release_(std::move(release)) {}
 
 Result<bool> Sweeper::step() {
-  std::optional<std::pair<BranchId, BlockIndex>> sweep;
-  std::optional<RegionIndex> region;
-  VSNAP_TRY(engine_.db().read([&](SQLite::Database&) -> Result<> {
-    sweep = engine_.index().first_sweep();
-    if (sweep) region = engine_.index().next_region(sweep->first, region_of(sweep->second));
-    return {};
+  VSNAP_TRY_ASSIGN(const bool any, engine_.db().read([&](SQLite::Database&) -> Result<bool> {
+    return engine_.index().first_sweep().has_value();
   }));
-  if (!sweep) return false;
-  Branch* branch = nullptr;
-  {
-    MutexLock lock(objects_.mutex());
-    branch = objects_.branch(sweep->first);
-  }
-  if (branch == nullptr) { // gone since; nothing can be left of it
-    VSNAP_TRY(engine_.transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
-      engine_.index().end_sweep(sweep->first);
-      return {};
-    }));
-    return true;
-  }
-  if (region)
-    VSNAP_TRY(sweep_region(*branch, *region));
-  else
-    VSNAP_TRY(finish(*branch));
+  if (!any) return false;
+  std::vector<Branch*> ended;
+  VSNAP_TRY(engine_.transact([&](SQLite::Database&, std::vector<PlaceRun>& freed)
+                                 VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
+                                   sweep_some(freed, ended);
+                                   return {};
+                                 }));
+  if (!ended.empty()) VSNAP_TRY(erase(ended));
   return true;
 }
 
-Result<> Sweeper::sweep_region(Branch& branch, RegionIndex region) {
-  return engine_.transact([&](SQLite::Database&, std::vector<PlaceRun>& freed) -> Result<> {
-    ExtentIndex& index = engine_.index();
-    std::size_t changed = 0;
-    bool complete = true;
-    for_fragments(index.rows(branch.id, region), region,
-                  [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
-                    const auto dead = [&](const Fragment& f) {
-                      // A hole with nothing under it hides nothing.
-                      return !branch.seen(row.born, f.overtaken) ||
-                             (!has_place(f.row) && f.oldest && branch.parent == nullptr);
-                    };
-                    if (std::none_of(fragments.begin(), fragments.end(), dead)) return true;
-                    if (changed >= kMaxRowsAStep) {
-                      complete = false;
-                      return false;
-                    }
-                    index.remove(branch.id, row);
-                    ++changed;
-                    for (const Fragment& f : fragments) {
-                      if (!dead(f)) {
-                        index.insert(branch.id, f.row);
-                        ++changed;
-                      } else if (has_place(f.row)) {
-                        ExtentIndex::give_up({f.row.place, f.row.count}, engine_.allocator(), freed);
-                      }
-                    }
-                    return true;
-                  });
-    index.set_sweep(branch.id, first_block(complete ? RegionIndex(region.value() + 1) : region));
-    return {};
-  });
+// Branch after branch, region after region, until the step has done enough. Branches that have lost all their
+// rows and viewers are left to erase().
+void Sweeper::sweep_some(std::vector<PlaceRun>& freed, std::vector<Branch*>& ended) {
+  ExtentIndex& index = engine_.index();
+  std::size_t rows = 0;
+  BranchId last(0);
+  for (std::size_t regions = 0; regions < kRegionsAStep && rows < kRowsAStep; ++regions) {
+    const auto sweep = index.first_sweep(last);
+    if (!sweep) return;
+    Branch* branch = nullptr;
+    {
+      MutexLock lock(objects_.mutex());
+      branch = objects_.branch(sweep->first);
+    }
+    const auto region =
+        branch == nullptr ? std::nullopt : index.next_region(branch->id, region_of(sweep->second));
+    if (region) {
+      rows += branch->unseen() ? drop_region(*branch, *region, freed) : sweep_region(*branch, *region, freed);
+      continue;
+    }
+    last = sweep->first;
+    if (branch != nullptr && branch->unseen())
+      ended.push_back(branch);
+    else
+      index.end_sweep(last); // where the branch is gone, nothing can be left of it
+  }
 }
 
-Result<> Sweeper::finish(Branch& branch) {
-  if (branch.has_head || !branch.pins.empty()) {
-    return engine_.transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
-      engine_.index().end_sweep(branch.id);
-      return {};
-    });
+// Of a branch that nobody sees: all rows go, from left to right. Returns how many it looked at.
+std::size_t Sweeper::drop_region(const Branch& branch, RegionIndex region, std::vector<PlaceRun>& freed) {
+  ExtentIndex& index = engine_.index();
+  const std::vector<ExtentRow> rows = index.rows(branch.id, region, kRowsAtOnce);
+  for (const ExtentRow& row : rows) {
+    if (has_place(row)) ExtentIndex::give_up({row.place, row.count}, engine_.allocator(), freed);
   }
-  Branch* const parent = branch.parent;
+  const bool complete = rows.size() < kRowsAtOnce;
+  if (complete) {
+    index.remove_all(branch.id, region);
+  } else {
+    for (const ExtentRow& row : rows) index.remove(branch.id, row);
+  }
+  index.set_sweep(branch.id, first_block(complete ? RegionIndex(region.value() + 1) : region));
+  return rows.size();
+}
+
+std::size_t Sweeper::sweep_region(const Branch& branch, RegionIndex region, std::vector<PlaceRun>& freed) {
+  ExtentIndex& index = engine_.index();
+  std::vector<ExtentRow> rows = index.rows(branch.id, region);
+  const std::size_t looked_at = rows.size();
+  std::size_t changed = 0;
+  bool complete = true;
+  for_fragments(std::move(rows), region, [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
+    const auto dead = [&](const Fragment& f) {
+      // A hole with nothing under it hides nothing.
+      return !branch.seen(row.born, f.overtaken) ||
+             (!has_place(f.row) && f.oldest && branch.parent == nullptr);
+    };
+    if (std::none_of(fragments.begin(), fragments.end(), dead)) return true;
+    if (changed >= max_changes(looked_at)) {
+      complete = false;
+      return false;
+    }
+    index.remove(branch.id, row);
+    ++changed;
+    for (const Fragment& f : fragments) {
+      if (!dead(f)) {
+        index.insert(branch.id, f.row);
+        ++changed;
+      } else if (has_place(f.row)) {
+        ExtentIndex::give_up({f.row.place, f.row.count}, engine_.allocator(), freed);
+      }
+    }
+    return true;
+  });
+  index.set_sweep(branch.id, first_block(complete ? RegionIndex(region.value() + 1) : region));
+  return looked_at;
+}
+
+Result<> Sweeper::erase(const std::vector<Branch*>& branches) {
   std::vector<Pin> pins;
-  if (parent != nullptr) pins.push_back({parent->id, branch.parent_number.value()});
+  for (const Branch* const branch : branches) {
+    if (branch->parent != nullptr) pins.push_back({branch->parent->id, branch->parent_number.value()});
+  }
   VSNAP_TRY(release_(pins, [&](SQLite::Database& db) -> Result<> {
-    engine_.index().end_sweep(branch.id);
-    catalog::delete_branch(db, branch.id);
-    if (parent != nullptr) engine_.index().start_sweep(parent->id);
+    for (const Branch* const branch : branches) {
+      engine_.index().end_sweep(branch->id);
+      catalog::delete_branch(db, branch->id);
+      if (branch->parent != nullptr) engine_.index().start_sweep(branch->parent->id);
+    }
     return {};
   }));
   MutexLock lock(objects_.mutex());
-  objects_.erase_branch(branch.id);
+  for (const Branch* const branch : branches) objects_.erase_branch(branch->id);
   return {};
 }
 

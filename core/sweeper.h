@@ -5,9 +5,11 @@
 // itself as the log.)
 //
 // Invariants
-// 1. Only dead rows go. A step is one transaction; the place where it stopped is in it, so a crash repeats
-//    nothing.
-// 2. A branch without head and pins loses all rows, then itself, and lets go of its parent.
+// 1. Only dead rows go. A step sweeps in one transaction; the place where it stopped is in it, so a crash
+//    repeats nothing.
+// 2. A branch without head and pins loses all rows; then, in another transaction, it goes itself and lets go
+// of
+//    its parent.
 // Threads: step() under the engine's commit lock. The others from any thread and without any lock: they look
 // at a copy of who sees what, and take the database's lock region by region.
 #pragma once
@@ -63,8 +65,13 @@ class Sweeper {
   Result<std::uint64_t> dead_blocks(const Family& family);
 
  private:
-  Result<> sweep_region(Branch& branch, RegionIndex region) VSNAP_REQUIRES(engine_.commit_mutex());
-  Result<> finish(Branch& branch) VSNAP_REQUIRES(engine_.commit_mutex());
+  void sweep_some(std::vector<PlaceRun>& freed, std::vector<Branch*>& ended)
+      VSNAP_REQUIRES(engine_.commit_mutex());
+  std::size_t drop_region(const Branch& branch, RegionIndex region, std::vector<PlaceRun>& freed)
+      VSNAP_REQUIRES(engine_.commit_mutex());
+  std::size_t sweep_region(const Branch& branch, RegionIndex region, std::vector<PlaceRun>& freed)
+      VSNAP_REQUIRES(engine_.commit_mutex());
+  Result<> erase(const std::vector<Branch*>& branches) VSNAP_REQUIRES(engine_.commit_mutex());
 
   Engine& engine_;
   Objects& objects_;
