@@ -2,12 +2,13 @@
 // holds never reaches the member, so that a sparse file has room for terabytes. Which bytes are data is told
 // by where they come from: every write is of one buffer of ours.
 //
-//   generate MEMBER EXTENTS [VOLUMES [SNAPSHOTS]]     a pool that `vsnap pool create` made, and nobody uses
+//   generate MEMBER EXTENTS [VOLUMES [SNAPSHOTS [BLOCKS]]]
 //
+// MEMBER: of a pool that `vsnap pool create` made of it, and that nobody uses.
 // Volumes v0, v1, ... share the extents evenly; v0 gets snapshots s0, s1, ... Each extent is one block: a
 // hole lies between any two, so none can be joined. Without snapshots the blocks are written in order; with
 // them half of the extents come before the first, and the others overwrite random blocks between the
-// snapshots.
+// snapshots. With BLOCKS an extent has so many, and they lie side by side without holes, but in random order.
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
@@ -23,7 +24,8 @@ namespace {
 
 using namespace vsnap;
 
-constexpr std::array<std::byte, kBlockBytes> kData{};
+constexpr std::uint64_t kMaxBlocks = 256; // of an extent
+constexpr std::array<std::byte, kMaxBlocks * kBlockBytes> kData{};
 
 bool is_data(std::span<const std::byte> bytes) {
   return bytes.data() >= kData.data() && bytes.data() < kData.data() + kData.size();
@@ -72,11 +74,23 @@ struct Wanted {
   std::uint64_t extents = 0;
   std::uint64_t volumes = 1;
   std::uint64_t snapshots = 0;
+  std::uint64_t blocks = 0; // of an extent, if they lie side by side
 };
+
+// Extents that lie side by side and cannot be joined: those written one after the other are far apart.
+Result<> fill_whole(Pool& pool, std::uint64_t extents, std::uint64_t blocks) {
+  constexpr std::uint64_t kApart = 1'000'003; // a prime, so that each comes once
+  const std::uint64_t bytes = blocks * kBlockBytes;
+  VSNAP_TRY_ASSIGN(const ViewInfo info, pool.create_volume("v0", extents * bytes));
+  VSNAP_TRY_ASSIGN(const ViewHandle view, pool.open_view(info.id));
+  for (std::uint64_t i = 0; i < extents; ++i)
+    VSNAP_TRY(view->write(i * kApart % extents * bytes, std::span(kData).first(bytes)));
+  return {};
+}
 
 // Every second block, `which` counts those.
 Result<> write_block(const ViewHandle& view, std::uint64_t which) {
-  return view->write(2 * which * kBlockBytes, kData);
+  return view->write(2 * which * kBlockBytes, std::span(kData).first(kBlockBytes));
 }
 
 Result<> fill_volume(Pool& pool, std::uint64_t index, std::uint64_t extents, std::uint64_t snapshots) {
@@ -99,6 +113,10 @@ Result<> fill_volume(Pool& pool, std::uint64_t index, std::uint64_t extents, std
 Result<> generate(const Wanted& wanted) {
   MetadataOnlyEnv env;
   VSNAP_TRY_ASSIGN(const auto pool, Pool::open(env, {.member_paths = {wanted.member}}));
+  if (wanted.blocks != 0) {
+    VSNAP_TRY(fill_whole(*pool, wanted.extents, wanted.blocks));
+    return pool->close();
+  }
   for (std::uint64_t index = 0; index < wanted.volumes; ++index) {
     const std::uint64_t extents =
         wanted.extents * (index + 1) / wanted.volumes - wanted.extents * index / wanted.volumes;
@@ -117,11 +135,12 @@ bool parse(std::string_view text, std::uint64_t& number) {
 int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   Wanted wanted;
-  bool understood = arguments.size() >= 2 && arguments.size() <= 4 && parse(arguments[1], wanted.extents);
+  bool understood = arguments.size() >= 2 && arguments.size() <= 5 && parse(arguments[1], wanted.extents);
   if (arguments.size() >= 3) understood = understood && parse(arguments[2], wanted.volumes);
   if (arguments.size() >= 4) understood = understood && parse(arguments[3], wanted.snapshots);
-  if (!understood || wanted.volumes == 0) {
-    std::fprintf(stderr, "usage: generate MEMBER EXTENTS [VOLUMES [SNAPSHOTS]]\n");
+  if (arguments.size() == 5) understood = understood && parse(arguments[4], wanted.blocks);
+  if (!understood || wanted.volumes == 0 || wanted.blocks > kMaxBlocks) {
+    std::fprintf(stderr, "usage: generate MEMBER EXTENTS [VOLUMES [SNAPSHOTS [BLOCKS]]]\n");
     return 2;
   }
   wanted.member = arguments[0];
