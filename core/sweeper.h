@@ -8,8 +8,7 @@
 // 1. Only dead rows go. A step sweeps in one transaction; the place where it stopped is in it, so a crash
 //    repeats nothing.
 // 2. A branch without head and pins loses all rows; then, in another transaction, it goes itself and lets go
-// of
-//    its parent.
+//    of its parent.
 // Threads: step() under the engine's commit lock. The others from any thread and without any lock: they look
 // at a copy of who sees what, and take the database's lock region by region.
 #pragma once
