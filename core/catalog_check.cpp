@@ -82,6 +82,7 @@ Result<> CatalogCheck::run(const Progress& progress) {
 
 void CatalogCheck::repair() {
   index_.store_space(right_space_);
+  if (right_row_count_) index_.set_row_count(*right_row_count_);
   for (const auto& [member, part] : no_space_) index_.delete_space(member, part);
   for (const auto& [branch, mapped] : right_mapped_) catalog::set_mapped(db_, branch, mapped);
   for (const auto& [snapshot, mapped] : right_snapshot_mapped_)
@@ -114,6 +115,10 @@ Result<> CatalogCheck::check_extents(const Progress& progress) {
   });
   if (given_up) return failure(ErrorKind::failed, ECANCELED, "given up");
   check_region(region);
+  if (report_.extents_checked != total) {
+    find(fmt::format("the catalog counts {} extents, there are {}", total, report_.extents_checked), true);
+    right_row_count_ = report_.extents_checked;
+  }
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include <SQLiteCpp/SQLiteCpp.h>
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -80,6 +81,7 @@ class CatalogCheck {
   // For repair()
   std::vector<SpaceGroup> right_space_;
   std::vector<std::pair<std::uint32_t, std::uint64_t>> no_space_; // member, part: rows to be deleted
+  std::optional<std::uint64_t> right_row_count_;
   std::map<BranchId, std::int64_t> right_mapped_;
   std::map<ObjectId, std::uint64_t> right_snapshot_mapped_;
 };

@@ -1,6 +1,7 @@
 #include "core/extent_index.h"
 
 #include <fmt/format.h>
+#include <sqlite3.h>
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -47,6 +48,10 @@ ExtentRow part_of(const ExtentRow& row, BlockIndex from, BlockIndex to) {
 
 ExtentIndex::ExtentIndex(SQLite::Database& db, std::vector<std::uint64_t> member_blocks)
     : db_(db), member_blocks_(std::move(member_blocks)) {}
+
+ExtentIndex::~ExtentIndex() {
+  if (hears_rollback_) sqlite3_rollback_hook(db_.getHandle(), nullptr, nullptr);
+}
 
 SQLite::Statement& ExtentIndex::prepared(std::unique_ptr<SQLite::Statement>& slot, const char* sql) {
   if (!slot) slot = std::make_unique<SQLite::Statement>(db_, sql);
@@ -154,7 +159,34 @@ std::optional<RegionIndex> ExtentIndex::next_region(BranchId branch, RegionIndex
 }
 
 std::uint64_t ExtentIndex::count_rows() {
-  return static_cast<std::uint64_t>(db_.execAndGet("SELECT count(*) FROM extent").getInt64());
+  return static_cast<std::uint64_t>(
+      db_.execAndGet("SELECT coalesce((SELECT value FROM pool WHERE key = 'extents'), "
+                     "(SELECT count(*) FROM extent))")
+          .getInt64());
+}
+
+void ExtentIndex::note_rows(std::int64_t change) {
+  rows_change_ += change;
+  if (hears_rollback_) return;
+  // Not before: a check has an index of its own on the same connection, which has one hook.
+  sqlite3_rollback_hook(
+      db_.getHandle(), [](void* index) { static_cast<ExtentIndex*>(index)->rows_change_ = 0; }, this);
+  hears_rollback_ = true;
+}
+
+void ExtentIndex::store_row_count() {
+  if (rows_change_ == 0) return;
+  auto& s = prepared(count_store_, "UPDATE pool SET value = value + ? WHERE key = 'extents'");
+  s.bind(1, rows_change_);
+  Run(s).step();
+  if (db_.getChanges() == 0) db_.exec("INSERT INTO pool(key, value) SELECT 'extents', count(*) FROM extent");
+  rows_change_ = 0;
+}
+
+void ExtentIndex::set_row_count(std::uint64_t rows) {
+  SQLite::Statement s(db_, "INSERT OR REPLACE INTO pool(key, value) VALUES('extents', ?)");
+  s.bind(1, static_cast<std::int64_t>(rows));
+  s.exec();
 }
 
 void ExtentIndex::scan(const std::function<bool(BranchId, const ExtentRow&, const char*)>& each) {
@@ -187,6 +219,7 @@ void ExtentIndex::insert(BranchId branch, const ExtentRow& row) {
     s.bind(7);
   }
   Run(s).step();
+  note_rows(1);
 }
 
 void ExtentIndex::remove(BranchId branch, const ExtentRow& row) {
@@ -195,6 +228,7 @@ void ExtentIndex::remove(BranchId branch, const ExtentRow& row) {
   s.bind(2, row.start.sql());
   s.bind(3, static_cast<std::int64_t>(row.born));
   Run(s).step();
+  note_rows(-1);
 }
 
 void ExtentIndex::remove_all(BranchId branch, RegionIndex region) {
@@ -203,6 +237,7 @@ void ExtentIndex::remove_all(BranchId branch, RegionIndex region) {
   s.bind(2, first_block(region).sql());
   s.bind(3, first_block(region).sql() + static_cast<std::int64_t>(kRegionBlocks));
   Run(s).step();
+  note_rows(-db_.getChanges());
 }
 
 void ExtentIndex::cut_own_rows(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
@@ -315,6 +350,7 @@ void ExtentIndex::store_space(const std::vector<SpaceGroup>& groups) {
     s.bindNoCopy(3, group.bitmap.data(), static_cast<int>(group.bitmap.size()));
     Run(s).step();
   }
+  store_row_count();
 }
 
 void ExtentIndex::load_space(const std::function<void(const SpaceGroup&)>& each) {

@@ -10,7 +10,9 @@
 //    swept, do rows born after the floor.
 // 2. No two rows name the same block of a member.
 // 3. The space table has exactly the blocks that rows name, in every committed state.
-// 4. A row that contradicts itself, or names what the pool does not have, is damage: reading it throws
+// 4. The value "extents" of the table pool is the number of rows, in every committed state; a catalog without
+//    it gets it with the next change.
+// 5. A row that contradicts itself, or names what the pool does not have, is damage: reading it throws
 //    SQLITE_CORRUPT, which Database makes an error of kind damaged. Only scan() goes past it.
 // Threads: only inside a body of Database::read() or write() of its own database.
 #pragma once
@@ -45,6 +47,9 @@ class ExtentIndex {
  public:
   // `member_blocks`: sizes of the members, in order.
   ExtentIndex(SQLite::Database& db, std::vector<std::uint64_t> member_blocks);
+  ~ExtentIndex();
+  ExtentIndex(const ExtentIndex&) = delete;
+  ExtentIndex& operator=(const ExtentIndex&) = delete;
   void add_member(std::uint64_t blocks) { member_blocks_.push_back(blocks); }
 
   // Fills the map of a region as seen at `number` of `branch`; `head_floor`: of a head, rows born after it
@@ -71,7 +76,10 @@ class ExtentIndex {
   // The places of a row that goes: out of the allocator's durable map and into `freed`.
   static void give_up(PlaceRun run, Allocator& allocator, std::vector<PlaceRun>& freed);
 
+  // What every transaction that changes rows ends with: the parts of the space table that changed, and the
+  // number of rows.
   void store_space(const std::vector<SpaceGroup>& groups);
+  void set_row_count(std::uint64_t rows);
   void load_space(const std::function<void(const SpaceGroup&)>& each);
   void delete_space(std::uint32_t member, std::uint64_t group);
 
@@ -94,6 +102,8 @@ class ExtentIndex {
   const char* decode(SQLite::Statement& s, int first, ExtentRow& row) const;
   ExtentRow row_of(SQLite::Statement& s) const;
   SQLite::Statement& rows_before(BranchId branch, BlockIndex end); // in its region, from right to left
+  void note_rows(std::int64_t change);
+  void store_row_count();
   void cut_own_rows(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
                     std::vector<PlaceRun>& kept);
   bool extend_left(const MapChange& change);
@@ -102,8 +112,10 @@ class ExtentIndex {
   SQLite::Database& db_;
   std::vector<std::uint64_t> member_blocks_;
   std::set<BranchId> held_;
+  std::int64_t rows_change_ = 0; // in the transaction under way
+  bool hears_rollback_ = false;
   std::unique_ptr<SQLite::Statement> region_rows_, view_rows_, next_row_, before_, insert_, delete_,
-      delete_all_, grow_, space_store_, first_sweep_, set_sweep_, end_sweep_, unswept_;
+      delete_all_, grow_, space_store_, count_store_, first_sweep_, set_sweep_, end_sweep_, unswept_;
 };
 
 } // namespace vsnap

@@ -3,7 +3,7 @@
 namespace vsnap::schema {
 
 const char* const kCreate = R"sql(
-CREATE TABLE pool(              -- single values: generation, next_object, next_branch, opened, applied, ...
+CREATE TABLE pool(              -- values: generation, next_object, next_branch, opened, extents, applied, ...
   key   TEXT PRIMARY KEY,
   value INTEGER NOT NULL
 ) WITHOUT ROWID;
