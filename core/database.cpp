@@ -58,8 +58,9 @@ Failure Database::translate(const std::exception_ptr& thrown) {
 Result<std::unique_ptr<Database>> Database::open(const std::string& file, const std::string& vfs,
                                                  int checkpoint_pages) {
   try {
-    auto connection =
-        std::make_unique<SQLite::Database>(file, SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE, 0, vfs);
+    // mutex_ is the only lock it needs: SQLite's own would be taken for every column of a row.
+    auto connection = std::make_unique<SQLite::Database>(
+        file, SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE | SQLite::OPEN_NOMUTEX, 0, vfs);
     // Exclusive mode before the first access: the WAL index stays in our memory, no shared-memory file is
     // needed.
     connection->exec("PRAGMA locking_mode=EXCLUSIVE");
