@@ -284,6 +284,9 @@ void PoolImpl::mark_failure() {
     engine_->members().mark_needs_check();
 }
 
+// A removal goes on for a quarter of the time.
+constexpr int kSweepPause = 3;
+
 void PoolImpl::background_loop() {
   for (;;) {
     {
@@ -298,11 +301,16 @@ void PoolImpl::background_loop() {
       log::error("commit: {}", committed.error().message);
     warn_about_space();
     for (bool more = true; more;) {
+      const std::int64_t begin = env_.monotonic_ns();
       auto swept = sweep_step();
+      const std::chrono::nanoseconds took(env_.monotonic_ns() - begin);
       if (!swept) log::error("freeing removed snapshots: {}", swept.error().message);
       MutexLock lock(background_mutex_);
+      more = swept && *swept;
+      // The load has the processor, the catalog and the disk for most of the time.
+      if (more && !stop_ && !commit_wanted_) background_wake_.wait_for(background_mutex_, kSweepPause * took);
       if (stop_) return;
-      more = swept && *swept && !commit_wanted_;
+      more = more && !commit_wanted_;
     }
   }
 }
