@@ -1,6 +1,6 @@
 // vsnap rm: removes snapshots and volumes.
 #include <fmt/format.h>
-#include <algorithm>
+#include <set>
 
 #include "cli/command.h"
 #include "cli/mount_table.h"
@@ -16,9 +16,10 @@ struct Options {
   bool wait = false;
 };
 
-Result<wire::ControlRequest> make_request(const Options& options, bool dry_run, std::string& pool) {
+Result<wire::ControlRequest> make_request(const CommonOptions& common, const Options& options, bool dry_run,
+                                          std::string& pool) {
   wire::ControlRequest request;
-  std::vector<ViewName> named;
+  std::set<std::string> named;
   for (const std::string& target : options.targets) {
     VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target));
     if (!pool.empty() && spec.pool != pool) {
@@ -28,12 +29,12 @@ Result<wire::ControlRequest> make_request(const Options& options, bool dry_run, 
                                  target, pool));
     }
     pool = spec.pool;
-    if (std::find(named.begin(), named.end(), *spec.view) != named.end()) continue; // counts once
-    named.push_back(*spec.view);
+    if (!named.insert(spec.view->text()).second) continue; // counts once
     *request.mutable_remove()->add_names() = wire::to_wire(*spec.view);
   }
   request.mutable_remove()->set_recursive(options.recursive);
   request.mutable_remove()->set_dry_run(dry_run);
+  request.mutable_remove()->set_count_frees(common.json || common.verbose); // takes time, where it is shown
   return request;
 }
 
@@ -59,16 +60,17 @@ void print_plan(const CommonOptions& common, const std::string& pool, const Remo
 Result<> ask_first(const CommonOptions& common, const Options& options, PoolAccess& access) {
   if (!would_ask(common)) return {};
   std::string pool;
-  VSNAP_TRY_ASSIGN(const auto request, make_request(options, true, pool));
+  VSNAP_TRY_ASSIGN(const auto request, make_request(common, options, true, pool));
+  const auto& names = request.remove().names();
+  if (names.size() == 1 && wire::from_wire(names[0]).is_snapshot()) return {};
   VSNAP_TRY_ASSIGN(const auto reply, access.call(request));
   const RemovalPlan plan = wire::from_wire(reply.removal());
-  if (plan.removed.size() == 1 && plan.removed.front().is_snapshot()) return {};
   return confirm(common, "rm", plan_text(pool, plan, true));
 }
 
 Result<int> run(const CommonOptions& common, const Options& options) {
   std::string pool;
-  VSNAP_TRY_ASSIGN(const auto request, make_request(options, common.dry_run, pool));
+  VSNAP_TRY_ASSIGN(const auto request, make_request(common, options, common.dry_run, pool));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(pool));
   VSNAP_TRY(ask_first(common, options, access));
   VSNAP_TRY_ASSIGN(const auto reply, access.call(request));

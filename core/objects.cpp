@@ -30,6 +30,14 @@ std::vector<ObjectPtr> Objects::snapshots(const Object& volume) {
   return found;
 }
 
+bool Objects::has_unlinked_snapshot(const Object& volume) {
+  for (auto at = in_order_.lower_bound({volume.id, ObjectId(0)});
+       at != in_order_.end() && at->first.first == volume.id; ++at) {
+    if (at->second->name.empty()) return true;
+  }
+  return false;
+}
+
 std::vector<ObjectPtr> Objects::all() {
   std::vector<ObjectPtr> list;
   for (const auto& [name, volume] : volumes_) {

@@ -59,6 +59,7 @@ class Objects {
   [[nodiscard]] ObjectPtr find(const ViewName& name) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] ObjectPtr find(ObjectId id) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] std::vector<ObjectPtr> snapshots(const Object& volume) VSNAP_REQUIRES(mutex_); // oldest first
+  [[nodiscard]] bool has_unlinked_snapshot(const Object& volume) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] std::vector<ObjectPtr> all()
       VSNAP_REQUIRES(mutex_); // volumes by name, each with its snapshots
   [[nodiscard]] std::vector<ObjectPtr> everything() VSNAP_REQUIRES(mutex_); // unlinked ones too, by id

@@ -135,6 +135,8 @@ class Pool {
     bool recursive = false; // volumes with their snapshots
     bool dry_run = false;
     bool even_if_open = false; // as unlink(2): handles stay good, the space goes when the last one is closed
+    // Say in the plan what it frees, as a dry run always does; reads the index of the branches concerned.
+    bool count_frees = false;
   };
   // All or none. Returns at once; space is freed in the background, or by the next process that opens the
   // pool.

@@ -50,20 +50,21 @@ Result<> PoolImpl::release_pins(const std::vector<Pin>& pins, const Engine::Step
 Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> names,
                                                     const RemoveOptions& options) {
   RemovalSet set;
+  std::set<ObjectId> chosen;
   const auto add = [&](const ObjectPtr& object) {
-    if (std::find(set.objects.begin(), set.objects.end(), object) == set.objects.end())
-      set.objects.push_back(object);
+    if (chosen.insert(object->id).second) set.objects.push_back(object);
   };
+  std::set<std::string> named;
+  for (const ViewName& name : names) named.insert(name.text());
   for (const ViewName& name : names) {
     VSNAP_TRY_ASSIGN(const ObjectPtr object, object_named(name));
     add(object);
     MutexLock lock(objects_.mutex());
     if (object->kind != ViewKind::volume) continue;
     for (const ObjectPtr& snapshot : objects_.snapshots(*object)) {
-      const ViewName snapshot_name = objects_.name_of(*snapshot);
       if (options.recursive) {
         add(snapshot);
-      } else if (std::find(names.begin(), names.end(), snapshot_name) == names.end()) {
+      } else if (!named.contains(objects_.name_of(*snapshot).text())) {
         return failure(ErrorKind::busy, fmt::format("{}/{}: has snapshots (vsnap rm -r removes them too)",
                                                     name_, name.text()));
       }
@@ -74,11 +75,9 @@ Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> na
     VSNAP_TRY(check_not_flattening(*object));
     if (!options.even_if_open) VSNAP_TRY(check_idle(*object));
     if (object->kind == ViewKind::volume) {
-      for (const ObjectPtr& other : objects_.everything()) {
-        if (other->kind == ViewKind::snapshot && other->volume == object && other->name.empty()) {
-          return failure(ErrorKind::busy,
-                         fmt::format("{}/{}: a removed snapshot of it is still open", name_, object->name));
-        }
+      if (objects_.has_unlinked_snapshot(*object)) {
+        return failure(ErrorKind::busy,
+                       fmt::format("{}/{}: a removed snapshot of it is still open", name_, object->name));
       }
       set.pins.insert({object->branch->id, std::nullopt});
     } else {
@@ -91,7 +90,7 @@ Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> na
 Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOptions options) {
   VSNAP_TRY(engine_->check_writable());
   RemovalPlan plan;
-  if (options.dry_run || !options.even_if_open) { // unlink(2) asks for nothing
+  if (options.dry_run || options.count_frees) {
     VSNAP_TRY_ASSIGN(plan, estimate_removal(names, options));
     if (options.dry_run) return plan;
   }
@@ -203,43 +202,68 @@ Result<> PoolImpl::wait_for_removals(const Progress& progress) {
   return {};
 }
 
+namespace {
+
+// What removing exactly one view frees; looks at each branch once.
+class FreedAlone {
+ public:
+  FreedAlone(Sweeper& sweeper, const Sweeper::Family& family) : sweeper_(sweeper), family_(family) {}
+
+  // In blocks. A branch that loses its last viewer lets go of its parent, and so on.
+  Result<std::uint64_t> by(const Pin& view) {
+    std::uint64_t freed = 0;
+    for (std::optional<Pin> pin = view; pin;) {
+      const auto found = family_.find(pin->branch);
+      if (found == family_.end()) break; // made since
+      const Sweeper::Relative& viewers = found->second;
+      if (pin->number && viewers.pins.count(*pin->number) > 1) break; // somebody else sees the same
+      VSNAP_TRY_ASSIGN(const BranchUsage* const usage, usage_of(pin->branch));
+      if (!pin->number)
+        freed += usage->only_head;
+      else if (const auto only = usage->only_pin.find(*pin->number); only != usage->only_pin.end())
+        freed += only->second;
+      const bool last = viewers.pins.size() + (viewers.has_head ? 1 : 0) == 1;
+      pin = last ? viewers.parent : std::nullopt;
+    }
+    return freed;
+  }
+
+ private:
+  Result<const BranchUsage*> usage_of(BranchId branch) {
+    auto found = usage_.find(branch);
+    if (found == usage_.end()) {
+      VSNAP_TRY_ASSIGN(BranchUsage usage, sweeper_.usage(family_, branch));
+      found = usage_.emplace(branch, std::move(usage)).first;
+    }
+    return &found->second;
+  }
+
+  Sweeper& sweeper_;
+  const Sweeper::Family& family_;
+  std::map<BranchId, BranchUsage> usage_;
+};
+
+} // namespace
+
 Result<DiskUsage> PoolImpl::disk_usage() {
   VSNAP_TRY(engine_->check_writable() ? engine_->commit_if_needed() : Result<>());
   // No configuration lock: this reads the whole index. What changes meanwhile may show as before or after.
   const Sweeper::Family family = sweeper_->family();
   DiskUsage usage;
-  std::vector<std::pair<UsageRow, Pin>> rows;
+  std::vector<Pin> pins;
   {
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : objects_.all()) {
       const auto number =
           object->kind == ViewKind::volume ? std::nullopt : std::optional(object->number.value());
-      rows.push_back({UsageRow{objects_.describe(*object), 0}, Pin{object->branch->id, number}});
+      usage.rows.push_back({objects_.describe(*object), 0});
+      pins.push_back({object->branch->id, number});
     }
   }
-  std::map<BranchId, BranchUsage> by_branch;
-  for (auto& [row, pin] : rows) {
-    const auto viewers = family.find(pin.branch);
-    if (viewers == family.end()) { // made since
-      usage.rows.push_back(std::move(row));
-      continue;
-    }
-    if (!by_branch.contains(pin.branch)) {
-      VSNAP_TRY_ASSIGN(by_branch[pin.branch], sweeper_->usage(family, pin.branch));
-    }
-    const BranchUsage& branch = by_branch[pin.branch];
-    std::uint64_t freed = 0;
-    if (!pin.number)
-      freed = branch.only_head;
-    else if (const auto only = branch.only_pin.find(*pin.number);
-             only != branch.only_pin.end() && viewers->second.pins.count(*pin.number) == 1)
-      freed = only->second;
-    // The last one: its branch goes with it, and lets go of its parent.
-    if (viewers->second.parent && viewers->second.pins.size() + (viewers->second.has_head ? 1 : 0) == 1) {
-      VSNAP_TRY_ASSIGN(freed, sweeper_->freed_by(family, {pin}));
-    }
-    row.frees_bytes = freed * kBlockBytes;
-    usage.rows.push_back(std::move(row));
+  FreedAlone freed(*sweeper_, family);
+  for (std::size_t i = 0; i < pins.size(); ++i) {
+    VSNAP_TRY_ASSIGN(const std::uint64_t blocks, freed.by(pins[i]));
+    usage.rows[i].frees_bytes = blocks * kBlockBytes;
   }
   usage.space = engine_->space();
   VSNAP_TRY_ASSIGN(const std::uint64_t dead, sweeper_->dead_blocks(family));

@@ -172,6 +172,7 @@ Result<ControlReply> remove(Pool& pool, const wire::RemoveRequest& request) {
   Pool::RemoveOptions options;
   options.recursive = request.recursive();
   options.dry_run = request.dry_run();
+  options.count_frees = request.count_frees();
   VSNAP_TRY_ASSIGN(const RemovalPlan plan, pool.remove(names, options));
   ControlReply reply;
   *reply.mutable_removal() = to_wire(plan);

@@ -281,7 +281,7 @@ class Duel {
     REQUIRE(usage->space.freeing_bytes == 0);
     const std::uint64_t before = real_->space().data_bytes;
     const ViewName name = object->name;
-    const auto real = real_->remove(std::span(&name, 1), {.recursive = recursive});
+    const auto real = real_->remove(std::span(&name, 1), {.recursive = recursive, .count_frees = true});
     const auto model = model_->remove(std::span(&name, 1), {.recursive = recursive});
     if (!same(real, model)) return;
     if (!recursive || object->kind == ViewKind::snapshot) {
