@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 
 #include "core/assert.h"
 #include "core/format.h"
@@ -96,6 +97,9 @@ Result<bool> MetadataVfs::Stream::read(std::uint64_t offset, std::span<std::byte
   const std::uint64_t there = offset >= size ? 0 : std::min<std::uint64_t>(out.size(), size - offset);
   std::fill(out.begin() + static_cast<std::ptrdiff_t>(there), out.end(), std::byte{0});
   if (there > 0) {
+    VSNAP_TRY(check_lost(offset + there));
+    if (offset < gathered_at_ + gathered_.size() && gathered_at_ < offset + there)
+      VSNAP_TRY(write_gathered());
     VSNAP_TRY(for_pieces(offset, there,
                          [&](Place place, std::uint64_t in_block, std::uint64_t done, std::uint64_t n) {
                            return owner_.members_.read(place, in_block, out.subspan(done, n));
@@ -106,31 +110,71 @@ Result<bool> MetadataVfs::Stream::read(std::uint64_t offset, std::span<std::byte
 
 Result<> MetadataVfs::Stream::write(std::uint64_t offset, std::span<const std::byte> data) {
   const std::uint64_t end = offset + data.size();
+  if (lost_from_ && offset <= *lost_from_) lost_from_.reset(); // the transaction that lost them is undone
+  VSNAP_TRY(check_lost(end));
   while (end > capacity_bytes()) {
     // A quarter more each time keeps the table of segments short.
     const std::uint64_t missing = blocks_for(end - capacity_bytes()).value();
     const std::uint64_t quarter = capacity_bytes() / kBlockBytes / 4;
     VSNAP_TRY(owner_.grow(file_, BlockCount(std::max<std::uint64_t>({missing, quarter, 256}))));
   }
-  VSNAP_TRY(for_pieces(offset, data.size(),
-                       [&](Place place, std::uint64_t in_block, std::uint64_t done, std::uint64_t n) {
-                         return owner_.members_.write(place, in_block, data.subspan(done, n));
-                       }));
+  const bool follows = gathered_.empty() || offset == gathered_at_ + gathered_.size();
+  if (!follows || gathered_.size() + data.size() > kGatheredBytes) VSNAP_TRY(write_gathered());
+  if (data.size() > kGatheredBytes) {
+    VSNAP_TRY(write_through(offset, data));
+  } else {
+    if (gathered_.empty()) gathered_at_ = offset;
+    gathered_.insert(gathered_.end(), data.begin(), data.end());
+  }
   if (end > size_bytes_) size_bytes_ = end;
   return {};
 }
 
+Result<> MetadataVfs::Stream::write_through(std::uint64_t offset, std::span<const std::byte> data) {
+  return for_pieces(offset, data.size(),
+                    [&](Place place, std::uint64_t in_block, std::uint64_t done, std::uint64_t n) {
+                      return owner_.members_.write(place, in_block, data.subspan(done, n));
+                    });
+}
+
+Result<> MetadataVfs::Stream::write_gathered() {
+  if (gathered_.empty()) return {};
+  auto written = write_through(gathered_at_, gathered_);
+  if (!written && file_ == MetadataFile::wal) {
+    lost_from_ = gathered_at_;
+    lost_why_ = written.error();
+  }
+  if (written || file_ == MetadataFile::wal) gathered_.clear();
+  return written;
+}
+
+Result<> MetadataVfs::Stream::check_lost(std::uint64_t end) const {
+  if (!lost_from_ || end <= *lost_from_) return {};
+  return Failure(lost_why_);
+}
+
 Result<> MetadataVfs::Stream::truncate(std::uint64_t size) {
+  VSNAP_TRY(write_gathered());
   if (size == 0 && size_bytes() > 0) {
     // Without its magic number the file counts as empty at the next open.
     const std::vector<std::byte> zeros(kBlockBytes);
-    VSNAP_TRY(write(0, zeros));
+    VSNAP_TRY(write_through(0, zeros));
   }
+  if (lost_from_ && size <= *lost_from_) lost_from_.reset();
   if (size < size_bytes_) size_bytes_ = size;
   return {};
 }
 
-Result<> MetadataVfs::Stream::sync() { return owner_.members_.flush_data(); }
+Result<> MetadataVfs::Stream::sync() {
+  VSNAP_TRY(write_gathered());
+  VSNAP_TRY(check_lost(std::numeric_limits<std::uint64_t>::max()));
+  return owner_.members_.flush_data();
+}
+
+Result<> MetadataVfs::Stream::close() {
+  if (file_ == MetadataFile::wal) gathered_.clear();
+  return write_gathered();
+}
 
 // ---- SQLite's callbacks ----
 
@@ -149,7 +193,10 @@ int code_of(const Error& error, int otherwise) {
   return otherwise;
 }
 
-int file_close(sqlite3_file*) { return SQLITE_OK; }
+int file_close(sqlite3_file* file) {
+  const auto done = stream_of(file).close();
+  return done ? SQLITE_OK : code_of(done.error(), SQLITE_IOERR_CLOSE);
+}
 
 int file_read(sqlite3_file* file, void* out, int amount, sqlite3_int64 offset) {
   MetadataVfs::Stream& stream = stream_of(file);
@@ -204,7 +251,10 @@ int file_check_lock(sqlite3_file*, int* held) {
 }
 int file_control(sqlite3_file*, int, void*) { return SQLITE_NOTFOUND; }
 int file_sector_size(sqlite3_file*) { return static_cast<int>(kBlockBytes); }
-int file_characteristics(sqlite3_file*) { return 0; }
+// A sector that is written again holds the old or the new bytes after a power cut, and what SQLite left as it
+// was is the same in both. So a transaction in the WAL needs no copies of its last frame to end with a sector,
+// and nothing of it is left to be written after its sync.
+int file_characteristics(sqlite3_file*) { return SQLITE_IOCAP_POWERSAFE_OVERWRITE; }
 
 const sqlite3_io_methods* io_methods() {
   static const sqlite3_io_methods methods = [] {

@@ -12,13 +12,24 @@
 //    (Pages in the WAL have SQLite's own.)
 // 5. A file without its magic number in the first bytes counts as empty, any other as long as its capacity:
 //    SQLite knows by itself how much of a database or WAL is valid.
-// Threads: SQLite calls are serialised by the Database's lock; grow() and the figures may be asked from any
-// thread.
+// 6. SQLite writes in small pieces, each of which would wait for the member file's lock among the data's
+//    writes; so what follows on from what was written last is gathered in memory and goes to the members in
+//    one piece. Reads, and what a file's size says, are as if it had gone at once; what is gathered is not
+//    durable. sync() writes it before it flushes. Segments are added before bytes are gathered for them, so
+//    that SQLite hears of a full pool from the write itself.
+// 7. Gathered bytes that could not be written are an error to the call that would have written them. The
+//    catalog keeps them, and tries again with the next call that needs them gone. The WAL forgets them: they
+//    belong to a transaction that fails with this error, and must not come to be after it has. From then on
+//    the WAL fails to sync, and to be read or written behind the place where they began, until SQLite starts
+//    anew at or before that place.
+// Threads: SQLite calls are serialised by the Database's lock, which guards what is gathered; grow() and the
+// figures may be asked from any thread.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -63,6 +74,8 @@ class MetadataVfs {
 // One of the two files.
 class MetadataVfs::Stream {
  public:
+  static constexpr std::size_t kGatheredBytes = 1U << 20; // at most
+
   Stream(MetadataVfs& owner, MetadataFile file) : owner_(owner), file_(file) {}
   [[nodiscard]] Result<> load(const std::vector<MetadataSegment>& segments);
   // Bytes beyond the end read as zeros; `read_short` says so.
@@ -70,6 +83,8 @@ class MetadataVfs::Stream {
   [[nodiscard]] Result<> write(std::uint64_t offset, std::span<const std::byte> data);
   [[nodiscard]] Result<> truncate(std::uint64_t size_bytes);
   [[nodiscard]] Result<> sync();
+  // SQLite is done with the file: a WAL that is not synced by now is one that SQLite gave up.
+  [[nodiscard]] Result<> close();
   void append(PlaceRun run);
   [[nodiscard]] MetadataFile file() const { return file_; }
   [[nodiscard]] std::uint64_t size_bytes() const { return size_bytes_.load(); }
@@ -78,12 +93,20 @@ class MetadataVfs::Stream {
  private:
   template <class Piece>
   [[nodiscard]] Result<> for_pieces(std::uint64_t offset, std::uint64_t length, Piece piece);
+  [[nodiscard]] Result<> write_through(std::uint64_t offset, std::span<const std::byte> data);
+  [[nodiscard]] Result<> write_gathered();
+  [[nodiscard]] Result<> check_lost(std::uint64_t end) const; // may bytes before `end` be relied upon?
   MetadataVfs& owner_;
   MetadataFile file_;
   mutable Mutex mutex_;
   std::vector<PlaceRun> runs_ VSNAP_GUARDED_BY(mutex_);
   std::atomic<std::uint64_t> size_bytes_{0};
   std::atomic<std::uint64_t> capacity_bytes_{0};
+  // Under the Database's lock.
+  std::uint64_t gathered_at_ = 0;
+  std::vector<std::byte> gathered_;
+  std::optional<std::uint64_t> lost_from_; // a WAL's bytes from here on are not what SQLite wrote, ...
+  Error lost_why_{};                       // ... because of this
 };
 
 } // namespace vsnap

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/database.h"
+#include "core/log.h"
 #include "tests/core/memory_members.h"
 #include "tests/core/refusal.h"
 
@@ -236,4 +237,161 @@ TEST_CASE("a member that cannot be written is an error to the transaction and no
   catalog.env.fail_from(std::nullopt);
   catalog.reopen();
   CHECK(catalog.summary() == before);
+}
+
+// ---- what is gathered before it is written ----
+
+namespace {
+
+std::vector<std::byte> bytes_of(std::uint8_t value, std::size_t size) {
+  return std::vector<std::byte>(size, std::byte{value});
+}
+
+// A WAL or a catalog with room for 2 MiB, of which nothing is written yet.
+class Gathering : public Catalog {
+ public:
+  explicit Gathering(MetadataFile file) : stream(vfs_stream(file)) {}
+  MetadataVfs::Stream& stream;
+
+ private:
+  MetadataVfs::Stream& vfs_stream(MetadataFile file) {
+    REQUIRE(vfs->grow(file, BlockCount(512)).has_value());
+    return vfs->stream(file);
+  }
+};
+
+} // namespace
+
+TEST_CASE("writes that follow each other reach the member as one, at the sync") {
+  Gathering wal(MetadataFile::wal);
+  const std::uint64_t before = wal.env.calls();
+  for (std::uint64_t i = 0; i < 100; ++i)
+    REQUIRE(wal.stream.write(i * 100, bytes_of(static_cast<std::uint8_t>(i), 100)).has_value());
+  CHECK(wal.env.calls() == before);
+  REQUIRE(wal.stream.sync().has_value());
+  CHECK(wal.env.calls() == before + 2); // a write and a flush
+}
+
+TEST_CASE("what is gathered is read back") {
+  Gathering wal(MetadataFile::wal);
+  REQUIRE(wal.stream.write(0, bytes_of(1, 5000)).has_value());
+  std::vector<std::byte> back(100);
+  REQUIRE(*wal.stream.read(4900, back));
+  CHECK(back == bytes_of(1, 100));
+}
+
+TEST_CASE("what is gathered and written over is as it was written last") {
+  Gathering wal(MetadataFile::wal);
+  REQUIRE(wal.stream.write(0, bytes_of(1, 5000)).has_value());
+  REQUIRE(wal.stream.write(1000, bytes_of(2, 100)).has_value());
+  std::vector<std::byte> back(300);
+  REQUIRE(*wal.stream.read(900, back));
+  CHECK(back[99] == std::byte{1});
+  CHECK(back[100] == std::byte{2});
+  CHECK(back[199] == std::byte{2});
+  CHECK(back[200] == std::byte{1});
+}
+
+TEST_CASE("more than fits in memory is gathered in parts") {
+  Gathering wal(MetadataFile::wal);
+  const std::uint64_t before = wal.env.calls();
+  for (std::uint64_t at = 0; at < MetadataVfs::Stream::kGatheredBytes + 8192; at += 4096)
+    REQUIRE(wal.stream.write(at, bytes_of(static_cast<std::uint8_t>(at / 4096), 4096)).has_value());
+  CHECK(wal.env.calls() == before + 1);
+  REQUIRE(wal.stream.write(0, bytes_of(9, MetadataVfs::Stream::kGatheredBytes + 1)).has_value());
+  std::vector<std::byte> back(2);
+  REQUIRE(*wal.stream.read(MetadataVfs::Stream::kGatheredBytes, back));
+  CHECK(back[0] == std::byte{9});
+  CHECK(back[1] == std::byte{0}); // page 256
+}
+
+TEST_CASE("what was gathered for a WAL and not written never comes to be") {
+  log::set_level(log::Level::off);
+  Gathering wal(MetadataFile::wal);
+  REQUIRE(wal.stream.write(0, bytes_of(1, 1000)).has_value());
+  REQUIRE(wal.stream.sync().has_value());
+  REQUIRE(wal.stream.write(1000, bytes_of(2, 1000)).has_value());
+  wal.env.no_space(true);
+  CHECK(refusal(wal.stream.sync()).kind == ErrorKind::no_space);
+  wal.env.no_space(false);
+  std::vector<std::byte> back(1000);
+  SECTION("neither by a later sync") { CHECK(refusal(wal.stream.sync()).kind == ErrorKind::no_space); }
+  SECTION("nor by a write behind it") {
+    CHECK(refusal(wal.stream.write(2000, bytes_of(3, 10))).kind == ErrorKind::no_space);
+  }
+  SECTION("nor for a reader") { CHECK(refusal(wal.stream.read(1000, back)).kind == ErrorKind::no_space); }
+  SECTION("and what was there before stays") {
+    REQUIRE(*wal.stream.read(0, back));
+    CHECK(back == bytes_of(1, 1000));
+  }
+  SECTION("but the place can be written anew") {
+    REQUIRE(wal.stream.write(1000, bytes_of(4, 500)).has_value());
+    REQUIRE(wal.stream.sync().has_value());
+    REQUIRE(*wal.stream.read(1000, back));
+    CHECK(back[499] == std::byte{4});
+    CHECK(back[500] == std::byte{0});
+  }
+}
+
+TEST_CASE("what was gathered for the catalog and not written is tried again") {
+  Gathering file(MetadataFile::catalog);
+  REQUIRE(file.stream.write(0, bytes_of(1, 4096)).has_value());
+  file.env.no_space(true);
+  CHECK(refusal(file.stream.sync()).kind == ErrorKind::no_space);
+  CHECK(refusal(file.stream.write(8192, bytes_of(2, 4096))).kind == ErrorKind::no_space);
+  file.env.no_space(false);
+  REQUIRE(file.stream.write(8192, bytes_of(3, 4096)).has_value());
+  REQUIRE(file.stream.sync().has_value());
+  std::vector<std::byte> back(3 * 4096);
+  REQUIRE(*file.stream.read(0, back));
+  CHECK(back.front() == std::byte{1});
+  CHECK(back.back() == std::byte{3});
+}
+
+TEST_CASE("a full file system below the members undoes the transaction, which can be repeated") {
+  log::set_level(log::Level::off);
+  SplitCatalog catalog;
+  REQUIRE(catalog.fill(20).has_value());
+  const std::string before = catalog.summary();
+  const int rows = GENERATE(20, 1000); // fits in what is gathered, and does not
+  catalog.env.no_space(true);
+  for (int i = 0; i < 2; ++i) CHECK(refusal(catalog.fill(rows)).kind == ErrorKind::no_space);
+  CHECK(catalog.summary() == before);
+  catalog.env.no_space(false);
+  SECTION("and is repeated") {
+    REQUIRE(catalog.fill(rows).has_value());
+    const std::string after = catalog.summary();
+    catalog.env.power_cut(static_cast<std::uint64_t>(rows));
+    catalog.reopen();
+    CHECK(catalog.summary() == after);
+  }
+  SECTION("or the power is cut") {
+    catalog.env.power_cut(static_cast<std::uint64_t>(rows));
+    catalog.reopen();
+    CHECK(catalog.summary() == before);
+  }
+  CHECK(catalog.database->integrity_problems()->empty());
+}
+
+TEST_CASE("whichever call fails, a transaction is there as a whole or not at all, and as it was answered") {
+  log::set_level(log::Level::off);
+  bool reached_end = false;
+  for (std::uint64_t nth = 1; !reached_end; ++nth) {
+    INFO("call " << nth);
+    SplitCatalog catalog;
+    REQUIRE(catalog.fill(30).has_value());
+    std::string expected = catalog.summary();
+    const std::uint64_t calls = catalog.env.calls();
+    catalog.env.fail_once(nth);
+    for (int i = 0; i < 4; ++i) {                // the WAL starts anew in between
+      if (!catalog.fill(300).has_value()) break; // its pool takes no more changes
+      expected = catalog.summary();
+    }
+    reached_end = catalog.env.calls() - calls < nth;
+    catalog.env.fail_from(std::nullopt);
+    catalog.env.power_cut(nth);
+    catalog.reopen();
+    CHECK(catalog.summary() == expected);
+    CHECK(catalog.database->integrity_problems()->empty());
+  }
 }

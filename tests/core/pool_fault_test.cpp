@@ -103,7 +103,7 @@ void run(std::uint64_t nth, Fault fault, bool power_cut) {
 TEST_CASE("whichever call fails, once or for good, nothing that was confirmed is lost") {
   log::set_level(log::Level::off);
   const std::uint64_t calls = calls_of_workload();
-  REQUIRE(calls > 100);
+  REQUIRE(calls > 50);
   for (std::uint64_t nth = 1; nth <= calls; ++nth) {
     run(nth, Fault::once, false);
     run(nth, Fault::from_then_on, false);

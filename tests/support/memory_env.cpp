@@ -7,6 +7,7 @@ namespace vsnap {
 
 class MemoryFile final : public File {
  public:
+  static constexpr std::size_t kPage = 4096;
   MemoryFile(MemoryEnv& env, std::shared_ptr<MemoryEnv::Content> content)
       : env_(env), content_(std::move(content)), power_(env.power_) {}
   ~MemoryFile() override {
@@ -26,7 +27,11 @@ class MemoryFile final : public File {
       return failure(ErrorKind::failed, EIO, "write");
     if (env_.no_space_) return failure(ErrorKind::no_space, ENOSPC, "write");
     std::byte* const at = content_->bytes.data() + offset;
-    content_->unsynced.push_back({offset, {at, at + data.size()}});
+    for (std::size_t done = 0; done < data.size();) { // a cache keeps, or loses, each page by itself
+      const std::size_t size = std::min(data.size() - done, kPage - (offset + done) % kPage);
+      content_->unsynced.push_back({offset + done, {at + done, at + done + size}});
+      done += size;
+    }
     std::memcpy(at, data.data(), data.size());
     return {};
   }

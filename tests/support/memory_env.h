@@ -1,8 +1,8 @@
 // An environment whose files are in memory, and whose power can be cut.
 //
 // Faults it makes, and no others:
-// 1. power_cut(): of the writes since a file's last successful flush, each is kept, lost, or torn at a
-//    512-byte sector, by the seed. All locks are gone, and files that are still open answer EIO and change
+// 1. power_cut(): of the writes since a file's last successful flush, what each wrote to a page of 4 KiB is
+//    kept, lost, or torn at a 512-byte sector, by the seed. All locks are gone, and files that are still open answer EIO and change
 //    nothing. Files that were made but never flushed stay.
 // 2. fail_from(n), fail_once(n): the n-th read, write or flush from now on answers EIO.
 // 3. fail_flush_once(): the next flush answers EIO.
