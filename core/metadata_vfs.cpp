@@ -251,9 +251,9 @@ int file_check_lock(sqlite3_file*, int* held) {
 }
 int file_control(sqlite3_file*, int, void*) { return SQLITE_NOTFOUND; }
 int file_sector_size(sqlite3_file*) { return static_cast<int>(kBlockBytes); }
-// A sector that is written again holds the old or the new bytes after a power cut, and what SQLite left as it
-// was is the same in both. So a transaction in the WAL needs no copies of its last frame to end with a sector,
-// and nothing of it is left to be written after its sync.
+// A sector that is written again holds the old or the new bytes after a power cut, and what SQLite left as
+// it was is the same in both. So a transaction in the WAL needs no copies of its last frame to end with a
+// sector, and nothing of it is left to be written after its sync.
 int file_characteristics(sqlite3_file*) { return SQLITE_IOCAP_POWERSAFE_OVERWRITE; }
 
 const sqlite3_io_methods* io_methods() {

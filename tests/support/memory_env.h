@@ -2,8 +2,8 @@
 //
 // Faults it makes, and no others:
 // 1. power_cut(): of the writes since a file's last successful flush, what each wrote to a page of 4 KiB is
-//    kept, lost, or torn at a 512-byte sector, by the seed. All locks are gone, and files that are still open answer EIO and change
-//    nothing. Files that were made but never flushed stay.
+//    kept, lost, or torn at a 512-byte sector, by the seed. All locks are gone, and files that are still
+//    open answer EIO and change nothing. Files that were made but never flushed stay.
 // 2. fail_from(n), fail_once(n): the n-th read, write or flush from now on answers EIO.
 // 3. fail_flush_once(): the next flush answers EIO.
 // 4. no_space(true): every write answers ENOSPC and changes nothing, until no_space(false).
