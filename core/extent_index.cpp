@@ -31,10 +31,22 @@ std::uint64_t unsigned_column(SQLite::Statement& s, int i) {
   return static_cast<std::uint64_t>(s.getColumn(i).getInt64());
 }
 
-constexpr int kCorrupt = 11; // SQLITE_CORRUPT
+constexpr int kCorrupt = 11;                      // SQLITE_CORRUPT
+constexpr std::size_t kRememberedRows = 1U << 17; // 10 MiB
 constexpr std::uint64_t kMaxBlocks = blocks_for(kMaxVolumeBytes).value();
 
 bool has_place(BlockKind kind) { return kind != BlockKind::hole; }
+
+// The member and the block there; both NULL where the kind has no place.
+void bind_place(SQLite::Statement& s, int first, BlockKind kind, Place place) {
+  if (has_place(kind)) {
+    s.bind(first, place.member());
+    s.bind(first + 1, static_cast<std::int64_t>(place.block()));
+  } else {
+    s.bind(first);
+    s.bind(first + 1);
+  }
+}
 
 ExtentRow part_of(const ExtentRow& row, BlockIndex from, BlockIndex to) {
   ExtentRow part = row;
@@ -211,13 +223,7 @@ void ExtentIndex::insert(BranchId branch, const ExtentRow& row) {
   s.bind(3, static_cast<std::int64_t>(row.born));
   s.bind(4, row.count.sql());
   s.bind(5, static_cast<int>(row.kind));
-  if (has_place(row.kind)) {
-    s.bind(6, row.place.member());
-    s.bind(7, static_cast<std::int64_t>(row.place.block()));
-  } else {
-    s.bind(6);
-    s.bind(7);
-  }
+  bind_place(s, 6, row.kind, row.place);
   Run(s).step();
   note_rows(1);
 }
@@ -293,26 +299,51 @@ void ExtentIndex::give_up(PlaceRun run, Allocator& allocator, std::vector<PlaceR
   freed.push_back(run);
 }
 
-// Makes the row that ends where the change starts longer, if it is of the same age and lies just before it.
-bool ExtentIndex::extend_left(const MapChange& change) {
-  if (change.start.value() % kRegionBlocks == 0) return false;
+// The row that ends where the change starts, if it is of the same age and its places lie just before.
+std::optional<ExtentRow> ExtentIndex::row_to_extend(const MapChange& change) {
+  if (!change.may_join || change.start.value() % kRegionBlocks == 0) return std::nullopt;
   ExtentRow left;
-  {
+  if (const auto known = row_ends_.find({change.branch, change.start}); known != row_ends_.end()) {
+    left = known->second;
+    row_ends_.erase(known);
+  } else {
     auto& s = rows_before(change.branch, change.start);
     Run run(s);
-    if (!run.step()) return false;
+    if (!run.step()) return std::nullopt;
     left = row_of(s);
   }
   if (left.end() != change.start || left.born != change.born.value() || left.kind != change.kind)
-    return false;
-  if (has_place(change.kind) && left.place + left.count != change.place) return false;
-  auto& s = prepared(grow_, "UPDATE extent SET count = ? WHERE branch = ? AND start = ? AND born = ?");
-  s.bind(1, (left.count + change.count).sql());
+    return std::nullopt;
+  if (has_place(change.kind) && left.place + left.count != change.place) return std::nullopt;
+  return left;
+}
+
+// Makes that row longer. The row may be one that was remembered and is another by now, or gone: then it is
+// left as it is, and the change gets a row of its own.
+bool ExtentIndex::extend_left(const MapChange& change) {
+  const auto left = row_to_extend(change);
+  if (!left) return false;
+  auto& s = prepared(grow_,
+                     "UPDATE extent SET count = ? WHERE branch = ? AND start = ? AND born = ? AND count = ? "
+                     "AND kind = ? AND member IS ? AND physical IS ?");
+  ExtentRow grown = *left;
+  grown.count = left->count + change.count;
+  s.bind(1, grown.count.sql());
   s.bind(2, change.branch.sql());
-  s.bind(3, left.start.sql());
-  s.bind(4, static_cast<std::int64_t>(left.born));
+  s.bind(3, left->start.sql());
+  s.bind(4, static_cast<std::int64_t>(left->born));
+  s.bind(5, left->count.sql());
+  s.bind(6, static_cast<int>(left->kind));
+  bind_place(s, 7, left->kind, left->place);
   Run(s).step();
+  if (s.getChanges() == 0) return false;
+  remember(change.branch, grown);
   return true;
+}
+
+void ExtentIndex::remember(BranchId branch, const ExtentRow& row) {
+  if (row_ends_.size() >= kRememberedRows) row_ends_.clear();
+  row_ends_[{branch, row.end()}] = row;
 }
 
 void ExtentIndex::apply(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
@@ -321,7 +352,9 @@ void ExtentIndex::apply(const MapChange& change, Allocator& allocator, std::vect
   if (!change.fresh) cut_own_rows(change, allocator, freed, kept);
   if (change.kind == BlockKind::hole && !change.keep_hole) return;
   if (!extend_left(change)) {
-    insert(change.branch, {change.start, change.born.value(), change.count, change.kind, change.place});
+    const ExtentRow row{change.start, change.born.value(), change.count, change.kind, change.place};
+    insert(change.branch, row);
+    remember(change.branch, row);
   }
   if (!has_place(change.kind)) return;
   std::sort(kept.begin(), kept.end(), [](const PlaceRun& a, const PlaceRun& b) { return a.start < b.start; });

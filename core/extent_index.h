@@ -25,6 +25,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <unordered_map>
 #include <vector>
 
 #include "core/allocator.h"
@@ -106,7 +107,9 @@ class ExtentIndex {
   void store_row_count();
   void cut_own_rows(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
                     std::vector<PlaceRun>& kept);
+  std::optional<ExtentRow> row_to_extend(const MapChange& change);
   bool extend_left(const MapChange& change);
+  void remember(BranchId branch, const ExtentRow& row);
   [[nodiscard]] bool unswept(BranchId branch);
 
   SQLite::Database& db_;
@@ -114,6 +117,19 @@ class ExtentIndex {
   std::set<BranchId> held_;
   std::int64_t rows_change_ = 0; // in the transaction under way
   bool hears_rollback_ = false;
+  // Rows that apply() wrote lately, by branch and end: what the next change may continue, so that it need not
+  // be looked for. A hint: since then a row may have been changed, or its transaction undone.
+  struct RowEnd {
+    BranchId branch;
+    BlockIndex end;
+    bool operator==(const RowEnd&) const = default;
+  };
+  struct RowEndHash {
+    std::size_t operator()(const RowEnd& e) const {
+      return static_cast<std::size_t>(e.end.value() * 0x9E3779B97F4A7C15ULL ^ e.branch.value() << 32);
+    }
+  };
+  std::unordered_map<RowEnd, ExtentRow, RowEndHash> row_ends_;
   std::unique_ptr<SQLite::Statement> region_rows_, view_rows_, next_row_, before_, insert_, delete_,
       delete_all_, grow_, space_store_, count_store_, first_sweep_, set_sweep_, end_sweep_, unswept_;
 };

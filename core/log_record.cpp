@@ -26,7 +26,8 @@ LogRecord record_of(const MapChange& change) {
   record.born = change.born.value();
   record.floor = change.floor;
   record.flags = static_cast<std::uint8_t>((change.fresh ? LogRecord::kFresh : 0) |
-                                           (change.keep_hole ? LogRecord::kKeepHole : 0));
+                                           (change.keep_hole ? LogRecord::kKeepHole : 0) |
+                                           (change.may_join ? LogRecord::kMayJoin : 0));
   record.mapped_change = change.mapped_change;
   return record;
 }
@@ -64,6 +65,7 @@ MapChange change_of(const LogRecord& record) {
   change.floor = record.floor;
   change.fresh = (record.flags & LogRecord::kFresh) != 0;
   change.keep_hole = (record.flags & LogRecord::kKeepHole) != 0;
+  change.may_join = (record.flags & LogRecord::kMayJoin) != 0;
   change.mapped_change = record.mapped_change;
   return change;
 }
@@ -79,7 +81,7 @@ bool valid(const LogRecord& record) {
              record.start <= blocks_for(kMaxVolumeBytes).value() &&
              record.start % kRegionBlocks + record.count <= kRegionBlocks &&
              record.place < (1ULL << (Place::kBlockBits + Place::kMemberBits)) &&
-             (record.flags & ~(LogRecord::kFresh | LogRecord::kKeepHole)) == 0;
+             record.flags < 2 * LogRecord::kMayJoin;
     case RecordType::size:
       return record.start <= kMaxVolumeBytes;
     case RecordType::attributes:

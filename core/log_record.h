@@ -33,10 +33,11 @@ struct LogRecord {
   std::uint32_t count = 0;        // map: blocks
   RecordType type = RecordType::note;
   std::uint8_t kind = 0;  // map
-  std::uint8_t flags = 0; // map: kFresh, kKeepHole
+  std::uint8_t flags = 0; // map: kFresh, kKeepHole, kMayJoin
   std::uint8_t zero = 0;
   static constexpr std::uint8_t kFresh = 1;
   static constexpr std::uint8_t kKeepHole = 2;
+  static constexpr std::uint8_t kMayJoin = 4;
 };
 inline constexpr std::size_t kLogRecordBytes = 64;
 static_assert(sizeof(LogRecord) == kLogRecordBytes);

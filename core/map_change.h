@@ -19,8 +19,9 @@ struct MapChange {
   Version born;                     // the branch's number
   std::int64_t floor =
       kNoFloor; // newest number below `born` that some other view sees; rows born later are the head's own
-  bool fresh = false;             // the head had no row of its own for any of these blocks
-  bool keep_hole = false;         // of a hole: older versions or a parent would show through without a row
+  bool fresh = false;     // the head had no row of its own for any of these blocks
+  bool may_join = true;   // false: no row of the head's can end where this starts and be continued by it
+  bool keep_hole = false; // of a hole: older versions or a parent would show through without a row
   std::int64_t mapped_change = 0; // blocks mapped after minus before
 };
 

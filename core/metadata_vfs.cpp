@@ -323,6 +323,9 @@ int vfs_last_error(sqlite3_vfs*, int, char*) { return 0; }
 
 MetadataVfs::MetadataVfs(MemberSet& members, Allocator& allocator)
     : members_(members), allocator_(allocator), vfs_(std::make_unique<sqlite3_vfs>()) {
+  // Nobody asks how much memory SQLite has; counting takes a lock at each allocation. Before its first use.
+  static const int counting = sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+  if (counting != SQLITE_OK) log::warning("SQLite counts its memory");
   static std::atomic<std::uint64_t> serial{0};
   name_ = fmt::format("vsnap-{}", serial++);
   streams_[0] = std::make_unique<Stream>(*this, MetadataFile::catalog);

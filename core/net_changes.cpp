@@ -15,6 +15,7 @@ MapChange part(const MapChange& c, BlockIndex start, BlockCount count) {
   MapChange p = c;
   p.start = start;
   p.count = count;
+  if (start != c.start) p.may_join = true; // nobody has looked
   if (has_place(c)) p.place = c.place + (start - c.start);
   return p;
 }
@@ -54,14 +55,16 @@ void NetChanges::add(const MapChange& change) {
     if (old.start < from) pieces.emplace(old.start, part(old, old.start, from - old.start));
     if (to < old_end) at = pieces.emplace(to, part(old, to, old_end - to)).first;
   }
-  const auto placed = pieces.emplace(change.start, placed_change).first;
-  if (placed != pieces.begin()) {
-    const auto before = std::prev(placed);
-    if (continues(before->second, placed_change)) {
-      before->second.count = before->second.count + change.count;
-      pieces.erase(placed);
-    }
-  }
+  auto placed = pieces.emplace(change.start, placed_change).first;
+  const auto join = [&pieces](auto left, auto right) {
+    if (!continues(left->second, right->second)) return false;
+    left->second.count = left->second.count + right->second.count;
+    pieces.erase(right);
+    return true;
+  };
+  if (placed != pieces.begin() && join(std::prev(placed), placed))
+    placed = std::prev(pieces.upper_bound(change.start));
+  if (std::next(placed) != pieces.end()) join(placed, std::next(placed));
 }
 
 std::uint64_t NetChanges::size() const {

@@ -79,6 +79,7 @@ Result<> PoolImpl::replay_change(const LogRecord& record) {
   change.floor = branch->floor.load();
   change.keep_hole = change.floor != kNoFloor || branch->parent != nullptr;
   change.fresh = false;
+  change.may_join = true;
   if (change.kind != BlockKind::hole) VSNAP_TRY(replay_places(record, change));
   branch->mapped.fetch_add(change.mapped_change);
   engine_->log().append(change, false);

@@ -241,6 +241,9 @@ void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, B
     if (old.own()) c.fresh = false;
     c.mapped_change += (kind != BlockKind::hole ? 1 : 0) - (old.mapped() ? 1 : 0);
   }
+  const Entry before = from > 0 ? region.entry(from - 1) : Entry();
+  c.may_join = before.own() && before.kind() == kind &&
+               (kind == BlockKind::hole || before.place() + BlockCount(1) == place);
   region.note_record(engine_.log().append(c, region.last_record() <= engine_.log().line()));
   for (std::uint64_t i = 0; i < count; ++i) {
     if (kind == BlockKind::hole)

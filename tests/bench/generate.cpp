@@ -40,6 +40,9 @@ class MetadataOnlyFile final : public File {
   Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) override {
     return is_data(data) ? Result<>() : file_->write_at(offset, data);
   }
+  Result<> write_durably(std::uint64_t offset, std::span<const std::byte> data) override {
+    return file_->write_durably(offset, data);
+  }
   Result<> flush() override { return file_->flush(); }
   void discard(std::uint64_t offset, std::uint64_t length) override { file_->discard(offset, length); }
   [[nodiscard]] std::uint64_t size_bytes() const override { return file_->size_bytes(); }

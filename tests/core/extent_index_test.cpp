@@ -254,6 +254,33 @@ TEST_CASE("changes that follow one another in blocks and places become one row")
   CHECK(rows_of(i) == Rows{{0, 5, kFirst}});
 }
 
+TEST_CASE("a change that may not join has a row of its own, and looks for none") {
+  Index i;
+  i.insert(row(0, 1, 0, kFirst));
+  MapChange c = i.change(1, 1, BlockKind::data, kFirst + 1);
+  c.may_join = false;
+  i.apply(c);
+  CHECK(rows_of(i) == Rows{{0, 1, kFirst}, {1, 1, kFirst + 1}});
+}
+
+TEST_CASE("a row that was written lately and is gone or another one by now is not made longer") {
+  Index i;
+  MapChange c = i.change(4, 4, BlockKind::data, kFirst + 4);
+  c.fresh = true;
+  i.apply(c);
+  i.index->remove(BranchId(1), row(4, 4, c.born.value(), kFirst + 4));
+  SECTION("gone") {}
+  SECTION("with other places") { i.index->insert(BranchId(1), row(4, 4, c.born.value(), kFirst + 40)); }
+  SECTION("shorter") { i.index->insert(BranchId(1), row(4, 2, c.born.value(), kFirst + 4)); }
+  const Rows before = rows_of(i);
+  MapChange next = i.change(8, 1, BlockKind::data, kFirst + 8);
+  next.fresh = true;
+  i.apply(next);
+  Rows after = before;
+  after.push_back({8, 1, kFirst + 8});
+  CHECK(rows_of(i) == after);
+}
+
 TEST_CASE("rows never cross a region") {
   Index i;
   i.apply(i.change(kRegionBlocks - 2, 2, BlockKind::data, kFirst));

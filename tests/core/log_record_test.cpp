@@ -29,6 +29,7 @@ TEST_CASE("a change survives the way through a record and its bytes") {
     MapChange c = some_change();
     c.keep_hole = keep_hole;
     c.fresh = !keep_hole;
+    c.may_join = keep_hole;
     LogRecord record = record_of(c);
     record.sequence = 0x0123456789abcdef;
     std::array<std::byte, kLogRecordBytes> raw{};
@@ -47,6 +48,7 @@ TEST_CASE("a change survives the way through a record and its bytes") {
     CHECK(d.floor == c.floor);
     CHECK(d.fresh == c.fresh);
     CHECK(d.keep_hole == c.keep_hole);
+    CHECK(d.may_join == c.may_join);
     CHECK(d.mapped_change == c.mapped_change);
   }
 }
@@ -73,7 +75,7 @@ TEST_CASE("records that nobody could have written are refused") {
   bad.place = 1ULL << 48;
   CHECK_FALSE(valid(bad));
   bad = good;
-  bad.flags = 4;
+  bad.flags = 8;
   CHECK_FALSE(valid(bad));
   bad = good;
   bad.zero = 1;

@@ -181,6 +181,16 @@ TEST_CASE("changes that follow one another in blocks and places become one") {
   CHECK(net.by_branch[BranchId(1)].at(BlockIndex(0)).count == BlockCount(5));
 }
 
+TEST_CASE("a change joins those on both of its sides") {
+  NetChanges net;
+  for (const std::uint64_t block : {5U, 7U, 6U, 4U}) net.add(change(block, 1, BlockKind::data, 100 + block));
+  REQUIRE(net.size() == 1);
+  const MapChange& joined = net.by_branch.at(BranchId(1)).begin()->second;
+  CHECK(joined.start == BlockIndex(4));
+  CHECK(joined.count == BlockCount(4));
+  CHECK(joined.place == Place(0, 104));
+}
+
 TEST_CASE("changes on two sides of a region's border stay two") {
   NetChanges net;
   net.add(change(kRegionBlocks - 1, 1, BlockKind::data, 100));
