@@ -60,7 +60,7 @@ struct PoolStatus {
   std::vector<MemberInfo> members;
   std::uint64_t volumes = 0;
   std::uint64_t snapshots = 0;
-  std::uint64_t extents = 0; // rows of the extent index
+  std::uint64_t extents = 0;     // rows of the extent index
   std::uint64_t cache_bytes = 0; // of maps in memory
   bool removal_pending = false;
 };

@@ -336,7 +336,8 @@ unsigned percent_used(const SpaceInfo& space) {
 }
 
 PoolStatus PoolImpl::status() {
-  if (engine_->check_writable()) static_cast<void>(engine_->commit_if_needed()); // so that what was freed shows
+  if (engine_->check_writable())
+    static_cast<void>(engine_->commit_if_needed()); // so that what was freed shows
   PoolStatus status;
   status.name = name_;
   status.uuid = uuid_;

@@ -148,7 +148,7 @@ class PoolImpl final : public Pool {
   Uuid uuid_{};
   std::unique_ptr<Engine> engine_;
   Objects objects_;
-  std::string journal_damage_; // what check has to say of it
+  std::string journal_damage_;          // what check has to say of it
   std::vector<ObjectPtr> being_stored_; // by the commit under way; under the commit lock
   std::unique_ptr<Sweeper> sweeper_;
   std::unique_ptr<LiveCounters> counters_; // the daemon's
