@@ -13,8 +13,7 @@
 // 1. committed() <= line() <= last(); numbers go on over the life of a pool, one slot each.
 // 2. A slot is complete before last() reaches its number, and stays as it is until committed() has passed it.
 // 3. Records about one block are in the order of the map's changes (both are made under the region's mutex).
-// 4. A record names the version and floor that its branch had when it was made; draw_line() between two
-//    records of one branch with different versions is what makes a snapshot.
+// 4. A record names the version and floor that its branch had when it was made: a snapshot parts them.
 // 5. Writers hold back at full(). A piece of a request that began before may still append kMaxPieceRecords;
 //    the ring has room for that of kMaxWriters.
 // Threads: append() and copy() from any thread; the other readers under the commit lock.

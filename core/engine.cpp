@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "core/assert.h"
 #include "core/catalog.h"
@@ -28,7 +30,7 @@ constexpr std::uint64_t kMaxWalBlocks = 16384;
 constexpr std::uint64_t kMinLogRecords = 512;
 
 // One transaction, during which no map is loaded.
-constexpr std::uint64_t kMaxBatchChanges = 4096;
+constexpr std::uint64_t kMaxBatchChanges = 1024;
 
 // The journal: 1/64 of the pool, 256 KiB to 64 MiB; a frame takes a block at least.
 constexpr std::uint64_t kMinJournalBlocks = 64;
@@ -241,8 +243,40 @@ void Engine::fail(const Error& why) {
 // ---- commit ----
 
 Result<> Engine::commit() {
-  MutexLock lock(commit_mutex_);
-  return commit_with({});
+  const std::uint64_t wanted = log_->last();
+  for (;;) {
+    {
+      MutexLock lock(commit_mutex_);
+      VSNAP_TRY(commit_with({}));
+    }
+    if (committed() >= wanted) return {};
+    wait_for_hurry();
+  }
+}
+
+Result<> Engine::make_room() {
+  for (;;) {
+    {
+      MutexLock lock(commit_mutex_);
+      if (!log_->full()) return {}; // somebody else has committed
+      VSNAP_TRY(commit_with({}));
+    }
+    wait_for_hurry();
+  }
+}
+
+void Engine::wait_for_hurry() const {
+  while (hurry_.load() > 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
+}
+
+Result<> Engine::record_line(std::uint64_t line, const Step& step) {
+  VSNAP_TRY(check_writable());
+  VSNAP_TRY(members_->flush_data());
+  if (committed() < line) {
+    VSNAP_TRY_ASSIGN(const bool journaled, journal_->sync(line));
+    if (!journaled) return commit_with(step);
+  }
+  return transact([&](SQLite::Database& db, std::vector<PlaceRun>&) { return step(db); });
 }
 
 Result<> Engine::commit_if_needed() { return committed() < log_->last() ? commit() : Result<>(); }
@@ -260,25 +294,14 @@ Result<> Engine::sync() {
     if (journal_->crowded()) ask_for_commit();
     return check_writable();
   }
-  MutexLock lock(commit_mutex_);
-  return committed() >= wanted ? check_writable() : commit_with({});
+  return committed() >= wanted ? check_writable() : commit();
 }
 
 Result<> Engine::commit_with(const Step& step) {
   VSNAP_TRY(check_writable());
-  draw_line();
-  return commit_line(step);
-}
-
-void Engine::draw_line() {
   commit_asked_.store(false);
   line_ = journal_->line();
-  log_->draw_line();
-}
-
-Result<> Engine::commit_line(const Step& step) {
-  VSNAP_TRY(check_writable());
-  const std::uint64_t line = log_->line();
+  const std::uint64_t line = log_->draw_line();
   VSNAP_TRY(members_->flush_data());
   std::vector<PlaceRun> freed;
   Result<> finished;
@@ -286,16 +309,16 @@ Result<> Engine::commit_line(const Step& step) {
   for (bool more = true; more && finished;) {
     const Batch batch = next_batch(line, limit);
     // A step may refuse; then the changes before it must stand on their own.
-    const bool last = batch.last == line && (batch.net.by_branch.empty() || !step);
+    const bool last = batch.last == line && (batch.net.by_version.empty() || !step);
     finished = apply_batch(batch, last ? step : Step(), freed);
     if (!finished && finished.error().kind == ErrorKind::no_space && limit > smallest_batch()) {
       limit = std::max(limit / 8, smallest_batch()); // the WAL may hold less than it usually does
       finished = {};
       continue;
     }
-    more = !last;
+    more = !last && (step || hurry_.load() == 0);
   }
-  if (!finished) log_->withdraw_line();
+  if (committed() < line) log_->withdraw_line();
   release(freed);
   cache_->collect();
   keep_headroom();
@@ -349,7 +372,7 @@ Result<> Engine::apply_batch(const Batch& batch, const Step& step, std::vector<P
   const std::size_t never_named = freed_here.size();
   std::vector<PlaceRun> added;
   auto done = db_->write([&](SQLite::Database& db) VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
-    for (const auto& [branch, changes] : batch.net.by_branch) {
+    for (const auto& [version, changes] : batch.net.by_version) {
       for (const auto& [start, change] : changes) index_->apply(change, allocator_, freed_here, &added);
     }
     index_->store_space(allocator_.take_changed_groups());

@@ -70,12 +70,26 @@ class Engine {
   Mutex& commit_mutex() VSNAP_THREAD_ANNOTATION(lock_returned(commit_mutex_)) { return commit_mutex_; }
   // Makes everything durable that was written or changed before the call.
   [[nodiscard]] Result<> commit() VSNAP_EXCLUDES(commit_mutex_);
-  // The same, and `step` with it in the last transaction: all of it or nothing of the step.
+  // The same, and `step` with it in the last transaction: all of it or nothing of the step. Without a step it
+  // may stop early (Hurry).
   [[nodiscard]] Result<> commit_with(const Step& step) VSNAP_REQUIRES(commit_mutex_);
-  // For a line between two versions: draw_line() takes out the changes so far, while the gates concerned are
-  // closed; commit_line() commits them and the step, and nothing that came after.
-  void draw_line() VSNAP_REQUIRES(commit_mutex_);
-  [[nodiscard]] Result<> commit_line(const Step& step) VSNAP_REQUIRES(commit_mutex_);
+  // commit(), until the log has room again.
+  [[nodiscard]] Result<> make_room() VSNAP_EXCLUDES(commit_mutex_);
+  // For a line between two versions: makes durable the records up to `line` and the step, in the journal and
+  // a transaction of the step alone. Records up to the line may reach the catalog later; until they have, the
+  // older version must not be read.
+  [[nodiscard]] Result<> record_line(std::uint64_t line, const Step& step) VSNAP_REQUIRES(commit_mutex_);
+  // While one exists, commits without a step stop after a transaction and let others have the commit lock.
+  class Hurry {
+   public:
+    explicit Hurry(Engine& engine) : engine_(engine) { engine_.hurry_.fetch_add(1); }
+    ~Hurry() { engine_.hurry_.fetch_sub(1); }
+    Hurry(const Hurry&) = delete;
+    Hurry& operator=(const Hurry&) = delete;
+
+   private:
+    Engine& engine_;
+  };
   // commit(), unless nothing changed since the last one.
   [[nodiscard]] Result<> commit_if_needed() VSNAP_EXCLUDES(commit_mutex_);
   // A transaction of its own that frees places (sweeps): released like those of a commit.
@@ -113,6 +127,7 @@ class Engine {
 
  private:
   [[nodiscard]] Result<> start(bool fresh);
+  void wait_for_hurry() const;
   struct Batch { // the records of one transaction, in net form
     NetChanges net;
     std::uint64_t last = 0;
@@ -148,6 +163,7 @@ class Engine {
   std::function<void()> extra_step_failed_;
   std::function<void()> wake_committer_;
   std::atomic<bool> commit_asked_{false};
+  std::atomic<int> hurry_{0};
 
   Mutex commit_mutex_;
   Journal::Position line_ VSNAP_GUARDED_BY(commit_mutex_); // of the journal, at the log's line

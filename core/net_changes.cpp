@@ -31,7 +31,7 @@ bool continues(const MapChange& a, const MapChange& b) {
 void NetChanges::add(const MapChange& change) {
   VSNAP_ASSERT(change.count.value() > 0);
   mapped_change[change.branch] += change.mapped_change;
-  auto& pieces = by_branch[change.branch];
+  auto& pieces = by_version[{change.branch, change.born}];
   const BlockIndex end = change.start + change.count;
   MapChange placed_change = change;
   auto at = pieces.upper_bound(change.start);
@@ -69,7 +69,7 @@ void NetChanges::add(const MapChange& change) {
 
 std::uint64_t NetChanges::size() const {
   std::uint64_t sum = 0;
-  for (const auto& [branch, changes] : by_branch) sum += changes.size();
+  for (const auto& [version, changes] : by_version) sum += changes.size();
   return sum;
 }
 

@@ -1,7 +1,7 @@
-// Changes of maps in net form: of each block only the last one counts.
+// Changes of maps in net form: of each block, and of each version of it, only the last one counts.
 //
 // Invariants
-// 1. Pieces of one branch do not overlap and do not cross a region.
+// 1. Pieces of one branch and version do not overlap and do not cross a region.
 // 2. A piece is fresh only if every change that it stands for was.
 // 3. Places of changes that were overtaken before they reached the catalog are in `overtaken`, unless the one
 //    that overtook them kept the place (a reserved block that became data): nobody owns them.
@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "core/map_change.h"
@@ -17,7 +18,8 @@
 namespace vsnap {
 
 struct NetChanges {
-  std::map<BranchId, std::map<BlockIndex, MapChange>> by_branch;
+  // In the order in which they are to be applied: an older version first.
+  std::map<std::pair<BranchId, Version>, std::map<BlockIndex, MapChange>> by_version;
   std::map<BranchId, std::int64_t> mapped_change;
   std::vector<PlaceRun> overtaken;
   [[nodiscard]] std::uint64_t size() const; // pieces

@@ -462,6 +462,15 @@ std::shared_ptr<VolumeIo> PoolImpl::head_view(const Branch& branch) {
 }
 
 Result<ViewHandle> PoolImpl::open_view(ObjectId id) {
+  {
+    ObjectPtr object;
+    {
+      MutexLock lock(objects_.mutex());
+      object = objects_.find(id);
+    }
+    // A snapshot is read from the catalog.
+    if (object && engine_->committed() < object->line) VSNAP_TRY(engine_->commit());
+  }
   MutexLock lock(objects_.mutex());
   const ObjectPtr object = objects_.find(id);
   if (!object || object->name.empty()) return failure(ErrorKind::not_found, "no such volume or snapshot");

@@ -85,8 +85,9 @@ class PoolImpl final : public Pool {
   Result<> configure_locked(const Engine::Step& step) VSNAP_REQUIRES(engine_->commit_mutex());
   [[nodiscard]] Engine::Step with_generation(const Engine::Step& step);
   [[nodiscard]] Result<> check_room() const; // for a change that adds rows
-  Result<> draw_line(std::span<Branch* const> branches, const std::function<void()>& at_the_line,
-                     const Engine::Step& step) VSNAP_REQUIRES(engine_->commit_mutex());
+  Result<> draw_line(std::span<Branch* const> branches,
+                     const std::function<void(std::uint64_t line)>& at_the_line, const Engine::Step& step)
+      VSNAP_REQUIRES(engine_->commit_mutex());
   Result<> release_pins(const std::vector<Pin>& pins, const Engine::Step& step)
       VSNAP_REQUIRES(engine_->commit_mutex());
   // Busy where the object is open; a change that needs it closed withholds it from then on.

@@ -8,21 +8,22 @@
 
 namespace vsnap {
 
-// Holds the writes to the branches, waits for those in flight, takes the changes up to now out of the log,
-// runs `at_the_line`, and lets the writes go on; the changes and `step` are committed beside them. All
-// branches are held before the first one goes on: a write that began after another one ended is never before
-// it.
-Result<> PoolImpl::draw_line(std::span<Branch* const> branches, const std::function<void()>& at_the_line,
+// Holds the writes to the branches, waits for those in flight, runs `at_the_line` with the number of the last
+// record so far, and lets the writes go on; what came before the line, and `step`, are made durable beside
+// them. All branches are held before the first one goes on: a write that began after another one ended is
+// never before it.
+Result<> PoolImpl::draw_line(std::span<Branch* const> branches,
+                             const std::function<void(std::uint64_t line)>& at_the_line,
                              const Engine::Step& step) {
   for (Branch* const branch : branches) branch->gate.close();
   for (Branch* const branch : branches) branch->gate.drain();
-  engine_->draw_line();
-  at_the_line();
+  const std::uint64_t line = engine_->log().last();
+  at_the_line(line);
   for (Branch* const branch : branches) branch->gate.open();
-  auto committed = engine_->commit_line(with_generation(step));
+  auto recorded = engine_->record_line(line, with_generation(step));
   // Writes already go by the new numbers.
-  if (!committed) engine_->fail(committed.error());
-  return committed;
+  if (!recorded) engine_->fail(recorded.error());
+  return recorded;
 }
 
 Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
@@ -52,13 +53,14 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
     made.push_back(std::move(snapshot));
   }
   for (const ObjectPtr& snapshot : made) VSNAP_TRY(finish_trim(snapshot->volume));
-  VSNAP_TRY(engine_->commit()); // so that little is left to do at the line
+  const Engine::Hurry hurry(*engine_);
   MutexLock commit(engine_->commit_mutex());
   VSNAP_TRY(engine_->check_writable());
   VSNAP_TRY(draw_line(
       branches,
-      [&] {
+      [&](std::uint64_t line) {
         for (const ObjectPtr& snapshot : made) {
+          snapshot->line = line;
           snapshot->number = snapshot->branch->version();
           snapshot->size_bytes.store(snapshot->volume->size_bytes.load());
           snapshot->mapped_blocks = static_cast<std::uint64_t>(snapshot->branch->mapped.load());
@@ -237,9 +239,9 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
     child.gate.open();
     return failure(ErrorKind::usage, EXDEV, "the volume is not empty");
   }
-  const auto drawn = draw_line(
+  auto drawn = draw_line(
       branches,
-      [&] {
+      [&](std::uint64_t) {
         if (live) {
           number = origin->branch->version();
           mapped = origin->branch->mapped.load();
@@ -261,6 +263,7 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
         child.parent_number = number;
         return {};
       });
+  if (drawn) drawn = engine_->commit_with({}); // what the child sees of its parent is read from the catalog
   engine_->cache().drop_all(view->map(), [] {});
   child.gate.open();
   if (!drawn) return drawn;

@@ -1,9 +1,10 @@
 // Recovery: what the journal has and the catalog has not goes back into the log, as if it had just been
 // written, and is committed before anybody reads.
 //
-// A record names the version and floor of its branch at the time. They are taken from the catalog instead:
-// the two differ only where the line of a snapshot was drawn and its commit never came; then there was no
-// snapshot.
+// A record names the version and floor that its branch had. A version older than the catalog's is that of a
+// snapshot which was confirmed before the record was committed. One that is newer comes from beyond the line
+// of a snapshot which was not: then there was no snapshot, and the record belongs to the version that the
+// catalog has.
 #include <fmt/format.h>
 #include <algorithm>
 
@@ -75,9 +76,11 @@ Result<> PoolImpl::replay_change(const LogRecord& record) {
     branch = objects_.branch(change.branch);
   }
   if (branch == nullptr || !branch->has_head) return damaged(record, "no such branch");
-  change.born = branch->version();
-  change.floor = branch->floor.load();
-  change.keep_hole = change.floor != kNoFloor || branch->parent != nullptr;
+  if (change.born >= branch->version()) {
+    change.born = branch->version();
+    change.floor = branch->floor.load();
+    change.keep_hole = change.floor != kNoFloor || branch->parent != nullptr;
+  }
   change.fresh = false;
   change.may_join = true;
   if (change.kind != BlockKind::hole) VSNAP_TRY(replay_places(record, change));

@@ -129,7 +129,7 @@ Result<> VolumeIo::change(std::uint64_t offset, std::uint64_t length, Body body)
   while (done < length) {
     // Outside of the gate and the grace section: a commit waits for both.
     if (engine_.log().full())
-      VSNAP_TRY(engine_.commit());
+      VSNAP_TRY(engine_.make_room());
     else if (engine_.log().wants_commit())
       engine_.ask_for_commit();
     const std::uint64_t at = offset + done;

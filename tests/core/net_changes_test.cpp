@@ -52,8 +52,8 @@ class Replay {
 // The same from the net form; fails where pieces overlap or cross a region.
 Blocks blocks_of(const NetChanges& net, BranchId branch) {
   Blocks blocks;
-  const auto found = net.by_branch.find(branch);
-  if (found == net.by_branch.end()) return blocks;
+  const auto found = net.by_version.find({branch, Version(1)});
+  if (found == net.by_version.end()) return blocks;
   for (const auto& [start, c] : found->second) {
     REQUIRE(start == c.start);
     REQUIRE(c.start.value() % kRegionBlocks + c.count.value() <= kRegionBlocks);
@@ -152,7 +152,7 @@ TEST_CASE("a change inside an older one leaves both of its ends") {
   NetChanges net;
   net.add(change(0, 10, BlockKind::data, 100));
   net.add(change(3, 4, BlockKind::data, 200));
-  const auto& pieces = net.by_branch[BranchId(1)];
+  const auto& pieces = net.by_version[{BranchId(1), Version(1)}];
   REQUIRE(pieces.size() == 3);
   CHECK(pieces.at(BlockIndex(0)).count == BlockCount(3));
   CHECK(pieces.at(BlockIndex(7)).place == Place(0, 107));
@@ -178,14 +178,14 @@ TEST_CASE("changes that follow one another in blocks and places become one") {
   NetChanges net;
   for (std::uint64_t i = 0; i < 5; ++i) net.add(change(i, 1, BlockKind::data, 100 + i));
   CHECK(net.size() == 1);
-  CHECK(net.by_branch[BranchId(1)].at(BlockIndex(0)).count == BlockCount(5));
+  CHECK(net.by_version[{BranchId(1), Version(1)}].at(BlockIndex(0)).count == BlockCount(5));
 }
 
 TEST_CASE("a change joins those on both of its sides") {
   NetChanges net;
   for (const std::uint64_t block : {5U, 7U, 6U, 4U}) net.add(change(block, 1, BlockKind::data, 100 + block));
   REQUIRE(net.size() == 1);
-  const MapChange& joined = net.by_branch.at(BranchId(1)).begin()->second;
+  const MapChange& joined = net.by_version.at({BranchId(1), Version(1)}).begin()->second;
   CHECK(joined.start == BlockIndex(4));
   CHECK(joined.count == BlockCount(4));
   CHECK(joined.place == Place(0, 104));
@@ -214,7 +214,7 @@ TEST_CASE("a fresh change over one that is not fresh is fresh no longer") {
   MapChange fresh = change(0, 4, BlockKind::data, 200);
   fresh.fresh = true;
   net.add(fresh);
-  CHECK_FALSE(net.by_branch[BranchId(1)].at(BlockIndex(0)).fresh);
+  CHECK_FALSE(net.by_version[{BranchId(1), Version(1)}].at(BlockIndex(0)).fresh);
 }
 
 TEST_CASE("a fresh change over a fresh one stays fresh") {
@@ -224,7 +224,7 @@ TEST_CASE("a fresh change over a fresh one stays fresh") {
     fresh.fresh = true;
     net.add(fresh);
   }
-  CHECK(net.by_branch[BranchId(1)].at(BlockIndex(0)).fresh);
+  CHECK(net.by_version[{BranchId(1), Version(1)}].at(BlockIndex(0)).fresh);
 }
 
 TEST_CASE("branches do not overtake each other") {
@@ -234,7 +234,7 @@ TEST_CASE("branches do not overtake each other") {
   other.branch = BranchId(2);
   net.add(other);
   CHECK(net.overtaken.empty());
-  CHECK(net.by_branch.size() == 2);
+  CHECK(net.by_version.size() == 2);
 }
 
 TEST_CASE("mapped blocks add up for each branch") {
@@ -246,4 +246,17 @@ TEST_CASE("mapped blocks add up for each branch") {
   c.mapped_change = -2;
   net.add(c);
   CHECK(net.mapped_change[BranchId(1)] == 2);
+}
+
+TEST_CASE("a change does not overtake one of an older version: a snapshot sees that") {
+  NetChanges net;
+  net.add(change(0, 4, BlockKind::data, 100));
+  MapChange newer = change(1, 2, BlockKind::data, 200);
+  newer.born = Version(2);
+  newer.floor = 1;
+  net.add(newer);
+  CHECK(net.overtaken.empty());
+  REQUIRE(net.by_version.size() == 2);
+  CHECK(net.by_version.begin()->first.second == Version(1));
+  CHECK(net.by_version.begin()->second.at(BlockIndex(0)).count == BlockCount(4));
 }

@@ -176,6 +176,80 @@ TEST_CASE("snapshots and clones stay apart from what the journal brings back to 
   CHECK(lab.findings().empty());
 }
 
+TEST_CASE("a snapshot costs the same however much is pending, and holds all of it after a crash") {
+  log::set_level(log::Level::off);
+  SmallPool lab(128 * kMiB);
+  lab.create("v", 64 * kMiB);
+  const auto stamp = [](std::uint64_t block, int round) {
+    return block_of(static_cast<std::uint8_t>(block % 100 + 1 + static_cast<unsigned>(round) * 100));
+  };
+  {
+    ViewHandle v = lab.view("v");
+    for (std::uint64_t block = 0; block < 400; ++block)
+      REQUIRE(v->write(block * 2 * kBlockBytes, stamp(block, 0)).has_value());
+    const std::uint64_t before = lab.env.calls();
+    REQUIRE(lab.snapshot("v@s").has_value());
+    CHECK(lab.env.calls() < before + 20);
+    for (std::uint64_t block = 0; block < 400; block += 2)
+      REQUIRE(v->write(block * 2 * kBlockBytes, stamp(block, 1)).has_value());
+    REQUIRE(lab.snapshot("v@t").has_value());
+    REQUIRE(v->discard(0, 64 * kMiB).has_value());
+    REQUIRE(v->fsync().has_value());
+  }
+  crash(lab, 8);
+  lab.open();
+  ViewHandle v = lab.view("v");
+  ViewHandle s = lab.view("v@s");
+  ViewHandle t = lab.view("v@t");
+  for (std::uint64_t block = 0; block < 400; ++block) {
+    REQUIRE(read_from(*s, block * 2 * kBlockBytes) == stamp(block, 0));
+    REQUIRE(read_from(*t, block * 2 * kBlockBytes) == stamp(block, block % 2 == 0 ? 1 : 0));
+    REQUIRE(read_from(*v, block * 2 * kBlockBytes) == block_of(0));
+  }
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("a snapshot is read at once, though what it holds is still pending") {
+  SmallPool lab;
+  lab.create("v", 4 * kMiB);
+  ViewHandle v = lab.view("v");
+  REQUIRE(v->write(0, block_of(1)).has_value());
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(v->write(0, block_of(2)).has_value());
+  CHECK(read_from(*lab.view("v@s"), 0) == block_of(1));
+  CHECK(read_from(*v, 0) == block_of(2));
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("a snapshot whose confirmation fails was never there, and loses nothing of its base") {
+  log::set_level(log::Level::off);
+  for (std::uint64_t nth = 1; nth < 14; ++nth) {
+    CAPTURE(nth);
+    SmallPool lab;
+    lab.create("v", 4 * kMiB);
+    bool taken = false;
+    {
+      ViewHandle v = lab.view("v");
+      REQUIRE(v->write(0, block_of(1)).has_value());
+      REQUIRE(v->fsync().has_value());
+      REQUIRE(v->write(kBlockBytes, block_of(2)).has_value());
+      lab.env.fail_from(nth);
+      taken = lab.snapshot("v@s").has_value();
+    }
+    lab.env.power_cut(nth);
+    lab.env.fail_from(std::nullopt);
+    lab.pool.reset();
+    lab.open_checked();
+    REQUIRE(read_from(*lab.view("v"), 0) == block_of(1));
+    const auto now = read_from(*lab.view("v"), kBlockBytes);
+    REQUIRE((now == block_of(2) || (!taken && now == block_of(0))));
+    const bool there = lab.pool->find({"v", "s"}).has_value();
+    REQUIRE((there || !taken));
+    if (there) REQUIRE(read_from(*lab.view("v@s"), kBlockBytes) == now);
+    REQUIRE(lab.findings().empty());
+  }
+}
+
 TEST_CASE("a check of a pool that was cut off sees what the journal has") {
   log::set_level(log::Level::off);
   SmallPool lab;
