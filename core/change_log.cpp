@@ -3,7 +3,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <new>
+#include <cerrno>
+#include <system_error>
 #include <utility>
 
 #include "core/assert.h"
@@ -16,7 +17,7 @@ constexpr std::size_t kRingBytes = ChangeLog::kSlots * sizeof(LogRecord);
 LogRecord* map_ring() {
   void* const memory =
       ::mmap(nullptr, kRingBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
+  if (memory == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "the log of changes");
   return static_cast<LogRecord*>(memory);
 }
 
@@ -44,6 +45,7 @@ std::uint64_t ChangeLog::append(LogRecord record, bool first_of_region) {
   VSNAP_ASSERT(sequence - committed_.load(std::memory_order_relaxed) <= kSlots);
   record.sequence = sequence;
   slots_[sequence % kSlots] = record;
+  ++touched_;
   if (first_of_region) regions_.fetch_add(1, std::memory_order_relaxed);
   last_.store(sequence, std::memory_order_release);
   return sequence;
@@ -75,6 +77,10 @@ void ChangeLog::set_committed(std::uint64_t sequence) {
                sequence <= line_.load(std::memory_order_relaxed));
   committed_.store(sequence, std::memory_order_release);
   if (sequence == line_.load(std::memory_order_relaxed)) regions_before_line_ = 0;
+  if (sequence == last_.load(std::memory_order_relaxed) && touched_ > kKeptSlots) {
+    static_cast<void>(::madvise(slots_.get(), kRingBytes, MADV_DONTNEED));
+    touched_ = 0;
+  }
 }
 
 } // namespace vsnap

@@ -16,6 +16,7 @@
 // 4. A record names the version and floor that its branch had when it was made: a snapshot parts them.
 // 5. Writers hold back at full(). A piece of a request that began before may still append kMaxPieceRecords;
 //    the ring has room for that of kMaxWriters.
+// 6. An empty ring keeps no more than kKeptSlots of memory.
 // Threads: append() and copy() from any thread; the other readers under the commit lock.
 #pragma once
 
@@ -35,7 +36,8 @@ class ChangeLog {
  public:
   static constexpr std::uint64_t kMaxLimit = 131072;
   static constexpr std::uint64_t kMaxPieceRecords = 1024;
-  static constexpr std::uint64_t kMaxWriters = 256;
+  static constexpr std::uint64_t kMaxWriters = 128;
+  static constexpr std::uint64_t kKeptSlots = 16384; // 1 MiB
   static constexpr std::uint64_t kSlots = 2 * kMaxLimit + kMaxWriters * kMaxPieceRecords;
 
   // Holds back writers at twice `limit` records (one half for the commit under way), or at records in
@@ -89,6 +91,7 @@ class ChangeLog {
   std::atomic<std::uint64_t> regions_{0}; // with records beyond the line
   mutable Mutex mutex_;
   std::uint64_t regions_before_line_ VSNAP_GUARDED_BY(mutex_) = 0;
+  std::uint64_t touched_ VSNAP_GUARDED_BY(mutex_) = 0; // slots since the memory was last given back
   std::atomic<std::uint64_t> committed_, line_, last_;
 };
 

@@ -2,9 +2,7 @@
 
 #include <fmt/format.h>
 #include <algorithm>
-#include <chrono>
 #include <cstring>
-#include <thread>
 
 #include "core/assert.h"
 #include "core/catalog.h"
@@ -265,8 +263,20 @@ Result<> Engine::make_room() {
   }
 }
 
-void Engine::wait_for_hurry() const {
-  while (hurry_.load() > 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
+Engine::Hurry::Hurry(Engine& engine) : engine_(engine) {
+  MutexLock lock(engine_.hurry_mutex_);
+  ++engine_.hurry_;
+}
+
+Engine::Hurry::~Hurry() {
+  MutexLock lock(engine_.hurry_mutex_);
+  --engine_.hurry_;
+  engine_.hurry_over_.notify_all();
+}
+
+void Engine::wait_for_hurry() {
+  MutexLock lock(hurry_mutex_);
+  while (hurry_.load() > 0) hurry_over_.wait(hurry_mutex_);
 }
 
 Result<> Engine::record_line(std::uint64_t line, const Step& step) {

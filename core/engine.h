@@ -82,8 +82,8 @@ class Engine {
   // While one exists, commits without a step stop after a transaction and let others have the commit lock.
   class Hurry {
    public:
-    explicit Hurry(Engine& engine) : engine_(engine) { engine_.hurry_.fetch_add(1); }
-    ~Hurry() { engine_.hurry_.fetch_sub(1); }
+    explicit Hurry(Engine& engine);
+    ~Hurry();
     Hurry(const Hurry&) = delete;
     Hurry& operator=(const Hurry&) = delete;
 
@@ -127,7 +127,7 @@ class Engine {
 
  private:
   [[nodiscard]] Result<> start(bool fresh);
-  void wait_for_hurry() const;
+  void wait_for_hurry() VSNAP_EXCLUDES(hurry_mutex_);
   struct Batch { // the records of one transaction, in net form
     NetChanges net;
     std::uint64_t last = 0;
@@ -163,7 +163,9 @@ class Engine {
   std::function<void()> extra_step_failed_;
   std::function<void()> wake_committer_;
   std::atomic<bool> commit_asked_{false};
-  std::atomic<int> hurry_{0};
+  Mutex hurry_mutex_; // a leaf
+  CondVar hurry_over_;
+  std::atomic<int> hurry_{0}; // changed under it
 
   Mutex commit_mutex_;
   Journal::Position line_ VSNAP_GUARDED_BY(commit_mutex_); // of the journal, at the log's line

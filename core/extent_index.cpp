@@ -32,7 +32,7 @@ std::uint64_t unsigned_column(SQLite::Statement& s, int i) {
 }
 
 constexpr int kCorrupt = 11;                      // SQLITE_CORRUPT
-constexpr std::size_t kRememberedRows = 1U << 17; // 10 MiB
+constexpr std::size_t kRememberedRows = 1U << 15; // 3 MiB
 constexpr std::uint64_t kMaxBlocks = blocks_for(kMaxVolumeBytes).value();
 
 bool has_place(BlockKind kind) { return kind != BlockKind::hole; }

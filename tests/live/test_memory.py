@@ -13,8 +13,8 @@ THREADS = 4
 # What comes besides the maps, the pages of the catalog and what the daemon has from the start: regions that
 # were taken out and wait for a grace period (1 MiB); tables that find a region; the log of changes and the
 # commit of it (some 500 bytes a change, which may come from a quarter of the regions, here 64 with one
-# change each); a stack and buffers for each worker that was not needed before; and what malloc keeps of all
-# that for each thread.
+# change each); the ring of that log (1 MiB) and the rows written last (3 MiB); a stack and buffers for each
+# worker that was not needed before; and what malloc keeps of all that for each thread.
 FIXED = 16 * MIB
 
 
