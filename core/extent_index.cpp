@@ -112,7 +112,9 @@ void ExtentIndex::load_region(const Branch& branch, Version number, std::optiona
   // Blocks still to be found, and of those that were found in this link the age of what was found.
   thread_local std::array<std::int64_t, kRegionBlocks> born;
   thread_local std::array<bool, kRegionBlocks> settled;
+  thread_local std::array<Entry, kRegionBlocks> found;
   settled.fill(false);
+  found.fill(Entry());
   std::uint64_t open = kRegionBlocks;
   const std::uint64_t base = first_block(region.index()).value();
   std::uint64_t seen_number = number.value();
@@ -134,14 +136,14 @@ void ExtentIndex::load_region(const Branch& branch, Version number, std::optiona
         if (settled[block] || static_cast<std::int64_t>(row.born) < born[block]) continue;
         if (born[block] < 0) --open;
         born[block] = static_cast<std::int64_t>(row.born);
-        region.set_entry(block,
-                         Entry(row.kind, has_place(row.kind) ? row.place + BlockCount(i) : Place(), own));
+        found[block] = Entry(row.kind, has_place(row.kind) ? row.place + BlockCount(i) : Place(), own);
       }
     }
     for (std::uint64_t block = 0; block < kRegionBlocks; ++block)
       settled[block] = settled[block] || born[block] >= 0;
     seen_number = link->parent_number.value();
   }
+  region.load(found);
 }
 
 std::vector<ExtentRow> ExtentIndex::rows(BranchId branch, RegionIndex region, std::size_t limit) {

@@ -8,7 +8,8 @@ RegionCache::RegionCache(Database& db, ExtentIndex& index, Grace& grace, std::ui
     : db_(db),
       index_(index),
       grace_(grace),
-      limit_regions_(std::max<std::uint64_t>(limit_bytes / sizeof(Region), 16)) {}
+      limit_bytes_(std::max<std::uint64_t>(limit_bytes, kMinRegions * sizeof(Region))),
+      evict_at_(limit_bytes_ + kEvictStep) {}
 
 Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
   if (Region* const region = map.table.find(index)) {
@@ -29,20 +30,26 @@ Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
       index_.load_region(*map.branch, map.number, std::nullopt, *region);
     return {};
   }));
+  region->count_in(bytes_);
   Region* const loaded = region.release();
   map.table.insert(loaded);
   clock_.push_back({&map, index});
-  if (regions_.fetch_add(1) + 1 > limit_regions_) evict(*loaded);
+  if (bytes_.load() > limit_bytes_) evict(loaded);
   return loaded;
 }
 
-void RegionCache::evict(const Region& loaded) {
+void RegionCache::shrink() {
+  MutexLock lock(load_mutex_);
+  if (bytes_.load() >= evict_at_.load()) evict(nullptr); // else another thread has done it
+}
+
+void RegionCache::evict(const Region* loaded) {
   // At most two turns: the first takes away the second chances.
-  for (std::size_t tries = 2 * clock_.size(); tries > 0 && regions_.load() > limit_regions_; --tries) {
+  for (std::size_t tries = 2 * clock_.size(); tries > 0 && bytes_.load() > limit_bytes_; --tries) {
     if (hand_ >= clock_.size()) hand_ = 0;
     const Slot slot = clock_[hand_];
     Region* const region = slot.map->table.find(slot.index);
-    if (region == &loaded || region->used_lately.exchange(false) ||
+    if (region == loaded || region->used_lately.exchange(false) ||
         !region->retire(committed_.load(std::memory_order_acquire))) {
       ++hand_;
       continue;
@@ -51,12 +58,14 @@ void RegionCache::evict(const Region& loaded) {
     clock_[hand_] = clock_.back();
     clock_.pop_back();
   }
+  evict_at_.store(std::max(bytes_.load(), limit_bytes_) + kEvictStep, std::memory_order_relaxed);
 }
 
 void RegionCache::retire(const Slot& slot) {
   retired_.push_back(slot.map->table.remove(slot.index));
-  retired_count_.fetch_add(1, std::memory_order_relaxed);
-  regions_.fetch_sub(1);
+  const std::uint64_t bytes = retired_.back()->bytes(); // it grows no more: no writer gets a range of it
+  retired_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  bytes_.fetch_sub(bytes);
 }
 
 void RegionCache::drop_all(ViewMap& map, const std::function<void()>& change) {
@@ -83,7 +92,10 @@ void RegionCache::collect() {
   }
   if (retired.empty()) return;
   grace_.synchronize();
-  retired_count_.fetch_sub(retired.size(), std::memory_order_relaxed);
+  std::uint64_t bytes = 0;
+  for (const auto& region : retired) bytes += region->bytes();
+  retired.clear();
+  retired_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
 }
 
 } // namespace vsnap

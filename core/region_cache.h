@@ -1,5 +1,6 @@
 // Maps in memory: loads regions of open views from the extent index, and lets go of those that were not used
-// lately when there are more than the limit allows (clock, or second chance: Corbató 1968).
+// lately when they take more than the limit allows (clock, or second chance: Corbató 1968). A region grows
+// when it is written to in pieces; that counts as well.
 //
 // Invariants
 // 1. A region with changes that are not committed stays (Region::retire()), so the index plus the regions in
@@ -10,6 +11,7 @@
 // closed.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -41,33 +43,41 @@ class RegionCache {
   // Before a map is destroyed.
   void forget(ViewMap& map) VSNAP_EXCLUDES(load_mutex_);
   void collect() VSNAP_EXCLUDES(load_mutex_);
-  // Called now and then outside of grace sections and locks: frees what get() had to take out, if that is
-  // much.
+  // Called now and then outside of grace sections and locks: takes out what is too much because regions have
+  // grown, and frees what was taken out, if that is much.
   void collect_some() VSNAP_EXCLUDES(load_mutex_) {
-    if (retired_count_.load(std::memory_order_relaxed) >= kCollectAt) collect();
+    if (bytes_.load(std::memory_order_relaxed) >= evict_at_.load(std::memory_order_relaxed)) shrink();
+    if (retired_bytes_.load(std::memory_order_relaxed) >= kCollectAt) collect();
   }
-  [[nodiscard]] std::uint64_t limit_regions() const { return limit_regions_; }
+  // So many fit, whatever they map.
+  [[nodiscard]] std::uint64_t limit_regions() const {
+    return std::max<std::uint64_t>(limit_bytes_ / Region::max_bytes(), kMinRegions);
+  }
   // Also of regions that were taken out and are not freed yet.
-  [[nodiscard]] std::uint64_t bytes_in_use() const {
-    return (regions_.load() + retired_count_.load()) * sizeof(Region);
-  }
+  [[nodiscard]] std::uint64_t bytes_in_use() const { return bytes_.load() + retired_bytes_.load(); }
 
  private:
   struct Slot {
     ViewMap* map = nullptr;
     RegionIndex index;
   };
-  static constexpr std::uint64_t kCollectAt = 16; // 1 MiB
-  void evict(const Region& loaded) VSNAP_REQUIRES(load_mutex_);
+  static constexpr std::uint64_t kMinRegions = 16;
+  static constexpr std::uint64_t kCollectAt = 1 << 20;
+  // Where nothing can be taken out, it is tried again only after growth by that much.
+  static constexpr std::uint64_t kEvictStep = 256 << 10;
+  void shrink() VSNAP_EXCLUDES(load_mutex_);
+  // `loaded`: stays; or nullptr.
+  void evict(const Region* loaded) VSNAP_REQUIRES(load_mutex_);
   void retire(const Slot& slot) VSNAP_REQUIRES(load_mutex_);
 
   Database& db_;
   ExtentIndex& index_;
   Grace& grace_;
-  const std::uint64_t limit_regions_;
+  const std::uint64_t limit_bytes_;
   std::atomic<std::uint64_t> committed_{0};
-  std::atomic<std::uint64_t> regions_{0};
-  std::atomic<std::uint64_t> retired_count_{0};
+  std::atomic<std::uint64_t> bytes_{0}; // of regions in tables
+  std::atomic<std::uint64_t> evict_at_; // bytes_, for collect_some()
+  std::atomic<std::uint64_t> retired_bytes_{0};
   Mutex load_mutex_;
   std::vector<Slot> clock_ VSNAP_GUARDED_BY(load_mutex_);
   std::size_t hand_ VSNAP_GUARDED_BY(load_mutex_) = 0;

@@ -235,7 +235,10 @@ void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, B
   c.floor = branch.floor.load(std::memory_order_relaxed);
   c.keep_hole = c.floor != kNoFloor || branch.parent != nullptr;
   c.fresh = true;
+  Entry first(kind, place, true);
+  if (kind == BlockKind::hole) first = c.keep_hole ? Entry(kind, Place(), true) : Entry();
   MutexLock lock(region.mutex());
+  region.make_room(from, count, first); // before the log has the record
   for (std::uint64_t block = from; block < from + count; ++block) {
     const Entry old = region.entry(block);
     if (old.own()) c.fresh = false;
@@ -245,12 +248,7 @@ void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, B
   c.may_join = before.own() && before.kind() == kind &&
                (kind == BlockKind::hole || before.place() + BlockCount(1) == place);
   region.note_record(engine_.log().append(c, region.last_record() <= engine_.log().line()));
-  for (std::uint64_t i = 0; i < count; ++i) {
-    if (kind == BlockKind::hole)
-      region.set_entry(from + i, c.keep_hole ? Entry(kind, Place(), true) : Entry());
-    else
-      region.set_entry(from + i, Entry(kind, place + BlockCount(i), true));
-  }
+  region.set_run(from, count, first);
   branch.mapped.fetch_add(c.mapped_change, std::memory_order_relaxed);
 }
 

@@ -50,7 +50,8 @@ class Duel {
   std::uint64_t below(std::uint64_t limit) { return random_() % limit; }
 
   void open() {
-    auto opened = Pool::open(env_, {.member_paths = {"/a", "/b"}, .cache_bytes = 20 * 66000});
+    // Of the regions of all views some 20 fit, or fewer with leaves.
+    auto opened = Pool::open(env_, {.member_paths = {"/a", "/b"}, .cache_bytes = 100'000});
     if (!opened) FAIL(opened.error().message);
     real_ = std::move(*opened);
   }

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from support import BLOCK, MIB, REGION, LabTest, main, seeded
 
-CACHE = 16 * MIB
-REGIONS = 4096  # a map in memory has 64 KiB a region: 256 MiB in all, sixteen times what is allowed
+CACHE = 8 * MIB
+REGIONS = 16384  # a map in memory takes 4.6 KiB for a region with one block: 73 MiB in all, nine times the limit
 THREADS = 4
 # What comes besides the maps, the pages of the catalog and what the daemon has from the start: regions that
 # were taken out and wait for a grace period (1 MiB); tables that find a region; the log of changes and the
-# commit of it (some 500 bytes a change, which may come from a quarter of the regions, here 64 with one
-# change each); the ring of that log (1 MiB) and the rows written last (3 MiB); a stack and buffers for each
-# worker that was not needed before; and what malloc keeps of all that for each thread.
+# commit of it (some 500 bytes a change, which may come from a quarter of as many regions as fit at their
+# largest, here 19 with one change each); the ring of that log (1 MiB) and the rows written last (3 MiB); a
+# stack and buffers for each worker that was not needed before; and what malloc keeps of all that for each
+# thread.
 FIXED = 16 * MIB
 
 
