@@ -6,12 +6,14 @@
 //    resize().
 // 2. read_at / write_at move all bytes asked for or fail; nothing in between is reported as success.
 // 3. What was written is durable only after a flush() that began later has returned success.
+// 4. A read that is pending ends: its Done is called once. Until then its buffer and its File stay.
 // Threads: any thread may call any method of a File and of an Env at any time.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -41,6 +43,18 @@ class File {
   [[nodiscard]] virtual bool is_block_device() const = 0;
   // Takes the exclusive lock that only one process can hold. False: somebody else has it.
   [[nodiscard]] virtual Result<bool> try_lock() = 0;
+
+  // read_at(), or, where a thread would have to wait, the start of it: `pending`, and `done` is called later,
+  // by a thread that must not be kept waiting; perhaps before this returns. Not called if this failed or
+  // finished.
+  enum class Progress { finished, pending };
+  using Done = std::function<void(Result<>)>;
+  [[nodiscard]] virtual Result<Progress> start_read(std::uint64_t offset, std::span<std::byte> out, Done) {
+    if (auto read = read_at(offset, out); !read) return Failure(std::move(read).error());
+    return Progress::finished;
+  }
+  // Whether start_read() can leave a read pending. Constant; false for what lies in memory.
+  [[nodiscard]] virtual bool may_wait() const { return false; }
 };
 
 struct OpenMode {

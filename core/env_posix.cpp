@@ -2,12 +2,14 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
@@ -18,6 +20,8 @@
 
 #include "core/assert.h"
 #include "core/env.h"
+#include "core/io_ring.h"
+#include "core/mutex.h"
 #include "core/names.h"
 
 namespace vsnap {
@@ -25,12 +29,15 @@ namespace {
 
 class PosixFile final : public File {
  public:
-  PosixFile(int fd, std::string path, bool block_device, std::uint64_t size_bytes, std::string identity)
+  // `ring`: for what lies on a device; null for what lies in memory, or is only looked at.
+  PosixFile(int fd, std::string path, bool block_device, std::uint64_t size_bytes, std::string identity,
+            std::shared_ptr<IoRing> ring)
       : fd_(fd),
         path_(std::move(path)),
         block_device_(block_device),
         size_bytes_(size_bytes),
-        identity_(std::move(identity)) {}
+        identity_(std::move(identity)),
+        ring_(std::move(ring)) {}
   ~PosixFile() override { ::close(fd_); }
 
   Result<> read_at(std::uint64_t offset, std::span<std::byte> out) override {
@@ -44,6 +51,25 @@ class PosixFile final : public File {
       offset += static_cast<std::uint64_t>(n);
     }
     return {};
+  }
+
+  [[nodiscard]] bool may_wait() const override { return ring_ != nullptr; }
+
+  // What the page cache has is read at once. For the rest a few threads may wait, and all others leave it to
+  // the ring.
+  Result<Progress> start_read(std::uint64_t offset, std::span<std::byte> out, Done done) override {
+    const std::size_t there = ring_ ? read_cached(offset, out) : 0;
+    if (there == out.size()) return Progress::finished;
+    offset += there;
+    out = out.subspan(there);
+    if (ring_) {
+      const IoRing::WaitHere wait(*ring_);
+      if (!wait.allowed() && leave_to_ring(offset, out, std::move(done))) return Progress::pending;
+      VSNAP_TRY(read_at(offset, out)); // counted among those that wait
+      return Progress::finished;
+    }
+    VSNAP_TRY(read_at(offset, out));
+    return Progress::finished;
   }
 
   Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) override {
@@ -111,12 +137,39 @@ class PosixFile final : public File {
     return {};
   }
 
+  // Bytes that could be read without waiting.
+  std::size_t read_cached(std::uint64_t offset, std::span<std::byte> out) const {
+    const iovec piece{out.data(), out.size()};
+    const ssize_t n = ::preadv2(fd_, &piece, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+    return n > 0 ? static_cast<std::size_t>(n) : 0;
+  }
+
+  bool leave_to_ring(std::uint64_t offset, std::span<std::byte> out, Done done) {
+    try {
+      return ring_->read(fd_, offset, out, [this, offset, done = std::move(done)](int error) {
+        if (error == 0)
+          done({});
+        else
+          done(system_failure(error == ENODATA ? EIO : error, fmt::format("{}: read at {}", path_, offset)));
+      });
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+  }
+
   int fd_;
   std::string path_;
   bool block_device_;
   std::uint64_t size_bytes_;
   std::string identity_;
+  std::shared_ptr<IoRing> ring_; // that of all files
 };
+
+// Whether reads of the file are copies from memory, and nothing else.
+bool lies_in_memory(int fd, bool block_device) {
+  struct statfs s = {};
+  return !block_device && ::fstatfs(fd, &s) == 0 && (s.f_type == TMPFS_MAGIC || s.f_type == RAMFS_MAGIC);
+}
 
 std::int64_t clock_ns(clockid_t clock) {
   timespec t{};
@@ -157,7 +210,11 @@ class PosixEnv final : public Env {
       ::close(fd);
       return failure(ErrorKind::usage, fmt::format("{}: neither a file nor a block device", path));
     }
-    return std::make_unique<PosixFile>(fd, path, S_ISBLK(s.st_mode), size_bytes, std::move(identity));
+    const bool block_device = S_ISBLK(s.st_mode);
+    // io_uring does not wait for what was opened with O_NONBLOCK.
+    const bool waits = !mode.read_only && !lies_in_memory(fd, block_device);
+    return std::make_unique<PosixFile>(fd, path, block_device, size_bytes, std::move(identity),
+                                       waits ? ring() : nullptr);
   }
 
   Result<> remove_file(const std::string& path) override {
@@ -187,6 +244,17 @@ class PosixEnv final : public Env {
     static_cast<void>(::gethostname(name, sizeof name - 1));
     return name;
   }
+
+ private:
+  std::shared_ptr<IoRing> ring() VSNAP_EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    std::shared_ptr<IoRing> out = ring_.lock();
+    if (!out) ring_ = out = std::make_shared<IoRing>();
+    return out;
+  }
+
+  Mutex mutex_;
+  std::weak_ptr<IoRing> ring_ VSNAP_GUARDED_BY(mutex_); // lives as long as a file that may need it
 };
 
 } // namespace

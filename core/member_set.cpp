@@ -82,6 +82,7 @@ void MemberSet::attach(std::uint32_t index, std::string path, std::unique_ptr<Fi
   auto slot = std::make_unique<Slot>();
   slot->path = std::move(path);
   slot->file = std::move(file);
+  if (slot->file->may_wait()) may_wait_.store(true, std::memory_order_relaxed);
   slots_[index] = std::move(slot);
 }
 
@@ -330,6 +331,13 @@ Result<std::uint32_t> MemberSet::add(Env& env, const std::string& path, std::uni
 Result<> MemberSet::read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out) {
   VSNAP_ASSERT(place.member() < count());
   return slots_[place.member()]->file->read_at(place.block() * kBlockBytes + offset_bytes, out);
+}
+
+Result<File::Progress> MemberSet::start_read(Place place, std::uint64_t offset_bytes,
+                                             std::span<std::byte> out, File::Done done) {
+  VSNAP_ASSERT(place.member() < count());
+  return slots_[place.member()]->file->start_read(place.block() * kBlockBytes + offset_bytes, out,
+                                                  std::move(done));
 }
 
 Result<> MemberSet::write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data) {

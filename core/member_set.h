@@ -47,6 +47,10 @@ class MemberSet {
       std::vector<std::pair<std::string, std::unique_ptr<File>>> files);
 
   [[nodiscard]] Result<> read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out);
+  // As File::start_read().
+  [[nodiscard]] Result<File::Progress> start_read(Place place, std::uint64_t offset_bytes,
+                                                  std::span<std::byte> out, File::Done done);
+  [[nodiscard]] bool may_wait() const { return may_wait_.load(std::memory_order_relaxed); } // any member
   [[nodiscard]] Result<> write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data);
   // Durable when it returns, whatever was not flushed before.
   [[nodiscard]] Result<> write_durably(Place place, std::uint64_t offset_bytes,
@@ -119,6 +123,7 @@ class MemberSet {
   std::array<std::unique_ptr<Slot>, format::kMaxMembers> slots_;
   std::atomic<std::uint32_t> count_{0};
   std::atomic<bool> flush_failed_{false};
+  std::atomic<bool> may_wait_{false};
   std::string role_;
   std::vector<std::string> remarks_;
   std::string behind_; // path of a member that is one step behind the others, if one is

@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -49,6 +50,19 @@ class View {
   [[nodiscard]] virtual Result<std::optional<std::uint64_t>> seek_hole(std::uint64_t offset) = 0;
   // Everything that was written before the call is durable when it returns.
   [[nodiscard]] virtual Result<> fsync() = 0;
+
+  // read(), or, where it would wait for a slow member, the start of it: nullopt, and `done` gets the result
+  // later, in a thread that must not be kept waiting; perhaps before this returns. Until then `out` and the
+  // view stay. Not called if this failed or gave a length.
+  using ReadDone = std::function<void(Result<std::size_t>)>;
+  [[nodiscard]] virtual Result<std::optional<std::size_t>> start_read(std::uint64_t offset,
+                                                                      std::span<std::byte> out, ReadDone) {
+    auto length = read(offset, out);
+    if (!length) return Failure(std::move(length).error());
+    return std::optional(*length);
+  }
+  // Whether start_read() is worth it: false where all members lie in memory.
+  [[nodiscard]] virtual bool may_wait() const { return false; }
 };
 
 // An open file on a view: keeps it alive, and counts in ViewInfo::open_handles. Movable; closes when

@@ -92,7 +92,73 @@ Result<std::size_t> VolumeIo::read(std::uint64_t offset, std::span<std::byte> ou
   return out.size();
 }
 
-Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out) {
+// A read whose parts may go on without the thread that started it. It holds its grace section until all have
+// ended; whoever lets the last part go ends it.
+struct VolumeIo::PendingRead {
+  Grace& grace;
+  const Grace::Token token;
+  const std::shared_ptr<ViewCounters> counters;
+  const std::size_t length;
+  ReadDone done;
+  std::atomic<std::uint32_t> parts{1}; // one is the starter's
+  Mutex mutex{};
+  std::optional<Error> error{}; // under mutex, until all parts have ended
+
+  void fail(Error what) {
+    MutexLock lock(mutex);
+    if (!error) error = std::move(what);
+  }
+  [[nodiscard]] bool let_go() { return parts.fetch_sub(1, std::memory_order_acq_rel) == 1; }
+  // The view may be gone once the section is left.
+  [[nodiscard]] Result<std::size_t> end() {
+    grace.leave(token);
+    if (error) return Failure(std::move(*error));
+    counters->reads.fetch_add(1, std::memory_order_relaxed);
+    counters->read_bytes.fetch_add(length, std::memory_order_relaxed);
+    return length;
+  }
+};
+
+Result<std::optional<std::size_t>> VolumeIo::start_read(std::uint64_t offset, std::span<std::byte> out,
+                                                        ReadDone done) {
+  const std::uint64_t size = size_bytes();
+  if (offset >= size) return std::optional(std::size_t{0});
+  out = out.first(static_cast<std::size_t>(std::min<std::uint64_t>(out.size(), size - offset)));
+  std::unique_ptr<PendingRead> pending(
+      new PendingRead{engine_.grace(), engine_.grace().enter(), counters_, out.size(), std::move(done)});
+  try {
+    auto started = in_regions(offset, out.size(), [&](const Span& span, std::uint64_t at) {
+      return read_piece(span, out.subspan(at, span.to - span.from), pending.get());
+    });
+    if (!started) pending->fail(std::move(started).error());
+  } catch (const std::bad_alloc&) { // parts may go on, to which `pending` and `out` belong
+    pending->fail({ErrorKind::failed, ENOMEM, {}});
+  }
+  if (!pending->let_go()) {
+    static_cast<void>(pending.release()); // whoever ends it, deletes it
+    return std::optional<std::size_t>();
+  }
+  VSNAP_TRY_ASSIGN(const std::size_t length, pending->end());
+  engine_.cache().collect_some();
+  return std::optional(length);
+}
+
+Result<> VolumeIo::start_part(PendingRead& pending, Place place, std::uint64_t offset,
+                              std::span<std::byte> out) {
+  pending.parts.fetch_add(1, std::memory_order_relaxed);
+  const auto progress = engine_.members().start_read(place, offset, out, [&pending](Result<> read) {
+    if (!read) pending.fail(std::move(read).error());
+    if (!pending.let_go()) return;
+    const std::unique_ptr<PendingRead> ended(&pending);
+    ended->done(ended->end());
+  });
+  if (progress && *progress == File::Progress::pending) return {};
+  static_cast<void>(pending.let_go()); // never the last: the starter has one
+  if (!progress) return Failure(progress.error());
+  return {};
+}
+
+Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out, PendingRead* pending) {
   VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
   for (std::uint64_t block = span.first_block(); block < span.end_block();) {
     const Entry entry = region->entry(block);
@@ -105,7 +171,9 @@ Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out) {
     }
     const std::uint64_t begin_byte = span.begin_in(block);
     const std::span<std::byte> part = out.subspan(begin_byte - span.from, span.end_in(end - 1) - begin_byte);
-    if (data)
+    if (data && pending != nullptr)
+      VSNAP_TRY(start_part(*pending, entry.place(), begin_byte % kBlockBytes, part));
+    else if (data)
       VSNAP_TRY(engine_.members().read(entry.place(), begin_byte % kBlockBytes, part));
     else
       std::memset(part.data(), 0, part.size());

@@ -23,6 +23,9 @@ class VolumeIo final : public View {
     return object_->size_bytes.load(std::memory_order_acquire);
   }
   Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> out) override;
+  Result<std::optional<std::size_t>> start_read(std::uint64_t offset, std::span<std::byte> out,
+                                                ReadDone done) override;
+  [[nodiscard]] bool may_wait() const override { return engine_.members().may_wait(); }
   Result<> write(std::uint64_t offset, std::span<const std::byte> data) override;
   Result<> discard(std::uint64_t offset, std::uint64_t length) override;
   Result<> reserve(std::uint64_t offset, std::uint64_t length, bool extend) override;
@@ -49,9 +52,12 @@ class VolumeIo final : public View {
 
  private:
   struct Span; // a piece of a request that lies in one region
+  struct PendingRead;
   template <class Body>
   Result<> in_regions(std::uint64_t offset, std::uint64_t length, Body body);
-  Result<> read_piece(const Span& span, std::span<std::byte> out);
+  // `pending`: what may go on after this has returned belongs to it.
+  Result<> read_piece(const Span& span, std::span<std::byte> out, PendingRead* pending = nullptr);
+  Result<> start_part(PendingRead& pending, Place place, std::uint64_t offset, std::span<std::byte> out);
   // `grown`: the size of the volume is at least that when the range is let go.
   Result<> write_piece(const Span& span, std::span<const std::byte> data, std::uint64_t grown = 0);
   // Before a change of the range that may make the volume larger.

@@ -6,8 +6,8 @@
 //    for handles that were not opened with O_DIRECT, and dropped when the content changes by other means than
 //    its file.
 // 2. A handler answers its request exactly once; see reply.h.
-// 3. Data is read into a buffer that each worker keeps, and written from the request's own: it is never
-// copied. Threads: handlers run on any worker of the session, several at a time.
+// 3. Data is read into a buffer of the worker, and written from the request's own: it is never copied.
+// Threads: handlers run on any worker of the session, several at a time.
 #pragma once
 
 #include <sys/stat.h>
@@ -19,6 +19,7 @@
 #include "fuse/notifier.h"
 #include "fuse/open_directories.h"
 #include "fuse/open_files.h"
+#include "fuse/pending_reads.h"
 #include "fuse/shared_copies.h"
 
 namespace vsnap {
@@ -38,6 +39,7 @@ struct Operations {
   OpenFiles files;
   OpenDirectories directories;
   SharedCopies shared_copies;
+  PendingReads pending_reads;
   const uid_t uid; // of whoever mounted
   const gid_t gid;
   bool over_ring = false; // asked for; from INIT on, whether it is so (request_ring.h)

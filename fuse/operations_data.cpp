@@ -2,9 +2,6 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <unistd.h>
-#include <algorithm>
-#include <cstdlib>
-#include <memory>
 
 #include "fuse/open_reply.h"
 #include "fuse/operations.h"
@@ -15,24 +12,6 @@ namespace vsnap {
 namespace {
 
 OpenFile& file_of(const fuse_file_info* fi) { return *reinterpret_cast<OpenFile*>(fi->fh); }
-
-// Each worker's own buffer to read into. It starts at a block's border, so that a member can be read into it
-// directly, and has the size of the longest request; a longer one, should a kernel ever send it, makes it
-// grow.
-std::span<std::byte> read_buffer(std::size_t length) {
-  struct Free {
-    void operator()(std::byte* bytes) const { std::free(bytes); }
-  };
-  thread_local std::unique_ptr<std::byte, Free> buffer;
-  thread_local std::size_t capacity = 0;
-  if (capacity < length) {
-    const std::size_t wanted = bytes(blocks_for(std::max<std::size_t>(length, 1U << 20)));
-    buffer.reset(static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, wanted)));
-    capacity = buffer ? wanted : 0;
-    if (!buffer) throw std::bad_alloc();
-  }
-  return {buffer.get(), length};
-}
 
 void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
@@ -64,11 +43,13 @@ void fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info* fi) {
 }
 
 void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info* fi) {
-  answer(req, [&](Operations&) -> Result<> {
-    const std::span<std::byte> space = reply_space(req);
-    const std::span<std::byte> buffer = space.size() >= size ? space.first(size) : read_buffer(size);
-    VSNAP_TRY_ASSIGN(const std::size_t length,
-                     file_of(fi).view->read(static_cast<std::uint64_t>(offset), buffer));
+  answer(req, [&](Operations& operations) -> Result<> {
+    View& view = *file_of(fi).view;
+    const auto at = static_cast<std::uint64_t>(offset);
+    if (view.may_wait() && !operations.over_ring) return operations.pending_reads.read(req, view, at, size);
+    std::span<std::byte> buffer = reply_space(req);
+    buffer = buffer.size() >= size ? buffer.first(size) : ReadBuffer::of_worker(size).first(size);
+    VSNAP_TRY_ASSIGN(const std::size_t length, view.read(at, buffer));
     fuse_reply_buf(req, reinterpret_cast<const char*>(buffer.data()), length);
     return {};
   });

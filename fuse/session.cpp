@@ -191,6 +191,7 @@ Result<> FuseSession::serve() {
   // None may end before the session: stop() counts on the first one.
   fuse_loop_cfg_set_idle_threads(config.get(), threads);
   const int error = fuse_session_loop_mt(session_, config.get());
+  operations_.pending_reads.wait_for_all();
   unmount(); // nobody answers any more, so whoever still waits gets ENOTCONN instead
   operations_.pool.set_observer(nullptr);
   operations_.notifier.stop();
