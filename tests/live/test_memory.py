@@ -8,7 +8,7 @@ from pathlib import Path
 from support import BLOCK, MIB, REGION, LabTest, main, seeded
 
 CACHE = 8 * MIB
-REGIONS = 16384  # a map in memory takes 4.6 KiB for a region with one block: 73 MiB in all, nine times the limit
+REGIONS = 16384  # a map takes 4.6 KiB for a region with one block: 73 MiB in all, nine times the limit
 THREADS = 4
 # What comes besides the maps, the pages of the catalog and what the daemon has from the start: regions that
 # were taken out and wait for a grace period (1 MiB); tables that find a region; the log of changes and the
