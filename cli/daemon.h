@@ -19,11 +19,12 @@ namespace vsnap::cli {
 struct DaemonOptions {
   std::string pool;
   std::vector<std::string> members;
-  std::string uuid; // of the pool
+  std::string uuid;        // of the pool
   std::string mount_point; // absolute
   bool allow_other = false;
   bool debug = false;
   bool io_uring = false;
+  bool direct = false;           // see OpenPoolOptions
   unsigned threads = 0;          // 0: default
   std::uint64_t cache_bytes = 0; // 0: default
 };

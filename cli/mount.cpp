@@ -25,6 +25,7 @@ struct Options {
   bool foreground = false;
 };
 
+constexpr const char* kOptions = "allow_other, threads=N, cache=SIZE, direct=on|off, io_uring, debug";
 constexpr unsigned kMaxThreads = 256;
 // What mount(8) and fstab hand on that needs nothing done here.
 constexpr std::string_view kIgnored[] = {"rw",       "auto", "noauto", "user", "nouser", "nofail", "_netdev",
@@ -40,6 +41,11 @@ Result<> parse_one(const std::string& option, DaemonOptions& out) {
     out.debug = true;
   } else if (option == "io_uring") {
     out.io_uring = true;
+  } else if (key == "direct") {
+    if (value != "on" && value != "off") {
+      return failure(ErrorKind::usage, fmt::format("mount: direct={}: on or off is needed", value));
+    }
+    out.direct = value == "on";
   } else if (key == "threads") {
     const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), out.threads);
     if (code != std::errc() || end != value.data() + value.size() || out.threads == 0 ||
@@ -51,10 +57,8 @@ Result<> parse_one(const std::string& option, DaemonOptions& out) {
     VSNAP_TRY_ASSIGN(out.cache_bytes, parse_size(value));
   } else if (std::find(std::begin(kIgnored), std::end(kIgnored), option) == std::end(kIgnored) &&
              !option.starts_with("x-")) {
-    return failure(
-        ErrorKind::usage,
-        fmt::format("mount: {}: no such option (allow_other, threads=N, cache=SIZE, io_uring, debug)",
-                    vsnap::quoted(option)));
+    return failure(ErrorKind::usage,
+                   fmt::format("mount: {}: no such option ({})", vsnap::quoted(option), kOptions));
   }
   return {};
 }
@@ -157,8 +161,7 @@ void register_mount(Program& program) {
   auto options = std::make_shared<Options>();
   command.argument("POOL", options->pool);
   command.argument("DIR", options->directory);
-  command.repeated_option("-o", options->mount_options, "allow_other, threads=N, cache=SIZE, io_uring, debug",
-                          "OPT,OPT");
+  command.repeated_option("-o", options->mount_options, kOptions, "OPT,OPT");
   command.flag("-f,--foreground", options->foreground, "stay in the foreground, log to standard error");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }

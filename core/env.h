@@ -44,6 +44,10 @@ class File {
   // Takes the exclusive lock that only one process can hold. False: somebody else has it.
   [[nodiscard]] virtual Result<bool> try_lock() = 0;
 
+  // Before other threads use it: from here on all I/O goes past the page cache. False: it cannot be had, and
+  // nothing changed.
+  [[nodiscard]] virtual bool bypass_page_cache() { return false; }
+
   // read_at(), or, where a thread would have to wait, the start of it: `pending`, and `done` is called later,
   // by a thread that must not be kept waiting; perhaps before this returns. Not called if this failed or
   // finished.

@@ -19,6 +19,7 @@
 #include <mutex>
 
 #include "core/assert.h"
+#include "core/direct_io.h"
 #include "core/env.h"
 #include "core/io_ring.h"
 #include "core/mutex.h"
@@ -40,7 +41,17 @@ class PosixFile final : public File {
         ring_(std::move(ring)) {}
   ~PosixFile() override { ::close(fd_); }
 
+  bool bypass_page_cache() override {
+    direct_ = DirectIo::of(fd_, block_device_, size_bytes_);
+    return direct_ != nullptr;
+  }
+
   Result<> read_at(std::uint64_t offset, std::span<std::byte> out) override {
+    if (direct_) {
+      const int error = direct_->read(offset, out);
+      if (error == 0) return {};
+      return system_failure(error == ENODATA ? EIO : error, fmt::format("{}: read at {}", path_, offset));
+    }
     while (!out.empty()) {
       const ssize_t n = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
@@ -55,14 +66,15 @@ class PosixFile final : public File {
 
   [[nodiscard]] bool may_wait() const override { return ring_ != nullptr; }
 
-  // What the page cache has is read at once. For the rest a few threads may wait, and all others leave it to
-  // the ring.
+  // What the page cache has is read at once; in a direct file that is nothing. For the rest a few threads may
+  // wait, and all others leave it to the ring.
   Result<Progress> start_read(std::uint64_t offset, std::span<std::byte> out, Done done) override {
-    const std::size_t there = ring_ ? read_cached(offset, out) : 0;
+    const std::size_t there = ring_ && !direct_ ? read_cached(offset, out) : 0;
     if (there == out.size()) return Progress::finished;
     offset += there;
     out = out.subspan(there);
-    if (ring_) {
+    // What is not aligned goes through a buffer of the thread.
+    if (ring_ && (!direct_ || direct_->is_aligned(offset, out))) {
       const IoRing::WaitHere wait(*ring_);
       if (!wait.allowed() && leave_to_ring(offset, out, std::move(done))) return Progress::pending;
       VSNAP_TRY(read_at(offset, out)); // counted among those that wait
@@ -73,12 +85,14 @@ class PosixFile final : public File {
   }
 
   Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) override {
+    if (direct_) return write_direct(offset, data, false);
     return write_all(offset, data, [this](std::span<const std::byte> part, off_t at) {
       return ::pwrite(fd_, part.data(), part.size(), at);
     });
   }
 
   Result<> write_durably(std::uint64_t offset, std::span<const std::byte> data) override {
+    if (direct_) return write_direct(offset, data, true);
     return write_all(offset, data, [this](std::span<const std::byte> part, off_t at) {
       const iovec vector{const_cast<std::byte*>(part.data()), part.size()};
       return ::pwritev2(fd_, &vector, 1, at, RWF_DSYNC);
@@ -137,6 +151,12 @@ class PosixFile final : public File {
     return {};
   }
 
+  Result<> write_direct(std::uint64_t offset, std::span<const std::byte> data, bool durably) {
+    const int error = direct_->write(offset, data, durably);
+    if (error == 0) return {};
+    return system_failure(error == ENODATA ? EIO : error, fmt::format("{}: write at {}", path_, offset));
+  }
+
   // Bytes that could be read without waiting.
   std::size_t read_cached(std::uint64_t offset, std::span<std::byte> out) const {
     const iovec piece{out.data(), out.size()};
@@ -162,7 +182,8 @@ class PosixFile final : public File {
   bool block_device_;
   std::uint64_t size_bytes_;
   std::string identity_;
-  std::shared_ptr<IoRing> ring_; // that of all files
+  std::shared_ptr<IoRing> ring_;     // that of all files
+  std::unique_ptr<DirectIo> direct_; // null: through the page cache
 };
 
 // Whether reads of the file are copies from memory, and nothing else.

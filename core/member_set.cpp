@@ -82,13 +82,16 @@ void MemberSet::attach(std::uint32_t index, std::string path, std::unique_ptr<Fi
   auto slot = std::make_unique<Slot>();
   slot->path = std::move(path);
   slot->file = std::move(file);
+  if (direct_ && !slot->file->bypass_page_cache())
+    log::warning("{}: cannot be used past the page cache, so it is used through it", slot->path);
   if (slot->file->may_wait()) may_wait_.store(true, std::memory_order_relaxed);
   slots_[index] = std::move(slot);
 }
 
 Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<std::string>& paths,
-                                                   const std::string& role, int lock_wait_ms) {
+                                                   const std::string& role, int lock_wait_ms, bool direct) {
   std::unique_ptr<MemberSet> set(new MemberSet);
+  set->direct_ = direct;
   set->role_ = role;
   std::vector<std::pair<std::string, std::unique_ptr<File>>> files;
   for (const std::string& path : paths) {

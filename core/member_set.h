@@ -40,7 +40,8 @@ class MemberSet {
   // Locks and verifies. Kinds: busy (names the owner), damaged, not_found, failed.
   [[nodiscard]] static Result<std::unique_ptr<MemberSet>> open(Env& env,
                                                                const std::vector<std::string>& paths,
-                                                               const std::string& role, int lock_wait_ms);
+                                                               const std::string& role, int lock_wait_ms,
+                                                               bool direct = false);
   // Lays out a new pool on the given open and locked files; writes superblocks, not the catalog.
   [[nodiscard]] static Result<std::unique_ptr<MemberSet>> create(
       Env& env, const std::string& pool_name,
@@ -124,6 +125,7 @@ class MemberSet {
   std::atomic<std::uint32_t> count_{0};
   std::atomic<bool> flush_failed_{false};
   std::atomic<bool> may_wait_{false};
+  bool direct_ = false; // see OpenPoolOptions
   std::string role_;
   std::vector<std::string> remarks_;
   std::string behind_; // path of a member that is one step behind the others, if one is

@@ -39,6 +39,7 @@ TEST_CASE_METHOD(Fixture, "wrong usage is exit code 2") {
   CHECK(run({"snapshot", "a/v@s", "b/v@s"}) == 2);
   CHECK(run({"mount", "lab", "/", "-o", "bogus"}) == 2);
   CHECK(run({"mount", "lab", "/", "-o", "threads=0"}) == 2);
+  CHECK(run({"mount", "lab", "/", "-o", "direct=maybe"}) == 2);
   CHECK(run({"map", "lab/v", "--sector-size", "513"}) == 2);
   CHECK(run({"--json"}) == 2);
 }

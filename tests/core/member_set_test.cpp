@@ -32,6 +32,12 @@ bool opens(MemoryEnv& env, const std::vector<std::string>& paths) {
 
 } // namespace
 
+TEST_CASE("members that cannot be used past the page cache are used through it") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  CHECK(MemberSet::open(env, {"/a"}, "command", 0, true).has_value());
+}
+
 TEST_CASE("members that were created can be opened in any order") {
   MemoryEnv env;
   const Superblock made = create_members(env, "lab", {"/a", "/b", "/c"})->layout();

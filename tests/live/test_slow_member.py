@@ -19,6 +19,8 @@ SIZE = 64 * MIB
 
 @unittest.skipUnless(SLOW_FILE.exists(), f"{SLOW_FILE} is not built")
 class SlowMember(LabTest):
+    options = ()
+
     def setUp(self):
         self.disk = None
         self.addCleanup(self.end_disk)  # after the lab has cleaned up, which ends it
@@ -28,7 +30,7 @@ class SlowMember(LabTest):
         wait_until(lambda: os.path.ismount(below), what="the slow file mounted")
         self.device = self.lab.losetup(below / "disk", "--direct-io=on", "--sector-size", "4096")
         self.lab.vsnap("pool", "create", "p", self.device)
-        self.point = self.lab.mount()
+        self.point = self.lab.mount("p", *self.options)
         self.lab.vsnap("create", "p/v", "--size", str(SIZE))
         self.content = os.urandom(SIZE)
         with open(self.point / "v", "r+b") as file:
@@ -91,6 +93,10 @@ class SlowMember(LabTest):
         for reader in readers:
             reader.join()
         self.lab.check()
+
+
+class SlowMemberPastThePageCache(SlowMember):
+    options = ("-o", "direct=on")
 
 
 if __name__ == "__main__":
