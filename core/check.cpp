@@ -61,7 +61,10 @@ Result<CheckReport> PoolImpl::check(bool repair, const Progress& progress) {
   VSNAP_TRY_ASSIGN(const auto superblocks, engine_->members().check_superblocks(repair));
   for (const std::string& remark : superblocks) report.findings.push_back({remark, true, repair});
   if (!journal_damage_.empty()) {
-    if (repair) VSNAP_TRY(engine_->reset_journal());
+    if (repair) {
+      VSNAP_TRY(engine_->mark_opened());
+      VSNAP_TRY(engine_->reset_journal());
+    }
     report.findings.push_back({journal_damage_, true, repair});
   }
   VSNAP_TRY(note_damage(

@@ -152,8 +152,12 @@ Result<> Engine::open_catalog(bool for_check) {
   for (const MetadataSegment& segment : layout.segments) {
     if (segment.file == MetadataFile::journal) journal_->attach(segment.run, layout.pool_uuid);
   }
-  keep_headroom();
   return {};
+}
+
+void Engine::start_headroom() {
+  MutexLock lock(commit_mutex_);
+  if (sound_) keep_headroom();
 }
 
 Result<bool> Engine::replay(const Journal::Each& each) {
@@ -279,14 +283,36 @@ void Engine::wait_for_hurry() {
   while (hurry_.load() > 0) hurry_over_.wait(hurry_mutex_);
 }
 
-Result<> Engine::record_line(std::uint64_t line, const Step& step) {
+// What is said here needs no failing pool: nothing has been promised to writers yet.
+Result<> Engine::prepare_line() {
+  VSNAP_TRY(check_writable());
+  const std::uint64_t last = log_->last();
+  VSNAP_TRY(members_->flush_data());
+  if (committed() < last) {
+    VSNAP_TRY_ASSIGN(const bool journaled, journal_->sync(last));
+    if (!journaled) VSNAP_TRY(commit_with({}));
+  }
+  return transact([&](SQLite::Database& db, std::vector<PlaceRun>&) -> Result<> {
+    catalog::set_value(db, "applied", committed());
+    return {};
+  });
+}
+
+std::uint64_t Engine::draw_line() {
+  commit_asked_.store(false);
+  line_ = journal_->line();
+  return log_->draw_line();
+}
+
+Result<> Engine::record_line(const Step& step) {
   VSNAP_TRY(check_writable());
   VSNAP_TRY(members_->flush_data());
-  if (committed() < line) {
-    VSNAP_TRY_ASSIGN(const bool journaled, journal_->sync(line));
-    if (!journaled) return commit_with(step);
-  }
-  return transact([&](SQLite::Database& db, std::vector<PlaceRun>&) { return step(db); });
+  VSNAP_TRY_ASSIGN(const bool journaled, journal_->sync(log_->line()));
+  if (!journaled) return commit_line(step);
+  log_->withdraw_line(); // they are for the next commit
+  VSNAP_TRY(transact([&](SQLite::Database& db, std::vector<PlaceRun>&) { return step(db); }));
+  keep_headroom();
+  return {};
 }
 
 Result<> Engine::commit_if_needed() { return committed() < log_->last() ? commit() : Result<>(); }
@@ -309,9 +335,13 @@ Result<> Engine::sync() {
 
 Result<> Engine::commit_with(const Step& step) {
   VSNAP_TRY(check_writable());
-  commit_asked_.store(false);
-  line_ = journal_->line();
-  const std::uint64_t line = log_->draw_line();
+  draw_line();
+  return commit_line(step);
+}
+
+// Everything up to the log's line, and nothing beyond it.
+Result<> Engine::commit_line(const Step& step) {
+  const std::uint64_t line = log_->line();
   VSNAP_TRY(members_->flush_data());
   std::vector<PlaceRun> freed;
   Result<> finished;
@@ -398,9 +428,10 @@ Result<> Engine::apply_batch(const Batch& batch, const Step& step, std::vector<P
     return done;
   }
   freed.insert(freed.end(), freed_here.begin(), freed_here.end());
+  const bool moved = stores_position(batch); // the catalog starts a replay there now
   log_->set_committed(batch.last);
   cache_->set_committed(batch.last);
-  if (batch.last == log_->line()) journal_->trim(line_);
+  if (moved) journal_->trim(line_);
   return {};
 }
 
@@ -409,16 +440,18 @@ void Engine::undo_durable(const std::vector<PlaceRun>& added, const std::vector<
   for (const PlaceRun& run : freed) allocator_.set_durable(run, true);
 }
 
+bool Engine::stores_position(const Batch& batch) const {
+  return batch.last != committed() && batch.last == log_->line() && journal_->attached();
+}
+
 Result<> Engine::store_figures(SQLite::Database& db, const Batch& batch, const Step& step) {
   for (const auto& [branch, change] : batch.net.mapped_change) {
     if (change != 0) catalog::add_mapped(db, branch, change);
   }
-  if (batch.last != committed()) {
-    catalog::set_value(db, "applied", batch.last);
-    if (batch.last == log_->line() && journal_->attached()) {
-      catalog::set_value(db, "journal_frame", line_.frame);
-      catalog::set_value(db, "journal_offset", line_.offset);
-    }
+  if (batch.last != committed()) catalog::set_value(db, "applied", batch.last);
+  if (stores_position(batch)) {
+    catalog::set_value(db, "journal_frame", line_.frame);
+    catalog::set_value(db, "journal_offset", line_.offset);
   }
   if (step) VSNAP_TRY(step(db)); // may refuse; the extra step cannot be taken back
   if (extra_step_) VSNAP_TRY(extra_step_(db));

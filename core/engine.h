@@ -53,6 +53,8 @@ class Engine {
   // The records that the journal has and the catalog has not, in order; `each` puts them into the log. True:
   // there were some, and a commit is due before any map is loaded. Kind damaged: see journal.h.
   [[nodiscard]] Result<bool> replay(const Journal::Each& each);
+  // Once every place that anything names is taken: after replay().
+  void start_headroom() VSNAP_EXCLUDES(commit_mutex_);
   // What the journal has and the catalog has not is given up.
   [[nodiscard]] Result<> reset_journal();
   // Called when somebody should commit soon, by threads that write; never twice before a commit has begun.
@@ -75,10 +77,14 @@ class Engine {
   [[nodiscard]] Result<> commit_with(const Step& step) VSNAP_REQUIRES(commit_mutex_);
   // commit(), until the log has room again.
   [[nodiscard]] Result<> make_room() VSNAP_EXCLUDES(commit_mutex_);
-  // For a line between two versions: makes durable the records up to `line` and the step, in the journal and
-  // a transaction of the step alone. Records up to the line may reach the catalog later; until they have, the
-  // older version must not be read.
-  [[nodiscard]] Result<> record_line(std::uint64_t line, const Step& step) VSNAP_REQUIRES(commit_mutex_);
+  // For a line between two versions. prepare_line() makes sure, before it is drawn, that there is room for a
+  // step. draw_line() draws it, while the gates concerned are closed, and gives the last record before it.
+  // record_line() makes those records and the step durable, in the journal and a transaction of the step
+  // alone; they may reach the catalog later, and until they have the older version must not be read. Records
+  // beyond the line never reach the catalog before the step.
+  [[nodiscard]] Result<> prepare_line() VSNAP_REQUIRES(commit_mutex_);
+  std::uint64_t draw_line() VSNAP_REQUIRES(commit_mutex_);
+  [[nodiscard]] Result<> record_line(const Step& step) VSNAP_REQUIRES(commit_mutex_);
   // While one exists, commits without a step stop after a transaction and let others have the commit lock.
   class Hurry {
    public:
@@ -127,6 +133,7 @@ class Engine {
 
  private:
   [[nodiscard]] Result<> start(bool fresh);
+  [[nodiscard]] Result<> commit_line(const Step& step) VSNAP_REQUIRES(commit_mutex_);
   void wait_for_hurry() VSNAP_EXCLUDES(hurry_mutex_);
   struct Batch { // the records of one transaction, in net form
     NetChanges net;
@@ -140,6 +147,7 @@ class Engine {
       VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] Result<> store_figures(SQLite::Database& db, const Batch& batch, const Step& step)
       VSNAP_REQUIRES(commit_mutex_);
+  [[nodiscard]] bool stores_position(const Batch& batch) const VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] std::uint64_t smallest_batch() const;
   [[nodiscard]] std::uint64_t largest_batch() const;
   void release(std::vector<PlaceRun>& freed) VSNAP_REQUIRES(commit_mutex_);

@@ -31,7 +31,8 @@ class File {
   [[nodiscard]] virtual Result<> read_at(std::uint64_t offset, std::span<std::byte> out) = 0;
   [[nodiscard]] virtual Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) = 0;
   [[nodiscard]] virtual Result<> flush() = 0;
-  // The same as write_at, and durable when it returns; says nothing about other writes.
+  // The same as write_at, and durable when it returns. Kind no_space: nothing was promised and nothing lost;
+  // any other is that of a failed flush.
   [[nodiscard]] virtual Result<> write_durably(std::uint64_t offset, std::span<const std::byte> data) = 0;
   // Gives the bytes back to whatever is below (hole punch, discard). Contents are undefined afterwards. Best
   // effort.

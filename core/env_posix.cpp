@@ -93,10 +93,11 @@ class PosixFile final : public File {
 
   Result<> write_durably(std::uint64_t offset, std::span<const std::byte> data) override {
     if (direct_) return write_direct(offset, data, true);
-    return write_all(offset, data, [this](std::span<const std::byte> part, off_t at) {
-      const iovec vector{const_cast<std::byte*>(part.data()), part.size()};
-      return ::pwritev2(fd_, &vector, 1, at, RWF_DSYNC);
-    });
+    VSNAP_TRY(write_at(offset, data));
+    if (::fdatasync(fd_) == 0) return {};
+    // Of whatever kind: it may be another write's, and is told once.
+    return failure(ErrorKind::failed, EIO,
+                   fmt::format("{}: flush: {}", path_, std::generic_category().message(errno)));
   }
 
   Result<> flush() override {

@@ -108,12 +108,7 @@ Result<bool> Journal::write_frame() {
     at += kLogRecordBytes;
   }
   seal(frame);
-  writing_ = true;
-  mutex_.unlock();
-  auto written = members_.write_durably(start_, *offset, frame_);
-  mutex_.lock();
-  writing_ = false;
-  written_.notify_all();
+  auto written = write_unlocked(*offset);
   if (!written) {
     if (written.error().kind == ErrorKind::no_space) return false; // a commit says what is missing
     failed_ = true;
@@ -124,6 +119,17 @@ Result<bool> Journal::write_frame() {
   next_ = {next_.frame + 1, *offset + length};
   used_.fetch_add(length, std::memory_order_relaxed);
   return true;
+}
+
+// Nobody could go on without the mutex and the turn given back: nothing is thrown.
+Result<> Journal::write_unlocked(std::uint64_t offset) noexcept {
+  writing_ = true;
+  mutex_.unlock();
+  auto written = members_.write_durably(start_, offset, frame_);
+  mutex_.lock();
+  writing_ = false;
+  written_.notify_all();
+  return written;
 }
 
 Journal::Position Journal::line() const {

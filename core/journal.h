@@ -80,6 +80,7 @@ class Journal {
   };
   [[nodiscard]] std::optional<std::uint64_t> place_for(std::uint64_t bytes) const VSNAP_REQUIRES(mutex_);
   [[nodiscard]] Result<bool> write_frame() VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] Result<> write_unlocked(std::uint64_t offset) noexcept VSNAP_REQUIRES(mutex_);
   // The records of the frame with that number at `offset`; its length in bytes. nullopt: none that is whole.
   struct Found {
     std::uint64_t offset = 0; // where it lies

@@ -355,6 +355,8 @@ Result<> MemberSet::write_durably(Place place, std::uint64_t offset_bytes, std::
   VSNAP_ASSERT(place.member() < count() && place.block() >= format::kHeaderBlocks);
   VSNAP_TRY(check_flushes());
   Slot& slot = *slots_[place.member()];
+  MutexLock lock(slot.flush_mutex); // the kernel tells of a lost write once
+  VSNAP_TRY(check_flushes());
   auto written = slot.file->write_durably(place.block() * kBlockBytes + offset_bytes, data);
   if (!written && written.error().kind != ErrorKind::no_space) note_failed_flush(slot);
   return written;

@@ -35,6 +35,7 @@ struct Object { // what volumes and snapshots have in common
   std::int64_t created_ns = 0;
   std::atomic<std::uint64_t> size_bytes{0};
   std::atomic<std::int64_t> modified_ns{0};
+  Mutex size_mutex; // held from a look at size and trim until the record of it is in the log; above ChangeLog
   std::atomic<bool> changed{
       false};                // size, times or attributes are not in the catalog yet (Objects::note_changed)
   std::uint32_t mode = 0600; // volumes

@@ -150,6 +150,7 @@ class PoolImpl final : public Pool {
   std::unique_ptr<Engine> engine_;
   Objects objects_;
   std::string journal_damage_;          // what check has to say of it
+  std::set<Place> replayed_places_;     // while records are replayed: those that they took
   std::vector<ObjectPtr> being_stored_; // by the commit under way; under the commit lock
   std::unique_ptr<Sweeper> sweeper_;
   std::unique_ptr<LiveCounters> counters_; // the daemon's

@@ -17,10 +17,9 @@ Result<> PoolImpl::draw_line(std::span<Branch* const> branches,
                              const Engine::Step& step) {
   for (Branch* const branch : branches) branch->gate.close();
   for (Branch* const branch : branches) branch->gate.drain();
-  const std::uint64_t line = engine_->log().last();
-  at_the_line(line);
+  at_the_line(engine_->draw_line());
   for (Branch* const branch : branches) branch->gate.open();
-  auto recorded = engine_->record_line(line, with_generation(step));
+  auto recorded = engine_->record_line(with_generation(step));
   // Writes already go by the new numbers.
   if (!recorded) engine_->fail(recorded.error());
   return recorded;
@@ -55,7 +54,7 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
   for (const ObjectPtr& snapshot : made) VSNAP_TRY(finish_trim(snapshot->volume));
   const Engine::Hurry hurry(*engine_);
   MutexLock commit(engine_->commit_mutex());
-  VSNAP_TRY(engine_->check_writable());
+  VSNAP_TRY(engine_->prepare_line());
   VSNAP_TRY(draw_line(
       branches,
       [&](std::uint64_t line) {
@@ -235,11 +234,14 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
   // The child is held until its map can be loaded with the parent in it.
   child.gate.close();
   child.gate.drain();
-  if (child.mapped.load() != 0) {
+  auto drawn = engine_->commit_with({}); // what it had before it has a parent
+  if (drawn) drawn = engine_->prepare_line();
+  if (drawn && child.mapped.load() != 0) drawn = failure(ErrorKind::usage, EXDEV, "the volume is not empty");
+  if (!drawn) {
     child.gate.open();
-    return failure(ErrorKind::usage, EXDEV, "the volume is not empty");
+    return drawn;
   }
-  auto drawn = draw_line(
+  drawn = draw_line(
       branches,
       [&](std::uint64_t) {
         if (live) {

@@ -174,6 +174,7 @@ Result<> PoolImpl::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shri
   const auto view = view_of(volume);
   VSNAP_TRY(view->finish_trim());
   if (shrinks) {
+    MutexLock lock(volume->size_mutex);
     volume->trim.store(blocks_for(size_bytes).value());
     volume->size_bytes.store(size_bytes);
   } else {
@@ -201,8 +202,8 @@ Result<> PoolImpl::set_attributes(ObjectId id, std::optional<std::uint32_t> mode
                                   std::optional<std::uint32_t> uid, std::optional<std::uint32_t> gid,
                                   std::optional<std::int64_t> modified_ns) {
   VSNAP_TRY(engine_->check_writable());
+  if (engine_->log().full()) VSNAP_TRY(engine_->make_room());
   ObjectPtr object;
-  LogRecord record;
   {
     MutexLock lock(objects_.mutex());
     object = objects_.find(id);
@@ -213,10 +214,10 @@ Result<> PoolImpl::set_attributes(ObjectId id, std::optional<std::uint32_t> mode
     if (uid) object->uid = *uid;
     if (gid) object->gid = *gid;
     if (modified_ns) object->modified_ns.store(*modified_ns);
-    record = attributes_record(id, object->mode, object->uid, object->gid, object->modified_ns.load());
+    objects_.note_changed(object);
+    engine_->log().append(
+        attributes_record(id, object->mode, object->uid, object->gid, object->modified_ns.load()), false);
   }
-  objects_.note_changed(object);
-  engine_->log().append(record, false);
   return {};
 }
 

@@ -26,8 +26,12 @@ Failure damaged(const LogRecord& record, std::string_view what) {
 Result<> PoolImpl::recover() {
   VSNAP_TRY_ASSIGN(const bool found,
                    engine_->replay([this](const LogRecord& record) { return replay(record); }));
-  if (!found) return {};
+  if (!found) {
+    if (!options_.for_check) engine_->start_headroom();
+    return {};
+  }
   const std::uint64_t records = engine_->log().last() - engine_->committed();
+  replayed_places_.clear();
   VSNAP_TRY(engine_->mark_opened());
   VSNAP_TRY(engine_->commit());
   log::info("pool {}: recovered {} changes from the journal", name_, records);
@@ -42,7 +46,7 @@ Result<> PoolImpl::replay(const LogRecord& record) {
       return replay_change(record);
     case RecordType::size:
     case RecordType::attributes:
-      VSNAP_TRY(replay_figures(record));
+      return replay_figures(record);
   }
   engine_->log().append(record, false);
   return {};
@@ -53,7 +57,11 @@ Result<> PoolImpl::replay_figures(const LogRecord& record) {
   {
     MutexLock lock(objects_.mutex());
     volume = objects_.find(ObjectId(record.subject));
-    if (!volume || volume->kind != ViewKind::volume) return damaged(record, "no such volume");
+    if (!volume) { // removed beside it; its number is used all the same
+      engine_->log().append(LogRecord(), false);
+      return {};
+    }
+    if (volume->kind != ViewKind::volume) return damaged(record, "not of a volume");
     volume->modified_ns.store(static_cast<std::int64_t>(record.born));
     if (record.type == RecordType::size) {
       volume->size_bytes.store(record.start);
@@ -65,6 +73,7 @@ Result<> PoolImpl::replay_figures(const LogRecord& record) {
     }
   }
   objects_.note_changed(volume);
+  engine_->log().append(record, false);
   return {};
 }
 
@@ -91,13 +100,16 @@ Result<> PoolImpl::replay_change(const LogRecord& record) {
 
 // A place is free, or the block's own already: reserved by the catalog or an earlier record, and now written.
 Result<> PoolImpl::replay_places(const LogRecord& record, const MapChange& change) {
-  if (engine_->allocator().take({change.place, change.count})) return {};
   std::vector<ExtentRow> rows;
   for (std::uint64_t i = 0; i < change.count.value(); ++i) {
     const Place place = change.place + BlockCount(i);
     const BlockIndex block = change.start + BlockCount(i);
-    if (engine_->allocator().take({place, BlockCount(1)})) continue;
-    if (!engine_->allocator().is_durable(place)) continue; // of an earlier record
+    if (engine_->allocator().take({place, BlockCount(1)})) {
+      replayed_places_.insert(place);
+      continue;
+    }
+    if (replayed_places_.contains(place)) continue; // of an earlier record
+    if (!engine_->allocator().is_durable(place)) return damaged(record, "its place is not one for data");
     if (rows.empty()) {
       VSNAP_TRY(engine_->db().read([&](SQLite::Database&) -> Result<> {
         rows = engine_->index().rows(change.branch, region_of(change.start));

@@ -131,7 +131,7 @@ Result<std::optional<std::size_t>> VolumeIo::start_read(std::uint64_t offset, st
       return read_piece(span, out.subspan(at, span.to - span.from), pending.get());
     });
     if (!started) pending->fail(std::move(started).error());
-  } catch (const std::bad_alloc&) { // parts may go on, to which `pending` and `out` belong
+  } catch (...) { // parts may go on, to which `pending` and `out` belong
     pending->fail({ErrorKind::failed, ENOMEM, {}});
   }
   if (!pending->let_go()) {
@@ -145,13 +145,14 @@ Result<std::optional<std::size_t>> VolumeIo::start_read(std::uint64_t offset, st
 
 Result<> VolumeIo::start_part(PendingRead& pending, Place place, std::uint64_t offset,
                               std::span<std::byte> out) {
-  pending.parts.fetch_add(1, std::memory_order_relaxed);
-  const auto progress = engine_.members().start_read(place, offset, out, [&pending](Result<> read) {
+  File::Done done = [&pending](Result<> read) {
     if (!read) pending.fail(std::move(read).error());
     if (!pending.let_go()) return;
     const std::unique_ptr<PendingRead> ended(&pending);
     ended->done(ended->end());
-  });
+  };
+  pending.parts.fetch_add(1, std::memory_order_relaxed); // from here on nothing throws
+  const auto progress = engine_.members().start_read(place, offset, out, std::move(done));
   if (progress && *progress == File::Progress::pending) return {};
   static_cast<void>(pending.let_go()); // never the last: the starter has one
   if (!progress) return Failure(progress.error());
@@ -285,6 +286,7 @@ void VolumeIo::grow_to(std::uint64_t size) {
 void VolumeIo::note_size() {
   // In the list before the log says there is something to commit: the commit that covers it finds it there.
   objects_.note_changed(object_);
+  MutexLock lock(object_->size_mutex); // a record never says less than one before it
   engine_.log().append(
       size_record(object_->id, object_->size_bytes.load(), object_->modified_ns.load(), object_->trim.load()),
       false);

@@ -53,10 +53,10 @@ Result<> PendingReads::read(fuse_req_t req, View& view, std::uint64_t offset, st
     }
   }
   buffer.make_room(length);
-  count_.fetch_add(1, std::memory_order_relaxed);
   const Left left{req, buffer.bytes_.get(), buffer.capacity_};
-  const auto got = view.start_read(offset, buffer.first(length),
-                                   [this, left](const Result<std::size_t>& later) { end(left, later); });
+  View::ReadDone done = [this, left](const Result<std::size_t>& later) { end(left, later); };
+  count_.fetch_add(1, std::memory_order_relaxed);
+  const auto got = view.start_read(offset, buffer.first(length), std::move(done));
   if (got && !*got) { // it may even have ended by now
     static_cast<void>(buffer.bytes_.release());
     buffer.capacity_ = 0;
