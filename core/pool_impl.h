@@ -88,6 +88,7 @@ class PoolImpl final : public Pool {
   Result<> draw_line(std::span<Branch* const> branches,
                      const std::function<void(std::uint64_t line)>& at_the_line, const Engine::Step& step)
       VSNAP_REQUIRES(engine_->commit_mutex());
+  Result<> hold_empty(Branch& child) VSNAP_REQUIRES(engine_->commit_mutex());
   Result<> release_pins(const std::vector<Pin>& pins, const Engine::Step& step)
       VSNAP_REQUIRES(engine_->commit_mutex());
   // Busy where the object is open; a change that needs it closed withholds it from then on.

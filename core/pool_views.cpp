@@ -203,6 +203,18 @@ Result<> PoolImpl::switch_branch(const ObjectPtr& volume, const Object& target, 
   return {};
 }
 
+// Holds the writes to a branch until its map can be loaded with a parent in it; what it had before is
+// committed.
+Result<> PoolImpl::hold_empty(Branch& child) {
+  child.gate.close();
+  child.gate.drain();
+  auto held = engine_->commit_with({});
+  if (held) held = engine_->prepare_line();
+  if (held && child.mapped.load() != 0) held = failure(ErrorKind::usage, EXDEV, "the volume is not empty");
+  if (!held) child.gate.open();
+  return held;
+}
+
 Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
   MutexLock config(config_mutex_);
   VSNAP_TRY(check_room());
@@ -231,17 +243,8 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
   const auto view = view_of(volume);
   Version number = origin->number;
   std::int64_t mapped = 0;
-  // The child is held until its map can be loaded with the parent in it.
-  child.gate.close();
-  child.gate.drain();
-  auto drawn = engine_->commit_with({}); // what it had before it has a parent
-  if (drawn) drawn = engine_->prepare_line();
-  if (drawn && child.mapped.load() != 0) drawn = failure(ErrorKind::usage, EXDEV, "the volume is not empty");
-  if (!drawn) {
-    child.gate.open();
-    return drawn;
-  }
-  drawn = draw_line(
+  VSNAP_TRY(hold_empty(child));
+  auto drawn = draw_line(
       branches,
       [&](std::uint64_t) {
         if (live) {

@@ -48,8 +48,8 @@ def wait_for(path):
 
 
 def reserve(path, size):
-    """A file whose blocks are all there: in a tmpfs, a page that is written for the first time costs several times
-    what the programs do that are compared."""
+    """A file whose blocks are all there: in a tmpfs, a page that is written for the first time costs several
+    times what the programs do that are compared."""
     run("dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={size >> 20}", "conv=fsync")
 
 
