@@ -36,7 +36,7 @@ class ChangeLog {
  public:
   static constexpr std::uint64_t kMaxLimit = 131072;
   static constexpr std::uint64_t kMaxPieceRecords = 1024;
-  static constexpr std::uint64_t kMaxWriters = 128;
+  static constexpr std::uint64_t kMaxWriters = 320;  // a mount has 256 threads at most, and some of its own
   static constexpr std::uint64_t kKeptSlots = 16384; // 1 MiB
   static constexpr std::uint64_t kSlots = 2 * kMaxLimit + kMaxWriters * kMaxPieceRecords;
 

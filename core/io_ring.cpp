@@ -138,7 +138,8 @@ void IoRing::run() {
   submit(nullptr);
   for (;;) {
     const int submitted = io_uring_submit_and_wait(&kernel_->ring, 1);
-    VSNAP_ASSERT(submitted >= 0 || submitted == -EINTR || submitted == -EAGAIN || submitted == -EBUSY);
+    VSNAP_ASSERT(submitted >= 0 || submitted == -EINTR || submitted == -EAGAIN || submitted == -EBUSY ||
+                 submitted == -ENOMEM);
     io_uring_cqe* end = nullptr;
     while (io_uring_peek_cqe(&kernel_->ring, &end) == 0) {
       auto* const request = static_cast<Request*>(io_uring_cqe_get_data(end));

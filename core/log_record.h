@@ -1,5 +1,5 @@
-// What is written down of a change before the catalog has it: a record of 64 bytes, the same in memory, in
-// shared memory and, in little-endian order, in the journal on a member (man/vsnap-pool-format.5).
+// What is written down of a change before the catalog has it: a record of 64 bytes, in memory and, in
+// little-endian order, in the journal on a member (man/vsnap-pool-format.5).
 //
 // Invariants
 // 1. A record has a sequence number of its own; numbers are consecutive over the life of a pool.
@@ -16,7 +16,7 @@
 namespace vsnap {
 
 enum class RecordType : std::uint8_t {
-  note = 0,       // the next commit has something to do; nothing to be replayed
+  note = 0,       // takes a number, in place of a record that says nothing any more; see recovery.cpp
   map = 1,        // a MapChange
   size = 2,       // a volume's size, time and trim
   attributes = 3, // a volume's mode, owner and time

@@ -268,7 +268,9 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
         child.parent_number = number;
         return {};
       });
+  const std::uint64_t line = engine_->log().last();
   if (drawn) drawn = engine_->commit_with({}); // what the child sees of its parent is read from the catalog
+  VSNAP_ASSERT(!drawn || engine_->committed() >= line);
   engine_->cache().drop_all(view->map(), [] {});
   child.gate.open();
   if (!drawn) return drawn;
