@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <system_error>
 
+#include "core/assert.h"
 #include "core/metadata_vfs.h"
 
 namespace vsnap {
@@ -83,6 +84,23 @@ Result<std::unique_ptr<Database>> Database::open(const std::string& file, const 
   }
 }
 
+Database::Peek::Peek(Database& database) : database_(database) {
+  database_.peeks_wanted_.fetch_add(1);
+  database_.mutex_.lock();
+}
+
+Database::Peek::~Peek() {
+  ++database_.peeks_done_;
+  database_.mutex_.unlock();
+  database_.peeked_.notify_all();
+}
+
+// Those that ask for more meanwhile are for the next time: the transaction goes on.
+void Database::breathe() {
+  VSNAP_ASSERT(writing_);
+  for (const std::uint64_t wanted = peeks_wanted_.load(); peeks_done_ < wanted;) peeked_.wait(mutex_);
+}
+
 Result<> Database::checkpoint() {
   return read([](SQLite::Database& db) -> Result<> {
     db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -106,6 +124,7 @@ Result<> Database::copy_into(SQLite::Database& target, const std::string& name, 
     for (bool more = true; more && done;) {
       {
         MutexLock lock(mutex_);
+        wait_for_writer();
         const int step = backup->executeStep(kPagesAStep);
         if (step == SQLITE_BUSY || step == SQLITE_LOCKED) throw SQLite::Exception("is locked", step);
         more = step != SQLITE_DONE;

@@ -6,11 +6,16 @@
 //    committed when the body returns success and rolled back when it returns an error or throws.
 // 2. Exceptions of SQLiteCpp end here: bodies may throw them, callers get a Result.
 // 3. synchronous=FULL: what a successful write() did survives a power cut.
-// Threads: any. A body must not call read() or write() again.
+// 4. read() sees committed states alone. peek() may also come where a write() breathes: it is for who asks
+// for
+//    rows that the transaction leaves alone.
+// Threads: any. A body must not call read(), peek() or write() again.
 #pragma once
 
 #include <SQLiteCpp/SQLiteCpp.h>
 
+#include <atomic>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -31,6 +36,17 @@ class Database {
   template <class Body>
   auto read(Body body) -> decltype(body(std::declval<SQLite::Database&>())) {
     MutexLock lock(mutex_);
+    wait_for_writer();
+    try {
+      return body(*connection_);
+    } catch (...) {
+      return translate(std::current_exception());
+    }
+  }
+
+  template <class Body>
+  auto peek(Body body) -> decltype(body(std::declval<SQLite::Database&>())) {
+    const Peek peek(*this);
     try {
       return body(*connection_);
     } catch (...) {
@@ -41,6 +57,8 @@ class Database {
   template <class Body>
   auto write(Body body) -> decltype(body(std::declval<SQLite::Database&>())) {
     MutexLock lock(mutex_);
+    wait_for_writer();
+    const Writing writing(*this);
     try {
       SQLite::Transaction transaction(*connection_, SQLite::TransactionBehavior::IMMEDIATE);
       auto result = body(*connection_);
@@ -50,6 +68,9 @@ class Database {
       return translate(std::current_exception());
     }
   }
+
+  // In the body of a long write(), between statements: lets the peeks in that wait.
+  void breathe() VSNAP_NO_THREAD_SAFETY_ANALYSIS;
 
   // Brings the WAL back into the database file, so that it starts anew.
   [[nodiscard]] Result<> checkpoint();
@@ -70,7 +91,38 @@ class Database {
   [[nodiscard]] Result<> copy_into(SQLite::Database& target, const std::string& name,
                                    const CopyProgress& each);
 
+  class Peek { // its turn at the connection
+   public:
+    explicit Peek(Database& database) VSNAP_NO_THREAD_SAFETY_ANALYSIS;
+    ~Peek() VSNAP_NO_THREAD_SAFETY_ANALYSIS;
+    Peek(const Peek&) = delete;
+    Peek& operator=(const Peek&) = delete;
+
+   private:
+    Database& database_;
+  };
+  class Writing { // says that a write() is under way, also while it breathes
+   public:
+    explicit Writing(Database& database) : database_(database) { database_.writing_ = true; }
+    ~Writing() VSNAP_NO_THREAD_SAFETY_ANALYSIS {
+      database_.writing_ = false;
+      database_.written_.notify_all();
+    }
+    Writing(const Writing&) = delete;
+    Writing& operator=(const Writing&) = delete;
+
+   private:
+    Database& database_;
+  };
+  void wait_for_writer() VSNAP_REQUIRES(mutex_) {
+    while (writing_) written_.wait(mutex_);
+  }
+
   Mutex mutex_;
+  CondVar written_, peeked_;
+  bool writing_ VSNAP_GUARDED_BY(mutex_) = false;
+  std::atomic<std::uint64_t> peeks_wanted_{0};
+  std::uint64_t peeks_done_ VSNAP_GUARDED_BY(mutex_) = 0;
   std::unique_ptr<SQLite::Database> connection_;
 };
 

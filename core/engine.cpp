@@ -27,8 +27,12 @@ constexpr std::uint64_t kMaxWalBlocks = 16384;
 // Pending changes: in the log, and as many in the commit under way.
 constexpr std::uint64_t kMinLogRecords = 512;
 
-// One transaction, during which no map is loaded.
-constexpr std::uint64_t kMaxBatchChanges = 1024;
+// One transaction. The more it has, the more changes share a page of the catalog.
+constexpr std::uint64_t kMaxBatchChanges = 16384;
+// The same after one that gave way: snapshots that come one after the other do not stop the commit.
+constexpr std::uint64_t kPoliteBatchChanges = 512;
+// Changes for which maps that are to be loaded, and snapshots, wait.
+constexpr std::uint64_t kChangesABreath = 256;
 
 // The journal: 1/64 of the pool, 256 KiB to 64 MiB; a frame takes a block at least.
 constexpr std::uint64_t kMinJournalBlocks = 64;
@@ -346,11 +350,18 @@ Result<> Engine::commit_line(const Step& step) {
   std::vector<PlaceRun> freed;
   Result<> finished;
   std::uint64_t limit = largest_batch();
+  const int in_a_hurry = hurry_.load();
   for (bool more = true; more && finished;) {
-    const Batch batch = next_batch(line, limit);
+    Batch batch = next_batch(line, gave_way_ ? std::min(limit, kPoliteBatchChanges) : limit);
+    if (!step && !gave_way_) batch.gives_way = in_a_hurry;
     // A step may refuse; then the changes before it must stand on their own.
     const bool last = batch.last == line && (batch.net.by_version.empty() || !step);
     finished = apply_batch(batch, last ? step : Step(), freed);
+    gave_way_ = batch.gave_way;
+    if (gave_way_) {
+      finished = {};
+      break;
+    }
     if (!finished && finished.error().kind == ErrorKind::no_space && limit > smallest_batch()) {
       limit = std::max(limit / 8, smallest_batch()); // the WAL may hold less than it usually does
       finished = {};
@@ -406,32 +417,44 @@ std::vector<PlaceRun> Engine::unnamed(const std::vector<PlaceRun>& overtaken) co
 }
 
 // One transaction: the catalog has every record up to the batch's last, or none of the batch.
-Result<> Engine::apply_batch(const Batch& batch, const Step& step, std::vector<PlaceRun>& freed) {
+Result<> Engine::apply_batch(Batch& batch, const Step& step, std::vector<PlaceRun>& freed) {
   // Places that no transaction ever named: nobody but in-flight I/O can know them.
-  std::vector<PlaceRun> freed_here = unnamed(batch.net.overtaken);
-  const std::size_t never_named = freed_here.size();
-  std::vector<PlaceRun> added;
+  const std::vector<PlaceRun> never_named = unnamed(batch.net.overtaken);
+  Places places;
   auto done = db_->write([&](SQLite::Database& db) VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
-    for (const auto& [version, changes] : batch.net.by_version) {
-      for (const auto& [start, change] : changes) index_->apply(change, allocator_, freed_here, &added);
-    }
+    VSNAP_TRY(apply_changes(batch, places));
     index_->store_space(allocator_.take_changed_groups());
     return store_figures(db, batch, step);
   });
   if (!done) {
     // Without space (ours, or below the members) everything stays as it was and pending; so it does when the
     // step refuses. Anything else leaves the catalog behind for good.
-    freed_here.erase(freed_here.begin(), freed_here.begin() + static_cast<std::ptrdiff_t>(never_named));
-    undo_durable(added, freed_here);
+    undo_durable(places.added, places.freed);
+    if (batch.gave_way) return done;
     if (extra_step_failed_) extra_step_failed_();
     if (done.error().errno_value == EIO || done.error().kind == ErrorKind::damaged) fail(done.error());
     return done;
   }
-  freed.insert(freed.end(), freed_here.begin(), freed_here.end());
+  freed.insert(freed.end(), never_named.begin(), never_named.end());
+  freed.insert(freed.end(), places.freed.begin(), places.freed.end());
   const bool moved = stores_position(batch); // the catalog starts a replay there now
   log_->set_committed(batch.last);
   cache_->set_committed(batch.last);
   if (moved) journal_->trim(line_);
+  return {};
+}
+
+Result<> Engine::apply_changes(Batch& batch, Places& places) {
+  std::uint64_t applied = 0;
+  for (const auto& [version, changes] : batch.net.by_version) {
+    for (const auto& [start, change] : changes) {
+      index_->apply(change, allocator_, places.freed, &places.added);
+      if (++applied % kChangesABreath != 0) continue;
+      db_->breathe();
+      batch.gave_way = batch.gives_way && hurry_.load() > *batch.gives_way;
+      if (batch.gave_way) return failure(ErrorKind::busy, "a snapshot comes first");
+    }
+  }
   return {};
 }
 

@@ -85,7 +85,8 @@ class Engine {
   [[nodiscard]] Result<> prepare_line() VSNAP_REQUIRES(commit_mutex_);
   std::uint64_t draw_line() VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] Result<> record_line(const Step& step) VSNAP_REQUIRES(commit_mutex_);
-  // While one exists, commits without a step stop after a transaction and let others have the commit lock.
+  // While one exists, commits without a step stop after a transaction and let others have the commit lock;
+  // one that is under way when it comes is undone, but not twice in a row.
   class Hurry {
    public:
     explicit Hurry(Engine& engine);
@@ -138,11 +139,17 @@ class Engine {
   struct Batch { // the records of one transaction, in net form
     NetChanges net;
     std::uint64_t last = 0;
+    std::optional<int> gives_way; // where there are more in a hurry than that
+    bool gave_way = false;
   };
   [[nodiscard]] Batch next_batch(std::uint64_t line, std::uint64_t limit) const VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] std::vector<PlaceRun> unnamed(const std::vector<PlaceRun>& overtaken) const;
-  [[nodiscard]] Result<> apply_batch(const Batch& batch, const Step& step, std::vector<PlaceRun>& freed)
+  [[nodiscard]] Result<> apply_batch(Batch& batch, const Step& step, std::vector<PlaceRun>& freed)
       VSNAP_REQUIRES(commit_mutex_);
+  struct Places { // whose state a transaction changed
+    std::vector<PlaceRun> added, freed;
+  };
+  [[nodiscard]] Result<> apply_changes(Batch& batch, Places& places) VSNAP_REQUIRES(commit_mutex_);
   void undo_durable(const std::vector<PlaceRun>& added, const std::vector<PlaceRun>& freed)
       VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] Result<> store_figures(SQLite::Database& db, const Batch& batch, const Step& step)
@@ -177,6 +184,7 @@ class Engine {
 
   Mutex commit_mutex_;
   Journal::Position line_ VSNAP_GUARDED_BY(commit_mutex_); // of the journal, at the log's line
+  bool gave_way_ VSNAP_GUARDED_BY(commit_mutex_) = false;  // the transaction before this one
   std::atomic<bool> metadata_low_{false};
   std::atomic<std::uint64_t> metadata_used_bytes_{0};
   std::atomic<std::uint64_t> pool_blocks_{0};

@@ -23,7 +23,9 @@ Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
   // never too seldom.
   const Version version = map.branch->version();
   auto region = std::make_unique<Region>(index, version);
-  VSNAP_TRY(db_.read([&](SQLite::Database&) -> Result<> {
+  // A commit under way changes no row that this view sees: what it brings of this map is in memory, or was
+  // written after the version that is read here.
+  VSNAP_TRY(db_.peek([&](SQLite::Database&) -> Result<> {
     if (map.head)
       index_.load_region(*map.branch, version, map.branch->floor.load(), *region);
     else

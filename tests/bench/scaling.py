@@ -21,6 +21,7 @@ class GeneratedPool:
 
     def __init__(self, directory, extents, volumes=1, snapshots=0, pieces=None):
         self.directory = directory
+        self.extents = extents
         self.volumes = volumes
         self.mount_point = directory / "mount"
         self.mount_point.mkdir(parents=True)

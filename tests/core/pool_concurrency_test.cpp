@@ -185,6 +185,29 @@ TEST_CASE("snapshots stay what they are while others are removed under load") {
   REQUIRE(lab.findings().empty());
 }
 
+TEST_CASE("a long commit gives way to snapshots, and comes to its end all the same") {
+  SmallPool lab(256 * kMiB);
+  lab.pool.reset();
+  OpenPoolOptions options;
+  options.background = true;
+  lab.open(options);
+  constexpr std::uint64_t kBlocks = 6000; // pieces of one block each: no two side by side
+  lab.create("v", 2 * kBlocks * kBlockBytes);
+  ViewHandle v = lab.view("v");
+  for (std::uint8_t round = 1; round <= 8; ++round) {
+    for (std::uint64_t block = 0; block < kBlocks; ++block)
+      REQUIRE(v->write(2 * block * kBlockBytes, block_of(round)).has_value());
+    for (unsigned i = 0; i < 5; ++i)
+      REQUIRE(lab.snapshot("v@s" + std::to_string(round) + "-" + std::to_string(i)).has_value());
+  }
+  REQUIRE(lab.findings().empty());
+  for (std::uint8_t round = 1; round <= 8; ++round) {
+    ViewHandle s = lab.view("v@s" + std::to_string(round) + "-0");
+    for (std::uint64_t block = 0; block < kBlocks; block += 97)
+      REQUIRE(read_from(*s, 2 * block * kBlockBytes) == block_of(round));
+  }
+}
+
 TEST_CASE("a clone can be flattened while it and its origin are written") {
   SmallPool lab(64 * kMiB);
   lab.create("v", 8 * kMiB);
