@@ -89,6 +89,7 @@ Result<> run_daemon(const DaemonOptions& options, const std::function<void()>& r
   open.expected_uuid = options.uuid;
   open.role = "daemon";
   open.background = true;
+  open.keep_tail = true;
   open.direct = options.direct;
   if (options.cache_bytes != 0) open.cache_bytes = options.cache_bytes;
   VSNAP_TRY_ASSIGN(auto pool, Pool::open(Env::real(), std::move(open)));

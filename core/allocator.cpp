@@ -55,11 +55,15 @@ struct Allocator::Member {
   explicit Member(std::uint64_t blocks)
       : taken(blocks),
         durable(blocks),
-        free_in_group((blocks + format::kGroupBlocks - 1) / format::kGroupBlocks) {}
+        free_in_group((blocks + format::kGroupBlocks - 1) / format::kGroupBlocks),
+        chunks_in_group(free_in_group.size()) {}
   Bitmap taken;
   Bitmap durable;
   std::vector<std::uint32_t> free_in_group;
+  std::vector<std::uint32_t> chunks_in_group; // of the chunks those that are wholly free
   std::uint64_t free = 0;
+  std::uint64_t free_chunks = 0;
+  std::uint64_t first_free_group = 0; // none before it has a free block
   std::uint64_t durable_count = 0;
   std::uint64_t cursor = 0; // where the last search ended
   std::set<std::uint64_t> changed_groups;
@@ -71,6 +75,10 @@ struct Allocator::Member {
   void take(std::uint64_t start, std::uint64_t count) {
     for (std::uint64_t i = start; i < start + count; ++i) {
       VSNAP_ASSERT(!taken.test(i));
+      if (chunk_free(i / kChunk * kChunk)) {
+        --chunks_in_group[i / format::kGroupBlocks];
+        --free_chunks;
+      }
       taken.set(i, true);
       --free_in_group[i / format::kGroupBlocks];
     }
@@ -81,15 +89,21 @@ struct Allocator::Member {
       VSNAP_ASSERT(taken.test(i) && !durable.test(i));
       taken.set(i, false);
       ++free_in_group[i / format::kGroupBlocks];
+      if (chunk_free(i / kChunk * kChunk)) {
+        ++chunks_in_group[i / format::kGroupBlocks];
+        ++free_chunks;
+      }
     }
+    first_free_group = std::min(first_free_group, start / format::kGroupBlocks);
     free += count;
   }
   // First aligned chunk at or after `from` and before `to` that is wholly free.
   [[nodiscard]] std::optional<std::uint64_t> find_chunk(std::uint64_t from, std::uint64_t to) const {
+    if (free_chunks == 0) return std::nullopt;
     from = (from + kChunk - 1) / kChunk * kChunk;
     for (std::uint64_t at = from; at < to;) {
       const std::uint64_t group = at / format::kGroupBlocks;
-      if (free_in_group[group] < kChunk) {
+      if (chunks_in_group[group] == 0) {
         at = (group + 1) * format::kGroupBlocks;
       } else if (at % kWordBits == 0 && taken.word(at / kWordBits) == ~0ULL) {
         at += kWordBits;
@@ -106,13 +120,13 @@ struct Allocator::Member {
       const std::uint64_t group = at / format::kGroupBlocks;
       if (free_in_group[group] == 0) {
         at = (group + 1) * format::kGroupBlocks;
-      } else if (at % kWordBits == 0 && taken.word(at / kWordBits) == ~0ULL) {
-        at += kWordBits;
-      } else if (!taken.test(at)) {
-        return at;
-      } else {
-        ++at;
+        continue;
       }
+      // Beyond the end the word has zeros, which are no free blocks.
+      const std::uint64_t used = taken.word(at / kWordBits) >> (at % kWordBits);
+      const auto run = static_cast<std::uint64_t>(std::countr_one(used));
+      if (run < kWordBits - at % kWordBits) return at + run < to ? std::optional(at + run) : std::nullopt;
+      at = (at / kWordBits + 1) * kWordBits;
     }
     return std::nullopt;
   }
@@ -128,6 +142,9 @@ void Allocator::add_member(std::uint64_t blocks, std::uint64_t header_blocks) {
     member->free_in_group[group] =
         static_cast<std::uint32_t>(std::min(format::kGroupBlocks, blocks - group * format::kGroupBlocks));
   member->free = blocks;
+  member->free_chunks = blocks / kChunk;
+  for (std::uint64_t chunk = 0; chunk < member->free_chunks; ++chunk)
+    ++member->chunks_in_group[chunk * kChunk / format::kGroupBlocks];
   member->take(0, header_blocks);
   member->cursor = header_blocks;
   members_.push_back(std::move(member));
@@ -182,8 +199,9 @@ std::optional<PlaceRun> Allocator::allocate_on(Member& member, std::uint32_t ind
     member.cursor = (start + count + kChunk - 1) / kChunk * kChunk;
     return PlaceRun{Place(index, start), BlockCount(count)};
   }
-  const auto block = member.find_block(0, member.taken.bits());
+  const auto block = member.find_block(member.first_free_group * format::kGroupBlocks, member.taken.bits());
   VSNAP_ASSERT(block.has_value());
+  member.first_free_group = *block / format::kGroupBlocks;
   const std::uint64_t count = member.taken.clear_run(*block, wanted);
   member.take(*block, count);
   return PlaceRun{Place(index, *block), BlockCount(count)};

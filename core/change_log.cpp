@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/assert.h"
+#include "core/planted.h"
 
 namespace vsnap {
 namespace {
@@ -26,7 +27,8 @@ LogRecord* map_ring() {
 void ChangeLog::Unmap::operator()(LogRecord* slots) const { ::munmap(slots, kRingBytes); }
 
 ChangeLog::ChangeLog(std::uint64_t committed, std::uint64_t limit, std::uint64_t region_limit)
-    : slots_(map_ring()),
+    : own_(map_ring()),
+      slots_(own_.get()),
       limit_(std::min(limit, kMaxLimit)),
       region_limit_(region_limit),
       committed_(committed),
@@ -47,8 +49,18 @@ std::uint64_t ChangeLog::append(LogRecord record, bool first_of_region) {
   slots_[sequence % kSlots] = record;
   ++touched_;
   if (first_of_region) regions_.fetch_add(1, std::memory_order_relaxed);
+  if (shared_last_ != nullptr && !planted(Fault::tail_last_stays))
+    shared_last_->store(sequence, std::memory_order_release);
   last_.store(sequence, std::memory_order_release);
   return sequence;
+}
+
+void ChangeLog::move_to(LogRecord* slots, std::atomic<std::uint64_t>& last) {
+  MutexLock lock(mutex_);
+  VSNAP_ASSERT(committed_.load() == last_.load() && last.load() == last_.load());
+  slots_ = slots;
+  shared_last_ = &last;
+  own_.reset();
 }
 
 std::uint64_t ChangeLog::draw_line() {
@@ -77,8 +89,8 @@ void ChangeLog::set_committed(std::uint64_t sequence) {
                sequence <= line_.load(std::memory_order_relaxed));
   committed_.store(sequence, std::memory_order_release);
   if (sequence == line_.load(std::memory_order_relaxed)) regions_before_line_ = 0;
-  if (sequence == last_.load(std::memory_order_relaxed) && touched_ > kKeptSlots) {
-    static_cast<void>(::madvise(slots_.get(), kRingBytes, MADV_DONTNEED));
+  if (own_ && sequence == last_.load(std::memory_order_relaxed) && touched_ > kKeptSlots) {
+    static_cast<void>(::madvise(own_.get(), kRingBytes, MADV_DONTNEED));
     touched_ = 0;
   }
 }

@@ -16,8 +16,9 @@
 // 4. A record names the version and floor that its branch had when it was made: a snapshot parts them.
 // 5. Writers hold back at full(). A piece of a request that began before may still append kMaxPieceRecords;
 //    the ring has room for that of kMaxWriters.
-// 6. An empty ring keeps no more than kKeptSlots of memory.
-// Threads: append() and copy() from any thread; the other readers under the commit lock.
+// 6. An empty ring of one's own keeps no more than kKeptSlots of memory.
+// 7. In a ring that outlives the process (move_to), `last` there is last() here, in the same order: see
+// tail.h. Threads: append() and copy() from any thread; the other readers under the commit lock.
 #pragma once
 
 #include <atomic>
@@ -43,6 +44,10 @@ class ChangeLog {
   // Holds back writers at twice `limit` records (one half for the commit under way), or at records in
   // `region_limit` regions; see wants_commit().
   ChangeLog(std::uint64_t committed, std::uint64_t limit, std::uint64_t region_limit);
+  // From now on in slots, kSlots of them, that are somebody else's and outlive this object; `last` follows
+  // last(). Only while nothing is pending and nobody appends.
+  void move_to(LogRecord* slots, std::atomic<std::uint64_t>& last) VSNAP_EXCLUDES(mutex_);
+
   // Its sequence number. `first_of_region`: no other record of its region came after line().
   std::uint64_t append(LogRecord record, bool first_of_region) VSNAP_EXCLUDES(mutex_);
   std::uint64_t append(const MapChange& change, bool first_of_region) {
@@ -85,7 +90,9 @@ class ChangeLog {
   struct Unmap {
     void operator()(LogRecord* slots) const;
   };
-  std::unique_ptr<LogRecord[], Unmap> slots_; // zeros until they are used, and no memory
+  std::unique_ptr<LogRecord[], Unmap> own_; // zeros until they are used, and no memory; none after move_to()
+  LogRecord* slots_;
+  std::atomic<std::uint64_t>* shared_last_ VSNAP_GUARDED_BY(mutex_) = nullptr;
   std::atomic<std::uint64_t> limit_;
   const std::uint64_t region_limit_;
   std::atomic<std::uint64_t> regions_{0}; // with records beyond the line

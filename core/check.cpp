@@ -71,8 +71,10 @@ Result<CheckReport> PoolImpl::check(bool repair, const Progress& progress) {
       report, options_.for_check ? check_unused(repair, report, progress) : check_in_use(report, progress)));
   const bool clean = std::all_of(report.findings.begin(), report.findings.end(),
                                  [](const Finding& finding) { return finding.repaired; });
-  if (clean && options_.for_check && engine_->members().needs_check())
+  if (clean && options_.for_check && engine_->members().needs_check()) {
+    engine_->forget_tail();
     VSNAP_TRY(engine_->members().clear_needs_check());
+  }
   return report;
 }
 

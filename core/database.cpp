@@ -68,9 +68,12 @@ Result<std::unique_ptr<Database>> Database::open(const std::string& file, const 
     connection->exec("PRAGMA page_size=4096");
     int reserved = MetadataVfs::kReservedBytes; // counts only where the database is made
     sqlite3_file_control(connection->getHandle(), "main", SQLITE_FCNTL_RESERVE_BYTES, &reserved);
-    connection->exec(
-        "PRAGMA journal_mode=MEMORY"); // there is no journal file to write the change to WAL through
-    connection->exec("PRAGMA journal_mode=WAL");
+    // Only where it is made: each change of the mode is written to the database, by way of a journal, for
+    // which there is no file.
+    if (connection->execAndGet("PRAGMA journal_mode").getString() != "wal") {
+      connection->exec("PRAGMA journal_mode=MEMORY");
+      connection->exec("PRAGMA journal_mode=WAL");
+    }
     connection->exec("PRAGMA synchronous=FULL");
     connection->exec("PRAGMA temp_store=MEMORY");
     connection->exec("PRAGMA cache_size=-65536"); // 64 MiB

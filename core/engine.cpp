@@ -7,6 +7,7 @@
 #include "core/assert.h"
 #include "core/catalog.h"
 #include "core/log.h"
+#include "core/planted.h"
 #include "core/schema.h"
 
 namespace vsnap {
@@ -29,8 +30,10 @@ constexpr std::uint64_t kMinLogRecords = 512;
 
 // One transaction. The more it has, the more changes share a page of the catalog.
 constexpr std::uint64_t kMaxBatchChanges = 16384;
-// The same after one that gave way: snapshots that come one after the other do not stop the commit.
-constexpr std::uint64_t kPoliteBatchChanges = 512;
+// One that gave way is tried again with half of what it came to, or this, and does not give way then; each
+// that comes to its end lets the next be twice as large. So snapshots that come one after the other do not
+// stop commits, and find them short.
+constexpr std::uint64_t kMinPoliteChanges = 512;
 // Changes for which maps that are to be loaded, and snapshots, wait.
 constexpr std::uint64_t kChangesABreath = 256;
 
@@ -134,6 +137,7 @@ Result<> Engine::open_catalog(bool for_check) {
     }
     VSNAP_TRY(members_->check_together(catalog::value(db, "opened")));
     applied = catalog::value(db, "applied");
+    tail_token_ = catalog::value(db, "tail");
     line_.frame = std::max<std::uint64_t>(catalog::value(db, "journal_frame"), 1);
     line_.offset = catalog::value(db, "journal_offset");
     std::vector<std::uint64_t> member_blocks;
@@ -168,13 +172,58 @@ Result<bool> Engine::replay(const Journal::Each& each) {
   MutexLock lock(commit_mutex_);
   if (!sound_) return false; // once it was repaired
   VSNAP_TRY(journal_->replay(line_, committed(), each));
+  // After a failed flush its records may name places that the data never reached.
+  if (members_->needs_check()) return log_->last() > committed();
+  VSNAP_TRY_ASSIGN(const auto tail, Tail::find(env_, members_->layout().pool_uuid, tail_token_));
+  if (tail) {
+    for (const LogRecord& record : (*tail)->records(log_->last())) VSNAP_TRY(each(record));
+  }
   return log_->last() > committed();
 }
 
 Result<> Engine::reset_journal() {
   VSNAP_TRY(commit()); // what came before the damage
-  return journal_->reset();
+  VSNAP_TRY(journal_->reset());
+  return start_tail(false);
 }
+
+// Old records are out of the way before the catalog may need others, whatever fails in between: with nothing
+// pending they say nothing that the catalog does not.
+Result<> Engine::start_tail(bool keep) {
+  MutexLock lock(commit_mutex_);
+  VSNAP_ASSERT(!tail_ && log_->committed() == log_->last());
+  const Uuid pool = members_->layout().pool_uuid;
+  if (!planted(Fault::tail_not_ended)) Tail::remove(env_, pool);
+  std::uint64_t token = 0;
+  std::unique_ptr<Tail> tail;
+  if (keep) {
+    const Uuid random = env_.random_uuid();
+    std::memcpy(&token, random.data(), sizeof token);
+    token = token >> 2U | 1U; // what SQLite stores as it is, and not 0
+    auto made = Tail::make(env_, pool, token, log_->last(), members_->path(0));
+    if (!made)
+      log::warning("what no fsync confirmed is lost if this process is killed: {}", made.error().message);
+    else
+      tail = std::move(*made);
+  }
+  if (!tail) token = 0;
+  if (token != tail_token_ && !planted(Fault::tail_not_ended)) {
+    VSNAP_TRY(db_->write([&](SQLite::Database& db) -> Result<> {
+      catalog::set_value(db, "tail", token);
+      return {};
+    }));
+  }
+  tail_token_ = token;
+  tail_ = std::move(tail);
+  if (tail_) log_->move_to(tail_->slots(), tail_->last());
+  return {};
+}
+
+void Engine::end_tail() {
+  if (tail_) forget_tail();
+}
+
+void Engine::forget_tail() { Tail::remove(env_, members_->layout().pool_uuid); }
 
 void Engine::make_journal() {
   if (journal_->attached()) return;
@@ -230,20 +279,35 @@ Result<> Engine::check_writable() const {
 }
 
 std::string Engine::health() const {
+  constexpr std::string_view kNext = "unmount the pool and run vsnap check";
   MutexLock lock(failure_mutex_);
-  if (!failure_.empty()) return failure_;
-  if (members_->flush_failed()) return "a flush failed: unmount the pool and run vsnap check";
+  if (!failure_.empty()) return needs_check() ? fmt::format("{} ({})", failure_, kNext) : failure_;
+  if (members_->flush_failed()) return fmt::format("a flush failed: {}", kNext);
   return "ok";
 }
 
 void Engine::fail(const Error& why) {
-  MutexLock lock(failure_mutex_);
-  if (failure_.empty()) {
-    failure_ = why.message;
-    log::error("the pool takes no more changes: {}", why.message);
+  {
+    MutexLock lock(failure_mutex_);
+    if (failure_.empty()) {
+      failure_ = why.message;
+      log::error("the pool takes no more changes: {}", why.message);
+    }
+    if (why.kind != ErrorKind::no_space) needs_check_.store(true);
+    failed_.store(true, std::memory_order_release);
   }
-  if (why.kind != ErrorKind::no_space) needs_check_.store(true);
-  failed_.store(true, std::memory_order_release);
+  if (needs_check()) mark_failure();
+}
+
+Result<> Engine::flush() {
+  auto flushed = members_->flush_data();
+  if (!flushed) mark_failure();
+  return flushed;
+}
+
+void Engine::mark_failure() {
+  if (tail_) tail_->end();
+  if (!marked_.load()) marked_.store(members_->mark_needs_check());
 }
 
 // ---- commit ----
@@ -291,8 +355,8 @@ void Engine::wait_for_hurry() {
 Result<> Engine::prepare_line() {
   VSNAP_TRY(check_writable());
   const std::uint64_t last = log_->last();
-  VSNAP_TRY(members_->flush_data());
-  if (committed() < last) {
+  VSNAP_TRY(flush());
+  if (committed() < last && !planted(Fault::snapshot_without_frame)) {
     VSNAP_TRY_ASSIGN(const bool journaled, journal_->sync(last));
     if (!journaled) VSNAP_TRY(commit_with({}));
   }
@@ -310,8 +374,11 @@ std::uint64_t Engine::draw_line() {
 
 Result<> Engine::record_line(const Step& step) {
   VSNAP_TRY(check_writable());
-  VSNAP_TRY(members_->flush_data());
-  VSNAP_TRY_ASSIGN(const bool journaled, journal_->sync(log_->line()));
+  VSNAP_TRY(flush());
+  bool journaled = planted(Fault::snapshot_without_frame);
+  if (!journaled) {
+    VSNAP_TRY_ASSIGN(journaled, journal_->sync(log_->line()));
+  }
   if (!journaled) return commit_line(step);
   log_->withdraw_line(); // they are for the next commit
   VSNAP_TRY(transact([&](SQLite::Database& db, std::vector<PlaceRun>&) { return step(db); }));
@@ -323,7 +390,7 @@ Result<> Engine::commit_if_needed() { return committed() < log_->last() ? commit
 
 Result<> Engine::sync() {
   const std::uint64_t wanted = log_->last();
-  VSNAP_TRY(members_->flush_data());
+  if (!planted(Fault::sync_without_flush)) VSNAP_TRY(flush());
   if (committed() >= wanted) return check_writable();
   auto journaled = journal_->sync(wanted);
   if (!journaled) {
@@ -346,18 +413,20 @@ Result<> Engine::commit_with(const Step& step) {
 // Everything up to the log's line, and nothing beyond it.
 Result<> Engine::commit_line(const Step& step) {
   const std::uint64_t line = log_->line();
-  VSNAP_TRY(members_->flush_data());
+  if (!planted(Fault::commit_without_flush)) VSNAP_TRY(flush());
   std::vector<PlaceRun> freed;
   Result<> finished;
   std::uint64_t limit = largest_batch();
   const int in_a_hurry = hurry_.load();
   for (bool more = true; more && finished;) {
-    Batch batch = next_batch(line, gave_way_ ? std::min(limit, kPoliteBatchChanges) : limit);
+    Batch batch = next_batch(line, std::min(limit, polite_limit_));
     if (!step && !gave_way_) batch.gives_way = in_a_hurry;
     // A step may refuse; then the changes before it must stand on their own.
     const bool last = batch.last == line && (batch.net.by_version.empty() || !step);
     finished = apply_batch(batch, last ? step : Step(), freed);
     gave_way_ = batch.gave_way;
+    polite_limit_ = gave_way_ ? std::max(batch.applied / 2, kMinPoliteChanges)
+                              : std::min(polite_limit_ * 2, kMaxBatchChanges);
     if (gave_way_) {
       finished = {};
       break;
@@ -420,6 +489,12 @@ std::vector<PlaceRun> Engine::unnamed(const std::vector<PlaceRun>& overtaken) co
 Result<> Engine::apply_batch(Batch& batch, const Step& step, std::vector<PlaceRun>& freed) {
   // Places that no transaction ever named: nobody but in-flight I/O can know them.
   const std::vector<PlaceRun> never_named = unnamed(batch.net.overtaken);
+  if (planted(Fault::applied_before_rows)) {
+    VSNAP_TRY(db_->write([&](SQLite::Database& db) -> Result<> {
+      catalog::set_value(db, "applied", batch.last);
+      return {};
+    }));
+  }
   Places places;
   auto done = db_->write([&](SQLite::Database& db) VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
     VSNAP_TRY(apply_changes(batch, places));
@@ -445,11 +520,10 @@ Result<> Engine::apply_batch(Batch& batch, const Step& step, std::vector<PlaceRu
 }
 
 Result<> Engine::apply_changes(Batch& batch, Places& places) {
-  std::uint64_t applied = 0;
   for (const auto& [version, changes] : batch.net.by_version) {
     for (const auto& [start, change] : changes) {
       index_->apply(change, allocator_, places.freed, &places.added);
-      if (++applied % kChangesABreath != 0) continue;
+      if (++batch.applied % kChangesABreath != 0) continue;
       db_->breathe();
       batch.gave_way = batch.gives_way && hurry_.load() > *batch.gives_way;
       if (batch.gave_way) return failure(ErrorKind::busy, "a snapshot comes first");
@@ -459,6 +533,7 @@ Result<> Engine::apply_changes(Batch& batch, Places& places) {
 }
 
 void Engine::undo_durable(const std::vector<PlaceRun>& added, const std::vector<PlaceRun>& freed) {
+  if (planted(Fault::undo_forgotten)) return;
   for (const PlaceRun& run : added) allocator_.set_durable(run, false);
   for (const PlaceRun& run : freed) allocator_.set_durable(run, true);
 }

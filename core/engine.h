@@ -30,6 +30,7 @@
 #include "core/metadata_vfs.h"
 #include "core/net_changes.h"
 #include "core/region_cache.h"
+#include "core/tail.h"
 
 namespace vsnap {
 
@@ -50,12 +51,20 @@ class Engine {
   // A pool of before there was a journal, or that had no room for one, gets it. Without one every fsync
   // commits.
   void make_journal();
-  // The records that the journal has and the catalog has not, in order; `each` puts them into the log. True:
-  // there were some, and a commit is due before any map is loaded. Kind damaged: see journal.h.
+  // The records that the journal and a killed daemon's tail have and the catalog has not, in order; `each`
+  // puts them into the log. True: there were some, and a commit is due before any map is loaded. Kind
+  // damaged: see journal.h.
   [[nodiscard]] Result<bool> replay(const Journal::Each& each);
+  // Once nothing is pending: what a killed daemon left in memory counts no more, and with `keep` what is
+  // changed from now on outlives this process.
+  [[nodiscard]] Result<> start_tail(bool keep) VSNAP_EXCLUDES(commit_mutex_);
+  // Nothing is pending, and nothing will be changed any more.
+  void end_tail();
+  // What a killed daemon left in memory is never to be used: a flush has failed since.
+  void forget_tail();
   // Once every place that anything names is taken: after replay().
   void start_headroom() VSNAP_EXCLUDES(commit_mutex_);
-  // What the journal has and the catalog has not is given up.
+  // What the journal or a tail has and the catalog has not is given up.
   [[nodiscard]] Result<> reset_journal();
   // Called when somebody should commit soon, by threads that write; never twice before a commit has begun.
   void set_committer(std::function<void()> wake) { wake_committer_ = std::move(wake); }
@@ -117,6 +126,11 @@ class Engine {
   [[nodiscard]] std::string health() const;
   // From now on nothing is changed any more, until the pool is opened again.
   void fail(const Error& why);
+  // Of all members. Should it fail, what only the tail knows counts no more, and the members say that a check
+  // is needed before the caller hears of it.
+  [[nodiscard]] Result<> flush();
+  // Tries again where the members did not take it.
+  void mark_failure();
   // What the members hold may contradict itself: a check has to run before the next change.
   [[nodiscard]] bool needs_check() const { return needs_check_.load() || members_->flush_failed(); }
   [[nodiscard]] SpaceInfo space();
@@ -141,6 +155,7 @@ class Engine {
     std::uint64_t last = 0;
     std::optional<int> gives_way; // where there are more in a hurry than that
     bool gave_way = false;
+    std::uint64_t applied = 0; // pieces
   };
   [[nodiscard]] Batch next_batch(std::uint64_t line, std::uint64_t limit) const VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] std::vector<PlaceRun> unnamed(const std::vector<PlaceRun>& overtaken) const;
@@ -169,6 +184,8 @@ class Engine {
   std::unique_ptr<Database> db_;
   std::unique_ptr<ExtentIndex> index_;
   std::unique_ptr<SQLite::Statement> page_count_, free_count_; // keep_headroom()'s
+  std::unique_ptr<Tail> tail_;                                 // that the log lies in
+  std::uint64_t tail_token_ = 0;                               // that the catalog names
   std::unique_ptr<ChangeLog> log_;
   std::unique_ptr<Journal> journal_;
   bool sound_ = true; // the record of used space agrees with itself
@@ -184,7 +201,8 @@ class Engine {
 
   Mutex commit_mutex_;
   Journal::Position line_ VSNAP_GUARDED_BY(commit_mutex_); // of the journal, at the log's line
-  bool gave_way_ VSNAP_GUARDED_BY(commit_mutex_) = false;  // the transaction before this one
+  std::uint64_t polite_limit_ VSNAP_GUARDED_BY(commit_mutex_) = 1ULL << 32U; // pieces of the next transaction
+  bool gave_way_ VSNAP_GUARDED_BY(commit_mutex_) = false; // the transaction before this one
   std::atomic<bool> metadata_low_{false};
   std::atomic<std::uint64_t> metadata_used_bytes_{0};
   std::atomic<std::uint64_t> pool_blocks_{0};
@@ -192,6 +210,7 @@ class Engine {
   std::string failure_ VSNAP_GUARDED_BY(failure_mutex_);
   std::atomic<bool> failed_{false};
   std::atomic<bool> needs_check_{false};
+  std::atomic<bool> marked_{false}; // on all members
 };
 
 } // namespace vsnap

@@ -7,6 +7,7 @@
 // 2. read_at / write_at move all bytes asked for or fail; nothing in between is reported as success.
 // 3. What was written is durable only after a flush() that began later has returned success.
 // 4. A read that is pending ends: its Done is called once. Until then its buffer and its File stay.
+// 5. Shared memory keeps every byte stored in it when its maker dies, and none when the machine does.
 // Threads: any thread may call any method of a File and of an Env at any time.
 #pragma once
 
@@ -17,6 +18,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 
@@ -34,6 +36,8 @@ class File {
   // The same as write_at, and durable when it returns. Kind no_space: nothing was promised and nothing lost;
   // any other is that of a failed flush.
   [[nodiscard]] virtual Result<> write_durably(std::uint64_t offset, std::span<const std::byte> data) = 0;
+  // What is in a cache and may be on no disk, as after a failed flush, is not read any more. Best effort.
+  virtual void drop_cache() {}
   // Gives the bytes back to whatever is below (hole punch, discard). Contents are undefined afterwards. Best
   // effort.
   virtual void discard(std::uint64_t offset, std::uint64_t length) = 0;
@@ -62,6 +66,15 @@ class File {
   [[nodiscard]] virtual bool may_wait() const { return false; }
 };
 
+// Memory of this machine that has a name: it stays when the process that made it ends, until it is removed.
+class SharedMemory {
+ public:
+  virtual ~SharedMemory() = default;
+  [[nodiscard]] virtual std::span<std::byte> bytes() = 0; // aligned to a page
+  // Until this object ends nobody else can: false: somebody else does.
+  [[nodiscard]] virtual bool hold() = 0;
+};
+
 struct OpenMode {
   bool create = false; // a missing regular file is made; an existing one is kept
   bool exclusive_create = false;
@@ -81,6 +94,21 @@ class Env {
   // Changes at each boot of the machine.
   [[nodiscard]] virtual std::string boot_id() = 0;
   [[nodiscard]] virtual std::string host_name() = 0;
+
+  // Zeros, held by the caller, for its user alone, in place of what had the name before; storing to it never
+  // fails. Kind no_space: there is not enough memory. An environment may have none of it.
+  [[nodiscard]] virtual Result<std::unique_ptr<SharedMemory>> make_shared_memory(const std::string& name,
+                                                                                 std::size_t /*bytes*/) {
+    return system_failure(ENOTSUP, name);
+  }
+  // Kind not_found: nothing has the name.
+  [[nodiscard]] virtual Result<std::unique_ptr<SharedMemory>> open_shared_memory(const std::string& name) {
+    return system_failure(ENOENT, name);
+  }
+  virtual void remove_shared_memory(const std::string& /*name*/) {}
+  [[nodiscard]] virtual std::vector<std::string> shared_memory_names(const std::string& /*prefix*/) {
+    return {};
+  }
 
   static Env& real();
 };

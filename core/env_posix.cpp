@@ -24,9 +24,20 @@
 #include "core/io_ring.h"
 #include "core/mutex.h"
 #include "core/names.h"
+#include "core/shared_memory.h"
 
 namespace vsnap {
 namespace {
+
+// Whatever is wrong below, its errno would mean something else to who has a volume open: only that there is
+// no space is told as it is.
+Failure io_failure(int errno_value, std::string_view what) {
+  auto failed = system_failure(errno_value == ENODATA ? EIO : errno_value, what);
+  if (failed.value().kind == ErrorKind::no_space) return failed;
+  failed.value().kind = ErrorKind::failed;
+  failed.value().errno_value = EIO;
+  return failed;
+}
 
 class PosixFile final : public File {
  public:
@@ -50,12 +61,12 @@ class PosixFile final : public File {
     if (direct_) {
       const int error = direct_->read(offset, out);
       if (error == 0) return {};
-      return system_failure(error == ENODATA ? EIO : error, fmt::format("{}: read at {}", path_, offset));
+      return io_failure(error, fmt::format("{}: read at {}", path_, offset));
     }
     while (!out.empty()) {
       const ssize_t n = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return system_failure(errno, fmt::format("{}: read at {}", path_, offset));
+      if (n < 0) return io_failure(errno, fmt::format("{}: read at {}", path_, offset));
       if (n == 0)
         return failure(ErrorKind::failed, EIO, fmt::format("{}: read at {}: end of file", path_, offset));
       out = out.subspan(static_cast<std::size_t>(n));
@@ -95,14 +106,20 @@ class PosixFile final : public File {
     if (direct_) return write_direct(offset, data, true);
     VSNAP_TRY(write_at(offset, data));
     if (::fdatasync(fd_) == 0) return {};
-    // Of whatever kind: it may be another write's, and is told once.
-    return failure(ErrorKind::failed, EIO,
-                   fmt::format("{}: flush: {}", path_, std::generic_category().message(errno)));
+    return flush_failure();
   }
 
   Result<> flush() override {
-    if (::fdatasync(fd_) != 0) return system_failure(errno, fmt::format("{}: flush", path_));
+    if (::fdatasync(fd_) != 0) return flush_failure();
     return {};
+  }
+
+  void drop_cache() override {
+    static_cast<void>(::fdatasync(fd_)); // dirty pages are not dropped
+    if (block_device_)
+      static_cast<void>(::ioctl(fd_, BLKFLSBUF, 0));
+    else
+      static_cast<void>(::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED));
   }
 
   void discard(std::uint64_t offset, std::uint64_t length) override {
@@ -137,12 +154,17 @@ class PosixFile final : public File {
   }
 
  private:
+  // Of whatever kind: it may be another write's, and is told once.
+  [[nodiscard]] Failure flush_failure() const {
+    return failure(ErrorKind::failed, EIO,
+                   fmt::format("{}: flush: {}", path_, std::generic_category().message(errno)));
+  }
   template <class Write>
   Result<> write_all(std::uint64_t offset, std::span<const std::byte> data, Write write) {
     while (!data.empty()) {
       const ssize_t n = write(data, static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return system_failure(errno, fmt::format("{}: write at {}", path_, offset));
+      if (n < 0) return io_failure(errno, fmt::format("{}: write at {}", path_, offset));
       if (n == 0)
         return failure(ErrorKind::failed, EIO,
                        fmt::format("{}: write at {}: nothing written", path_, offset));
@@ -155,7 +177,7 @@ class PosixFile final : public File {
   Result<> write_direct(std::uint64_t offset, std::span<const std::byte> data, bool durably) {
     const int error = direct_->write(offset, data, durably);
     if (error == 0) return {};
-    return system_failure(error == ENODATA ? EIO : error, fmt::format("{}: write at {}", path_, offset));
+    return io_failure(error, fmt::format("{}: write at {}", path_, offset));
   }
 
   // Bytes that could be read without waiting.
@@ -171,7 +193,7 @@ class PosixFile final : public File {
         if (error == 0)
           done({});
         else
-          done(system_failure(error == ENODATA ? EIO : error, fmt::format("{}: read at {}", path_, offset)));
+          done(io_failure(error, fmt::format("{}: read at {}", path_, offset)));
       });
     } catch (const std::bad_alloc&) {
       return false;
@@ -265,6 +287,18 @@ class PosixEnv final : public Env {
     char name[256] = {};
     static_cast<void>(::gethostname(name, sizeof name - 1));
     return name;
+  }
+
+  Result<std::unique_ptr<SharedMemory>> make_shared_memory(const std::string& name,
+                                                           std::size_t bytes) override {
+    return shared_memory::make(name, bytes);
+  }
+  Result<std::unique_ptr<SharedMemory>> open_shared_memory(const std::string& name) override {
+    return shared_memory::open(name);
+  }
+  void remove_shared_memory(const std::string& name) override { shared_memory::remove(name); }
+  std::vector<std::string> shared_memory_names(const std::string& prefix) override {
+    return shared_memory::names(prefix);
   }
 
  private:

@@ -171,7 +171,7 @@ Result<> PoolImpl::copy_piece(FlattenRun& run, BlockIndex start, Entry source, P
     MutexLock lock(objects_.mutex());
     VSNAP_ASSERT(run.volume->branch == run.branch && objects_.branch(run.branch->id) == run.branch);
   }
-  VSNAP_TRY(engine_->members().flush_data());
+  VSNAP_TRY(engine_->flush());
   auto done = engine_->transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
     engine_->index().insert(run.branch->id, {start, 0, place.count, source.kind(), place.start});
     engine_->allocator().set_durable(place, true);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/assert.h"
+#include "core/planted.h"
 #include "core/superblock.h"
 
 namespace vsnap {
@@ -58,7 +59,7 @@ void Journal::attach(PlaceRun segment, const Uuid& pool) {
 
 std::optional<std::uint64_t> Journal::place_for(std::uint64_t length) const {
   const std::uint64_t head = next_.offset;
-  if (frames_.empty()) {
+  if (frames_.empty() || planted(Fault::frame_overwritten)) {
     if (head + length <= size_) return head;
     return length <= size_ ? std::optional<std::uint64_t>(0) : std::nullopt;
   }
@@ -125,10 +126,11 @@ Result<bool> Journal::write_frame() {
 Result<> Journal::write_unlocked(std::uint64_t offset) noexcept {
   writing_ = true;
   mutex_.unlock();
-  auto written = members_.write_durably(start_, offset, frame_);
+  auto written = planted(Fault::frame_not_durable) ? members_.write(start_, offset, frame_)
+                                                   : members_.write_durably(start_, offset, frame_);
   mutex_.lock();
   writing_ = false;
-  written_.notify_all();
+  if (!planted(Fault::lost_wakeup)) written_.notify_all();
   return written;
 }
 
@@ -163,7 +165,7 @@ Result<std::optional<Journal::Found>> Journal::read_frame(std::uint64_t offset, 
   if (length > size_ - offset) return std::nullopt;
   frame.resize(length);
   VSNAP_TRY(members_.read(start_, offset + kBlockBytes, std::span(frame).subspan(kBlockBytes)));
-  if (!sealed(frame)) return std::nullopt;
+  if (!sealed(frame) && !planted(Fault::frame_unsealed)) return std::nullopt;
   Found whole{offset, length, {}};
   for (std::uint32_t i = 0; i < count; ++i) {
     whole.records.push_back(

@@ -10,6 +10,7 @@
 #include "core/assert.h"
 #include "core/log.h"
 #include "core/names.h"
+#include "core/planted.h"
 
 namespace vsnap {
 
@@ -21,7 +22,13 @@ Result<Superblock> newest_superblock(File& file, const std::string& path, std::v
     std::vector<std::byte> raw(format::kSuperblockBytes);
     const std::uint64_t offset = format::kSuperblockOffsets[copy];
     if (file.size_bytes() < offset + raw.size()) continue;
-    VSNAP_TRY(file.read_at(offset, raw));
+    if (auto read = file.read_at(offset, raw); !read) {
+      refusal = read.error();
+      if (remarks != nullptr)
+        remarks->push_back(
+            fmt::format("{}: superblock copy {}: {}", path, copy == 0 ? 'A' : 'B', refusal->message));
+      continue;
+    }
     magic = magic || has_superblock_magic(raw);
     auto decoded = decode_superblock(raw);
     if (!decoded) {
@@ -107,6 +114,9 @@ Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<s
     files.emplace_back(path, std::move(file));
   }
   VSNAP_TRY(set->read_superblocks(std::move(files)));
+  if (set->needs_check()) { // a flush failed
+    for (std::uint32_t member = 0; member < set->count(); ++member) set->slots_[member]->file->drop_cache();
+  }
   return set;
 }
 
@@ -217,17 +227,19 @@ Result<> MemberSet::check_together(std::uint64_t sequence_in_catalog) const {
   return {};
 }
 
-void MemberSet::mark_needs_check() {
+bool MemberSet::mark_needs_check() {
   MutexLock lock(layout_mutex_);
   layout_.flags |= format::kFlagNeedsCheck;
+  bool stored = true;
   for (std::uint32_t member = 0; member < layout_.roster.size(); ++member) {
     Superblock own = layout_;
     own.member_index = member;
     File& file = *slots_[member]->file;
     // Over the copy that counts; should this be torn, the other one does, and says that a copy is damaged.
-    if (file.write_at(format::kSuperblockOffsets[own.sequence % 2], encode(own)))
-      static_cast<void>(file.flush());
+    stored =
+        file.write_at(format::kSuperblockOffsets[own.sequence % 2], encode(own)) && file.flush() && stored;
   }
+  return stored;
 }
 
 Result<> MemberSet::clear_needs_check() {
@@ -280,7 +292,8 @@ Result<> MemberSet::store_superblock(std::uint32_t member, const Superblock& sup
   own.member_index = member;
   const std::vector<std::byte> raw = encode(own);
   Slot& slot = *slots_[member];
-  const std::uint64_t offset = format::kSuperblockOffsets[superblock.sequence % 2];
+  const std::uint64_t offset =
+      format::kSuperblockOffsets[planted(Fault::one_superblock) ? 0 : superblock.sequence % 2];
   VSNAP_TRY(slot.file->write_at(offset, raw));
   slot.writes.fetch_add(1);
   return flush_member(slot);
@@ -347,7 +360,7 @@ Result<> MemberSet::write(Place place, std::uint64_t offset_bytes, std::span<con
   VSNAP_ASSERT(place.member() < count() && place.block() >= format::kHeaderBlocks);
   Slot& slot = *slots_[place.member()];
   VSNAP_TRY(slot.file->write_at(place.block() * kBlockBytes + offset_bytes, data));
-  slot.writes.fetch_add(1, std::memory_order_release);
+  if (!planted(Fault::write_not_counted)) slot.writes.fetch_add(1, std::memory_order_release);
   return {};
 }
 
@@ -383,7 +396,7 @@ Result<> MemberSet::flush_member(Slot& slot) {
 
 // The kernel may have dropped what it could not write; trying again would report success for lost data.
 void MemberSet::note_failed_flush(const Slot& slot) {
-  flush_failed_.store(true);
+  if (!planted(Fault::flush_error_forgotten)) flush_failed_.store(true);
   log::error("{}: flush failed; the pool takes no more writes (vsnap umount, then vsnap check)", slot.path);
 }
 

@@ -85,8 +85,8 @@ class MemberSet {
   // Fails if the members are a step apart though the catalog has the newest sequence.
   [[nodiscard]] Result<> check_together(std::uint64_t sequence_in_catalog) const
       VSNAP_EXCLUDES(layout_mutex_);
-  // Best effort, as some member may not take writes any more: the next opening finds that a check is needed.
-  void mark_needs_check() VSNAP_EXCLUDES(layout_mutex_);
+  // The next opening finds that a check is needed. False: some member did not take it.
+  bool mark_needs_check() VSNAP_EXCLUDES(layout_mutex_);
   [[nodiscard]] Result<> clear_needs_check() VSNAP_EXCLUDES(layout_mutex_);
   [[nodiscard]] bool needs_check() const VSNAP_EXCLUDES(layout_mutex_);
   // Damage seen in single superblock copies at open; empty when all were good.

@@ -171,7 +171,14 @@ Result<> PoolImpl::start() {
                     "whether anything is damaged, and opens it again)",
                     name_, name_));
   }
-  VSNAP_TRY(engine_->open_catalog(options_.for_check));
+  if (auto opened = engine_->open_catalog(options_.for_check); !opened) {
+    if (opened.error().kind != ErrorKind::failed || opened.error().errno_value != EIO) return opened;
+    return failure(
+        ErrorKind::damaged,
+        fmt::format("pool {0}: the catalog cannot be read: {1} (once it can, vsnap check {0} says whether "
+                    "all is well; if it never can, restore the members from a copy)",
+                    name_, opened.error().message));
+  }
   VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
     generation_ = catalog::value(db, "generation");
     return catalog::load(db, objects_);
@@ -198,6 +205,7 @@ Result<> PoolImpl::start() {
   VSNAP_TRY(engine_->mark_opened());
   may_change_ = true;
   engine_->make_journal();
+  VSNAP_TRY(start_tail());
   {
     MutexLock config(config_mutex_);
     VSNAP_TRY(finish_open());
@@ -219,6 +227,21 @@ Result<> PoolImpl::start() {
   } catch (const std::system_error& e) {
     return system_failure(e.code().value(), fmt::format("pool {}: a thread", name_));
   }
+  return {};
+}
+
+// A pool whose members have no space, which can be read all the same, goes without.
+Result<> PoolImpl::start_tail() {
+  auto started = engine_->start_tail(options_.keep_tail);
+  if (!started && started.error().kind != ErrorKind::no_space) return started;
+  if (!started) log::warning("{}", started.error().message);
+  if (!options_.keep_tail) return {};
+  Tail::remove_dead(env_, [this](const std::string& member, const Uuid& pool) {
+    const auto look = Pool::look(env_, member);
+    if (!look) return look.error().errno_value != ENOENT;
+    return look->identity ? look->identity->pool_uuid == pool
+                          : look->identity.error().kind != ErrorKind::damaged;
+  });
   return {};
 }
 
@@ -262,6 +285,7 @@ Result<> PoolImpl::close() {
       if (!more) done = Failure(more.error());
       if (!more || !*more) break;
     }
+    if (done) engine_->end_tail();
   }
   mark_failure();
   {
@@ -280,8 +304,7 @@ Result<> PoolImpl::close() {
 
 // On the members, where the next opening finds it.
 void PoolImpl::mark_failure() {
-  if (engine_ && engine_->needs_check() && !engine_->members().needs_check())
-    engine_->members().mark_needs_check();
+  if (engine_ && engine_->needs_check()) engine_->mark_failure();
 }
 
 // A removal goes on for a quarter of the time.

@@ -47,6 +47,7 @@ struct OpenPoolOptions {
   int lock_wait_ms = 3000;                  // how long to wait for another command to be done
   bool background =
       false;              // threads that commit now and then and remove in the background; the daemon sets it
+  bool keep_tail = false; // what writes changed outlives a kill of this process (tail.h); the daemon sets it
   bool direct = false;    // members past the page cache, where their file systems can; a line says where not
   bool for_check = false; // opens what is refused otherwise, for check() only
 };

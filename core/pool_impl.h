@@ -103,6 +103,7 @@ class PoolImpl final : public Pool {
   Result<ViewInfo> add_volume(std::unique_ptr<Branch> branch, const ObjectPtr& volume)
       VSNAP_REQUIRES(config_mutex_);
   ObjectPtr make_volume(const std::string& name, std::uint64_t size_bytes);
+  Result<> start_tail();
   Result<> finish_open() VSNAP_REQUIRES(config_mutex_);
   Result<> finish_trim(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
 
@@ -150,8 +151,9 @@ class PoolImpl final : public Pool {
   Uuid uuid_{};
   std::unique_ptr<Engine> engine_;
   Objects objects_;
-  std::string journal_damage_;          // what check has to say of it
-  std::set<Place> replayed_places_;     // while records are replayed: those that they took
+  std::string journal_damage_; // what check has to say of it
+  // While records are replayed: the places that they took, and for which block.
+  std::map<Place, std::pair<BranchId, BlockIndex>> replayed_places_;
   std::vector<ObjectPtr> being_stored_; // by the commit under way; under the commit lock
   std::unique_ptr<Sweeper> sweeper_;
   std::unique_ptr<LiveCounters> counters_; // the daemon's

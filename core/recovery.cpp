@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "core/log.h"
+#include "core/planted.h"
 #include "core/pool_impl.h"
 
 namespace vsnap {
@@ -63,6 +64,10 @@ Result<> PoolImpl::replay_figures(const LogRecord& record) {
     }
     if (volume->kind != ViewKind::volume) return damaged(record, "not of a volume");
     volume->modified_ns.store(static_cast<std::int64_t>(record.born));
+    if (record.type == RecordType::size && planted(Fault::replay_skips_sizes)) {
+      engine_->log().append(LogRecord(), false);
+      return {};
+    }
     if (record.type == RecordType::size) {
       volume->size_bytes.store(record.start);
       volume->trim.store(record.place);
@@ -85,7 +90,7 @@ Result<> PoolImpl::replay_change(const LogRecord& record) {
     branch = objects_.branch(change.branch);
   }
   if (branch == nullptr || !branch->has_head) return damaged(record, "no such branch");
-  if (change.born >= branch->version()) {
+  if (change.born >= branch->version() && !planted(Fault::snapshot_kept_half)) {
     change.born = branch->version();
     change.floor = branch->floor.load();
     change.keep_hole = change.floor != kNoFloor || branch->parent != nullptr;
@@ -104,11 +109,15 @@ Result<> PoolImpl::replay_places(const LogRecord& record, const MapChange& chang
   for (std::uint64_t i = 0; i < change.count.value(); ++i) {
     const Place place = change.place + BlockCount(i);
     const BlockIndex block = change.start + BlockCount(i);
+    if (planted(Fault::replay_takes_no_places)) continue;
     if (engine_->allocator().take({place, BlockCount(1)})) {
-      replayed_places_.insert(place);
+      replayed_places_.emplace(place, std::pair(change.branch, block));
       continue;
     }
-    if (replayed_places_.contains(place)) continue; // of an earlier record
+    if (const auto earlier = replayed_places_.find(place); earlier != replayed_places_.end()) {
+      if (earlier->second == std::pair(change.branch, block)) continue; // reserved, and then written
+      return damaged(record, "its place belongs to another block");
+    }
     if (!engine_->allocator().is_durable(place)) return damaged(record, "its place is not one for data");
     if (rows.empty()) {
       VSNAP_TRY(engine_->db().read([&](SQLite::Database&) -> Result<> {

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/assert.h"
+#include "core/planted.h"
 
 namespace vsnap {
 
@@ -174,8 +175,10 @@ Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out, Pendin
     const std::span<std::byte> part = out.subspan(begin_byte - span.from, span.end_in(end - 1) - begin_byte);
     if (data && pending != nullptr)
       VSNAP_TRY(start_part(*pending, entry.place(), begin_byte % kBlockBytes, part));
-    else if (data)
+    else if (data && !planted(Fault::read_error_as_zeros))
       VSNAP_TRY(engine_.members().read(entry.place(), begin_byte % kBlockBytes, part));
+    else if (data)
+      static_cast<void>(engine_.members().read(entry.place(), begin_byte % kBlockBytes, part));
     else
       std::memset(part.data(), 0, part.size());
     block = end;
@@ -250,7 +253,7 @@ Result<> VolumeIo::prepare_growth(std::uint64_t offset, std::uint64_t length) {
 // A volume grows while a range that holds its last block is held (write_piece), so that whoever finds the old
 // size under that range can wipe nothing that was written meanwhile.
 Result<> VolumeIo::zero_tail(std::uint64_t size) {
-  if (size % kBlockBytes == 0) return {};
+  if (size % kBlockBytes == 0 || planted(Fault::end_not_zeroed)) return {};
   return change(size, kBlockBytes - size % kBlockBytes, [&](const Span& span, std::uint64_t) -> Result<> {
     for (;;) {
       VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
@@ -317,7 +320,8 @@ void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, B
   const Entry before = from > 0 ? region.entry(from - 1) : Entry();
   c.may_join = before.own() && before.kind() == kind &&
                (kind == BlockKind::hole || before.place() + BlockCount(1) == place);
-  region.note_record(engine_.log().append(c, region.last_record() <= engine_.log().line()));
+  if (!planted(Fault::discard_unrecorded) || kind != BlockKind::hole)
+    region.note_record(engine_.log().append(c, region.last_record() <= engine_.log().line()));
   region.set_run(from, count, first);
   branch.mapped.fetch_add(c.mapped_change, std::memory_order_relaxed);
 }
@@ -335,7 +339,7 @@ Result<> VolumeIo::write_piece(const Span& span, std::span<const std::byte> data
 
 // The caller holds the range.
 Result<> VolumeIo::write_held(Region& region, const Span& span, std::span<const std::byte> data) {
-  region.refresh_own(map_.branch->version());
+  if (!planted(Fault::own_not_refreshed)) region.refresh_own(map_.branch->version());
   for (std::uint64_t block = span.first_block(); block < span.end_block();) {
     const Entry entry = region.entry(block);
     VSNAP_TRY_ASSIGN(block, entry.own() && entry.kind() == BlockKind::data
@@ -355,8 +359,10 @@ Result<std::uint64_t> VolumeIo::write_in_place(Region& region, const Span& span,
     if (!e.own() || !continues(first, e, end - block)) break;
   }
   const std::uint64_t begin_byte = span.begin_in(block);
-  VSNAP_TRY(engine_.members().write(first.place(), begin_byte % kBlockBytes,
-                                    data.subspan(begin_byte - span.from, span.end_in(end - 1) - begin_byte)));
+  auto written =
+      engine_.members().write(first.place(), begin_byte % kBlockBytes,
+                              data.subspan(begin_byte - span.from, span.end_in(end - 1) - begin_byte));
+  if (!planted(Fault::write_error_ignored)) VSNAP_TRY(std::move(written));
   return end;
 }
 
@@ -414,7 +420,7 @@ Result<> VolumeIo::write_run(const Span& span, std::span<const std::byte> data, 
       continue;
     }
     std::array<std::byte, kBlockBytes> merged;
-    VSNAP_TRY(read_block(region.entry(at), merged));
+    VSNAP_TRY(read_block(planted(Fault::merge_forgotten) ? Entry() : region.entry(at), merged));
     const std::uint64_t begin_byte = span.begin_in(at);
     const auto part = data.subspan(begin_byte - span.from, span.end_in(at) - begin_byte);
     std::memcpy(merged.data() + begin_byte % kBlockBytes, part.data(), part.size());

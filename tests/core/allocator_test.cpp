@@ -153,6 +153,23 @@ TEST_CASE("a chunk that is in part taken is used when no free one is left") {
   CHECK(allocator.free_blocks() == 0);
 }
 
+TEST_CASE("a pool without a free chunk is filled as quickly as any other, to its last block") {
+  Allocator allocator;
+  constexpr std::uint64_t kBlocks = 4'000'000 + 5; // the last chunk is not whole
+  allocator.add_member(kBlocks, kHeader);
+  std::uint64_t taken = kHeader;
+  while (const auto run = allocator.allocate(BlockCount(1), std::nullopt, 0)) {
+    ++taken; // one of each chunk, then whatever there is: it would take hours to look for each from the start
+    REQUIRE(run->count == BlockCount(1));
+  }
+  REQUIRE(taken == kBlocks);
+  REQUIRE(allocator.free_blocks() == 0);
+  allocator.release({Place(0, 70'000), BlockCount(1)});
+  allocator.release({Place(0, 3'000'000), BlockCount(16)});
+  REQUIRE(allocator.allocate(BlockCount(1), std::nullopt, 0)->start == Place(0, 3'000'000)); // a chunk first
+  REQUIRE(allocator.allocate(BlockCount(1), std::nullopt, 0)->start == Place(0, 70'000));
+}
+
 TEST_CASE("a run ends at the next taken block") {
   Allocator allocator;
   allocator.add_member(kHeader + 64, kHeader);

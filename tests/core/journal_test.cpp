@@ -70,7 +70,7 @@ class Lab {
     log->set_committed(applied);
     journal->trim(line);
   }
-  std::vector<std::byte>& bytes() { return env.bytes_of("/a"); }
+  SparseBytes& bytes() { return env.bytes_of("/a"); }
   static constexpr std::size_t kAt = kStart * kBlockBytes;
 
   MemoryEnv env{1};
@@ -202,7 +202,7 @@ TEST_CASE("a frame that is torn was never there; one that is damaged is noticed 
     lab.append(i);
     CHECK(lab.sync());
   }
-  const std::vector<std::byte> good = lab.bytes();
+  const SparseBytes good = lab.bytes();
   for (std::uint64_t frame = 0; frame < 3; ++frame) {
     for (const std::size_t byte : {0U, 9U, 13U, 17U, 30U, 63U, 64U, 100U, 4095U}) {
       lab.bytes() = good;

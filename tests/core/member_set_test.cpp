@@ -243,7 +243,7 @@ TEST_CASE("a member with both superblock copies damaged is refused as damaged") 
 TEST_CASE("members that contradict each other under one sequence are refused") {
   MemoryEnv env;
   create_members(env, "lab", {"/a", "/b"});
-  const std::vector<std::byte> before = env.bytes_of("/b");
+  const SparseBytes before = env.bytes_of("/b");
   REQUIRE(flag_for_check(*open_members(env, {"/a", "/b"})).has_value());
   env.bytes_of("/b") = before;
   // /b gets a sequence 3 of its own, as if it had been used without /a.

@@ -51,7 +51,7 @@ class Duel {
 
   void open() {
     // Of the regions of all views some 20 fit, or fewer with leaves.
-    auto opened = Pool::open(env_, {.member_paths = {"/a", "/b"}, .cache_bytes = 100'000});
+    auto opened = Pool::open(env_, {.member_paths = {"/a", "/b"}, .cache_bytes = 100'000, .keep_tail = true});
     if (!opened) FAIL(opened.error().message);
     real_ = std::move(*opened);
   }
@@ -66,6 +66,12 @@ class Duel {
     REQUIRE(real_->sync().has_value());
     env_.power_cut(random_());
     real_.reset(); // what it still says reaches nobody
+    open();
+  }
+
+  void kill() {
+    env_.kill();
+    real_.reset();
     open();
   }
 
@@ -144,8 +150,10 @@ class Duel {
       diff();
     else if (dice < 994)
       fsync();
-    else if (dice < 997)
+    else if (dice < 996)
       reopen();
+    else if (dice < 998)
+      kill();
     else
       power_cut();
   }

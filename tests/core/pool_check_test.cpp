@@ -310,10 +310,10 @@ TEST_CASE("a damaged superblock copy is found and rewritten from the other") {
 TEST_CASE(
     "a damaged catalog page is damage: the pool does not open or check says so, and nothing is made up") {
   Damaged lab;
-  const std::vector<std::byte> whole = lab.env.bytes_of("/a");
+  const SparseBytes whole = lab.env.bytes_of("/a");
   // The catalog is the first segment behind the header; every page of its used part in turn.
   for (std::uint64_t page = 0; page < 12; ++page) {
-    std::vector<std::byte>& bytes = lab.env.bytes_of("/a");
+    SparseBytes& bytes = lab.env.bytes_of("/a");
     bytes = whole;
     std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(format::kHeaderBytes + page * 4096), 4096,
                 std::byte{0x5a});

@@ -148,6 +148,19 @@ TEST_CASE("a block that cannot be read is an error, never zeros") {
   REQUIRE(read_from(*v, 0) == block_of(1));
 }
 
+TEST_CASE("a write that fails is an error, in place and elsewhere") {
+  SmallPool lab;
+  lab.create("v", kMiB);
+  ViewHandle v = lab.view("v");
+  lab.env.fail_once(1);
+  REQUIRE_FALSE(v->write(0, block_of(1)).has_value());
+  CHECK(read_from(*v, 0) == block_of(0));
+  REQUIRE(v->write(0, block_of(1)).has_value());
+  lab.env.fail_once(1);
+  REQUIRE_FALSE(v->write(0, block_of(2)).has_value());
+  CHECK(read_from(*v, 0) == block_of(1));
+}
+
 TEST_CASE("what fsync confirmed survives power cuts that lose and tear everything else") {
   log::set_level(log::Level::off);
   for (std::uint64_t seed = 1; seed <= 300; ++seed) {
@@ -195,9 +208,9 @@ TEST_CASE("a pool with one member from an earlier moment is refused, and loses n
     REQUIRE((*pool)->close().has_value());
   };
   write(1);
-  const std::vector<std::byte> old[2] = {env.bytes_of("/a"), env.bytes_of("/b")};
+  const SparseBytes old[2] = {env.bytes_of("/a"), env.bytes_of("/b")};
   write(2); // in place: no map changes, and so no commit
-  const std::vector<std::byte> now[2] = {env.bytes_of("/a"), env.bytes_of("/b")};
+  const SparseBytes now[2] = {env.bytes_of("/a"), env.bytes_of("/b")};
   for (int stale = 0; stale < 2; ++stale) {
     env.bytes_of("/a") = stale == 0 ? old[0] : now[0];
     env.bytes_of("/b") = stale == 1 ? old[1] : now[1];
@@ -264,7 +277,7 @@ TEST_CASE("a damaged byte of the catalog never becomes wrong data") {
     REQUIRE((*pool)->snapshot(std::span(&name, 1)).has_value());
     REQUIRE((*pool)->close().has_value());
   }
-  const std::vector<std::byte> sound = env.bytes_of("/a");
+  const SparseBytes sound = env.bytes_of("/a");
   // The metadata segments: what is neither header nor a block of ones.
   std::vector<std::uint64_t> places;
   for (std::uint64_t at = format::kHeaderBytes; at < sound.size(); at += kBlockBytes) {
@@ -373,9 +386,9 @@ TEST_CASE("a pool that is refused until it was checked is not changed by the att
     REQUIRE_FALSE(v->fsync().has_value());
   }
   lab.pool.reset();
-  const std::vector<std::byte> before = lab.env.bytes_of("/a");
+  const SparseBytes before = lab.env.bytes_of("/a");
   REQUIRE_FALSE(Pool::open(lab.env, {.member_paths = {"/a"}}).has_value());
-  std::vector<std::byte> after = lab.env.bytes_of("/a");
+  SparseBytes after = lab.env.bytes_of("/a");
   // But for the owner's record.
   std::copy_n(before.begin() + format::kOwnerRecordOffset, format::kOwnerRecordBytes,
               after.begin() + format::kOwnerRecordOffset);

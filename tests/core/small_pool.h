@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "core/format.h"
+#include "core/member_set.h"
 #include "core/pool.h"
 #include "tests/support/catch.h"
 #include "tests/support/memory_env.h"
@@ -15,11 +17,31 @@ inline constexpr std::uint64_t kMiB = 1ULL << 20;
 
 class SmallPool {
  public:
-  explicit SmallPool(std::uint64_t size_bytes = 32 * kMiB, std::uint64_t seed = 1) : env(seed) {
+  enum class Journal { made, none }; // none: as if there had been no room for one
+  explicit SmallPool(std::uint64_t size_bytes = 32 * kMiB, std::uint64_t seed = 1,
+                     Journal journal = Journal::made)
+      : env(seed) {
     const auto made = Pool::create(env, {.name = "lab", .members = {{"/a", size_bytes}}});
     INFO((made ? "" : made.error().message));
     REQUIRE(made.has_value());
     open();
+    if (journal == Journal::none) drop_journal();
+  }
+  // As a pool from before there were journals, which finds no room for one.
+  void drop_journal() {
+    pool.reset();
+    auto members = MemberSet::open(env, paths, "test", 0);
+    REQUIRE(members.has_value());
+    const auto dropped = (*members)->update_layout([](Superblock& layout) {
+      std::erase_if(layout.segments,
+                    [](const MetadataSegment& s) { return s.file == MetadataFile::journal; });
+      layout.incompat &= ~format::kFeatureJournal;
+    });
+    REQUIRE(dropped.has_value());
+    members->reset();
+    env.no_space(true);
+    open();
+    env.no_space(false);
   }
   void open(OpenPoolOptions options = {}) {
     options.member_paths = paths;

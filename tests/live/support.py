@@ -127,8 +127,22 @@ def _signal_all(pids, number):
             pass
 
 
+def _shared_memory_of(directory):
+    """Segments of the lab's pools: of daemons that were killed."""
+    env = {**os.environ, "VSNAP_STATE_DIR": f"{directory}/state", "VSNAP_RUNTIME_DIR": f"{directory}/run"}
+    try:
+        command = [VSNAP, "pool", "list", "--json"]
+        out = subprocess.run(command, env=env, capture_output=True, timeout=30).stdout
+        uuids = [pool["uuid"] for pool in json.loads(out)["pools"]]
+    except (subprocess.TimeoutExpired, ValueError, KeyError, OSError):
+        return []
+    found = [Path("/dev/shm") / f"vsnap-{kind}-{uuid}" for uuid in uuids for kind in ("tail", "live")]
+    return [path for path in found if path.exists()]
+
+
 def clean_up(directory, loops=()):
     """Ends all that has to do with a lab. Says what it had to leave."""
+    segments = _shared_memory_of(directory)
     _signal_all(_processes_of(directory), signal.SIGCONT)
     for point, kind in reversed(_mounts_below(directory)):
         if not kind.startswith("fuse"):
@@ -144,6 +158,8 @@ def clean_up(directory, loops=()):
             time.sleep(0.02)
     for device in _loops_over(directory):
         _quietly("losetup", "-d", device)
+    for path in segments:
+        path.unlink(missing_ok=True)
     left = [f"mount {point}" for point, _ in _mounts_below(directory)]
     left += [f"loop device {device}" for device in _loops_over(directory)]
     left += [f"process {pid}" for pid in _processes_of(directory)]

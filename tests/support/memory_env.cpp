@@ -1,13 +1,46 @@
 #include "tests/support/memory_env.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
+
+#include "core/assert.h"
 
 namespace vsnap {
 
+struct MemoryEnv::Segment {
+  explicit Segment(std::size_t size) : bytes(size) {}
+  explicit Segment(const SparseBytes& other) : bytes(other) {}
+  SparseBytes bytes;
+  bool held = false;
+};
+
+class MemorySegment final : public SharedMemory {
+ public:
+  MemorySegment(MemoryEnv& env, std::shared_ptr<MemoryEnv::Segment> segment)
+      : env_(env), segment_(std::move(segment)) {}
+  ~MemorySegment() override {
+    MutexLock lock(env_.mutex_);
+    if (holds_) segment_->held = false;
+  }
+  std::span<std::byte> bytes() override { return {segment_->bytes.data(), segment_->bytes.size()}; }
+  bool hold() override {
+    MutexLock lock(env_.mutex_);
+    if (segment_->held && !holds_) return false;
+    segment_->held = holds_ = true;
+    return true;
+  }
+
+ private:
+  MemoryEnv& env_;
+  std::shared_ptr<MemoryEnv::Segment> segment_;
+  bool holds_ = false;
+};
+
 class MemoryFile final : public File {
  public:
-  static constexpr std::size_t kPage = 4096;
+  static constexpr std::size_t kPage = MemoryEnv::kPageBytes;
   MemoryFile(MemoryEnv& env, std::shared_ptr<MemoryEnv::Content> content)
       : env_(env), content_(std::move(content)), power_(env.power_) {}
   ~MemoryFile() override {
@@ -23,24 +56,36 @@ class MemoryFile final : public File {
   }
   Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) override {
     MutexLock lock(env_.mutex_);
-    if (gone() || env_.fails() || offset + data.size() > content_->bytes.size())
+    if (gone() || offset + data.size() > content_->bytes.size())
       return failure(ErrorKind::failed, EIO, "write");
+    if (env_.fails()) {
+      if (!gone()) return failure(ErrorKind::failed, EIO, "write");
+      data = data.first(env_.random_() % (data.size() / kPage + 1) * kPage); // what it came to
+      put(offset, data);
+      return failure(ErrorKind::failed, EIO, "write");
+    }
     if (env_.no_space_) return failure(ErrorKind::no_space, ENOSPC, "write");
+    env_.note(MemoryEnv::Event::write, *content_, offset, data.size(), data);
+    put(offset, data);
+    return {};
+  }
+  void put(std::uint64_t offset, std::span<const std::byte> data) VSNAP_REQUIRES(env_.mutex_) {
     std::byte* const at = content_->bytes.data() + offset;
     for (std::size_t done = 0; done < data.size();) { // a cache keeps, or loses, each page by itself
       const std::size_t size = std::min(data.size() - done, kPage - (offset + done) % kPage);
       content_->unsynced.push_back({offset + done, {at + done, at + done + size}});
       done += size;
     }
-    std::memcpy(at, data.data(), data.size());
-    return {};
+    std::copy(data.begin(), data.end(), at);
   }
   Result<> write_durably(std::uint64_t offset, std::span<const std::byte> data) override {
+    if (env_.slow_) std::this_thread::sleep_for(std::chrono::microseconds(100));
     MutexLock lock(env_.mutex_);
     if (gone() || env_.fails() || offset + data.size() > content_->bytes.size())
       return failure(ErrorKind::failed, EIO, "write");
     if (env_.no_space_) return failure(ErrorKind::no_space, ENOSPC, "write");
-    std::copy(data.begin(), data.end(), content_->bytes.begin() + static_cast<std::ptrdiff_t>(offset));
+    env_.note(MemoryEnv::Event::durable_write, *content_, offset, data.size(), data);
+    std::copy(data.begin(), data.end(), content_->bytes.data() + offset);
     // What was written there before and may be lost can no longer come back.
     for (auto& undo : content_->unsynced) {
       const std::uint64_t from = std::max(undo.offset, offset);
@@ -55,12 +100,14 @@ class MemoryFile final : public File {
     MutexLock lock(env_.mutex_);
     if (gone() || env_.fails() || std::exchange(env_.fail_flush_, false))
       return failure(ErrorKind::failed, EIO, "flush");
+    env_.note(MemoryEnv::Event::flush, *content_, 0, 0, {});
     content_->unsynced.clear();
     return {};
   }
   void discard(std::uint64_t offset, std::uint64_t length) override {
     MutexLock lock(env_.mutex_);
     if (gone()) return;
+    env_.note(MemoryEnv::Event::discard, *content_, offset, length, {});
     // Contents are undefined afterwards: something nobody wrote, so that whoever relies on it is found out.
     std::byte* const at = content_->bytes.data() + offset;
     content_->unsynced.push_back({offset, {at, at + length}});
@@ -95,6 +142,12 @@ MemoryEnv::~MemoryEnv() = default;
 
 bool MemoryEnv::fails() {
   const std::uint64_t call = ++calls_;
+  if (kill_at_ && call >= *kill_at_) {
+    die();
+    killed_ = true;
+    kill_at_.reset();
+    return true;
+  }
   if (fail_once_ && call == *fail_once_) return true;
   return fail_from_ && call >= *fail_from_;
 }
@@ -106,6 +159,7 @@ Result<std::unique_ptr<File>> MemoryEnv::open_file(const std::string& path, Open
     if (!mode.create && !mode.exclusive_create) return system_failure(ENOENT, path);
     auto content = std::make_shared<Content>();
     content->number = random_();
+    content->path = path;
     found = files_.emplace(path, std::move(content)).first;
   } else if (mode.exclusive_create) {
     return system_failure(EEXIST, path);
@@ -134,21 +188,163 @@ Uuid MemoryEnv::random_uuid() {
 }
 
 void MemoryEnv::power_cut(std::uint64_t seed) {
-  constexpr std::size_t kSector = 512;
   std::mt19937_64 random(seed);
+  power_cut([&](std::size_t) -> std::size_t {
+    const std::uint64_t fate = random() % 3; // kept, lost, torn
+    return fate == 0 ? kKept : fate == 1 ? 0 : random() % (kPageBytes / kSectorBytes + 1);
+  });
+}
+
+void MemoryEnv::power_cut(const Fates& fate) {
   MutexLock lock(mutex_);
   ++power_;
+  ++boot_;
+  shared_.clear();
+  std::size_t index = 0;
   for (auto& [path, content] : files_) {
     for (auto undo = content->unsynced.rbegin(); undo != content->unsynced.rend(); ++undo) {
-      const std::uint64_t fate = random() % 3; // kept, lost, torn
-      if (fate == 0) continue;
-      const std::size_t keep = fate == 1 ? 0 : random() % (undo->before.size() / kSector + 1) * kSector;
-      std::copy(undo->before.begin() + static_cast<std::ptrdiff_t>(keep), undo->before.end(),
-                content->bytes.begin() + static_cast<std::ptrdiff_t>(undo->offset + keep));
+      const std::size_t keep = fate(index++);
+      if (keep == kKept || keep * kSectorBytes >= undo->before.size()) continue;
+      std::copy(undo->before.begin() + static_cast<std::ptrdiff_t>(keep * kSectorBytes), undo->before.end(),
+                content->bytes.data() + undo->offset + keep * kSectorBytes);
     }
     content->unsynced.clear();
     content->locked = false;
   }
+}
+
+std::size_t MemoryEnv::unsynced() const {
+  MutexLock lock(mutex_);
+  std::size_t count = 0;
+  for (const auto& [path, content] : files_) count += content->unsynced.size();
+  return count;
+}
+
+std::unique_ptr<MemoryEnv> MemoryEnv::fork() const {
+  auto copy = std::make_unique<MemoryEnv>();
+  MutexLock lock(mutex_);
+  MutexLock other(copy->mutex_);
+  copy->random_ = random_;
+  copy->now_ns_ = now_ns_;
+  copy->boot_ = boot_;
+  for (const auto& [path, content] : files_) {
+    auto same = std::make_shared<Content>(*content);
+    same->locked = false;
+    copy->files_.emplace(path, std::move(same));
+  }
+  for (const auto& [name, segment] : shared_)
+    copy->shared_.emplace(name, std::make_shared<Segment>(segment->bytes));
+  return copy;
+}
+
+void MemoryEnv::start_recording() {
+  MutexLock lock(mutex_);
+  events_.clear();
+  recording_ = true;
+}
+
+std::vector<MemoryEnv::Event> MemoryEnv::stop_recording() {
+  MutexLock lock(mutex_);
+  recording_ = false;
+  return std::exchange(events_, {});
+}
+
+void MemoryEnv::replay(const Event& event) {
+  auto file = open_file(event.path, {});
+  VSNAP_ASSERT(file.has_value());
+  Result<> done;
+  switch (event.kind) {
+    case Event::write:
+      done = (*file)->write_at(event.offset, event.data);
+      break;
+    case Event::durable_write:
+      done = (*file)->write_durably(event.offset, event.data);
+      break;
+    case Event::flush:
+      done = (*file)->flush();
+      break;
+    case Event::discard:
+      (*file)->discard(event.offset, event.length);
+      break;
+  }
+  VSNAP_ASSERT(done.has_value());
+}
+
+void MemoryEnv::note(Event::Kind kind, const Content& content, std::uint64_t offset, std::uint64_t length,
+                     std::span<const std::byte> data) {
+  if (recording_) events_.push_back({kind, content.path, offset, length, {data.begin(), data.end()}});
+}
+
+// What the dead process still does to its shared memory, as it goes on here, must not count.
+void MemoryEnv::die() {
+  ++power_;
+  for (auto& [path, content] : files_) content->locked = false;
+  for (auto& [name, segment] : shared_) segment = std::make_shared<Segment>(segment->bytes);
+}
+
+void MemoryEnv::kill() {
+  MutexLock lock(mutex_);
+  die();
+}
+
+void MemoryEnv::kill_at(std::optional<std::uint64_t> nth) {
+  MutexLock lock(mutex_);
+  kill_at_ = nth ? std::optional(calls_ + *nth) : std::nullopt;
+  killed_ = false;
+}
+
+bool MemoryEnv::killed() const {
+  MutexLock lock(mutex_);
+  return killed_;
+}
+
+void MemoryEnv::no_shared_memory(bool none) {
+  MutexLock lock(mutex_);
+  no_shared_ = none;
+}
+
+void MemoryEnv::new_boot() {
+  MutexLock lock(mutex_);
+  ++boot_;
+}
+
+std::string MemoryEnv::boot_id() {
+  MutexLock lock(mutex_);
+  return "boot " + std::to_string(boot_);
+}
+
+Result<std::unique_ptr<SharedMemory>> MemoryEnv::make_shared_memory(const std::string& name,
+                                                                    std::size_t bytes) {
+  std::shared_ptr<Segment> segment = std::make_shared<Segment>(bytes);
+  {
+    MutexLock lock(mutex_);
+    if (no_shared_) return system_failure(ENOSPC, name);
+    shared_[name] = segment;
+  }
+  auto made = std::make_unique<MemorySegment>(*this, std::move(segment));
+  VSNAP_ASSERT(made->hold());
+  return made;
+}
+
+Result<std::unique_ptr<SharedMemory>> MemoryEnv::open_shared_memory(const std::string& name) {
+  MutexLock lock(mutex_);
+  const auto found = shared_.find(name);
+  if (found == shared_.end()) return system_failure(ENOENT, name);
+  return std::make_unique<MemorySegment>(*this, found->second);
+}
+
+void MemoryEnv::remove_shared_memory(const std::string& name) {
+  MutexLock lock(mutex_);
+  shared_.erase(name);
+}
+
+std::vector<std::string> MemoryEnv::shared_memory_names(const std::string& prefix) {
+  MutexLock lock(mutex_);
+  std::vector<std::string> found;
+  for (const auto& [name, segment] : shared_) {
+    if (name.starts_with(prefix)) found.push_back(name);
+  }
+  return found;
 }
 
 void MemoryEnv::fail_from(std::optional<std::uint64_t> nth) {
@@ -177,7 +373,7 @@ std::uint64_t MemoryEnv::calls() const {
   return calls_;
 }
 
-std::vector<std::byte>& MemoryEnv::bytes_of(const std::string& path) {
+SparseBytes& MemoryEnv::bytes_of(const std::string& path) {
   MutexLock lock(mutex_);
   return files_.at(path)->bytes;
 }

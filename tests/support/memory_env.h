@@ -1,15 +1,23 @@
 // An environment whose files are in memory, and whose power can be cut.
 //
 // Faults it makes, and no others:
-// 1. power_cut(): of the writes since a file's last successful flush, what each wrote to a page of 4 KiB is
+// 1. power_cut(): shared memory is gone; of the writes since a file's last successful flush, what each wrote
+// to a page of 4 KiB is
 //    kept, lost, or torn at a 512-byte sector, by the seed. All locks are gone, and files that are still
 //    open answer EIO and change nothing. Files that were made but never flushed stay.
 // 2. fail_from(n), fail_once(n): the n-th read, write or flush from now on answers EIO.
 // 3. fail_flush_once(): the next flush answers EIO.
-// 4. no_space(true): every write answers ENOSPC and changes nothing, until no_space(false).
+// 4. kill(), kill_at(n): the process that uses the environment dies, now or in the n-th read, write or flush
+// from
+//    now on; of that write some pages may be done. Nothing that was written is lost, but a later power cut
+//    may still take it. Files and shared memory that it has open change nothing any more.
+// 5. new_boot(): another boot id, with shared memory as it was.
+// 6. no_shared_memory(true): none can be made.
+// 7. no_space(true): every write answers ENOSPC and changes nothing, until no_space(false).
 // Threads: any; one mutex.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <optional>
@@ -18,6 +26,7 @@
 
 #include "core/env.h"
 #include "core/mutex.h"
+#include "tests/support/sparse_bytes.h"
 
 namespace vsnap {
 
@@ -31,17 +40,48 @@ class MemoryEnv final : public Env {
   [[nodiscard]] std::int64_t wall_clock_ns() override;
   [[nodiscard]] std::int64_t monotonic_ns() override;
   Uuid random_uuid() override;
-  [[nodiscard]] std::string boot_id() override { return "boot"; }
+  [[nodiscard]] std::string boot_id() override;
   [[nodiscard]] std::string host_name() override { return "host"; }
 
+  Result<std::unique_ptr<SharedMemory>> make_shared_memory(const std::string& name,
+                                                           std::size_t bytes) override;
+  Result<std::unique_ptr<SharedMemory>> open_shared_memory(const std::string& name) override;
+  void remove_shared_memory(const std::string& name) override;
+  [[nodiscard]] std::vector<std::string> shared_memory_names(const std::string& prefix) override;
+
+  static constexpr std::size_t kPageBytes = 4096;
+  static constexpr std::size_t kSectorBytes = 512;
+  static constexpr std::size_t kKept = ~std::size_t{0};
+  // How many sectors are kept of the unsynced write to a page with this index, newest first; kKept: all.
+  using Fates = std::function<std::size_t(std::size_t index)>;
   void power_cut(std::uint64_t seed);
+  void power_cut(const Fates& fate);
+  [[nodiscard]] std::size_t unsynced() const; // writes to pages that a power cut may lose
+  // The same machine once more, as after a kill: files and shared memory, with nothing open.
+  [[nodiscard]] std::unique_ptr<MemoryEnv> fork() const;
+  // What is done to files, to be done again to a fork.
+  struct Event {
+    enum Kind { write, durable_write, flush, discard } kind = flush;
+    std::string path;
+    std::uint64_t offset = 0, length = 0;
+    std::vector<std::byte> data;
+  };
+  void start_recording();
+  [[nodiscard]] std::vector<Event> stop_recording();
+  void replay(const Event& event);
+  void kill();
+  void kill_at(std::optional<std::uint64_t> nth); // nullopt: not any more
+  [[nodiscard]] bool killed() const;              // since kill_at()
+  void new_boot();
+  void no_shared_memory(bool none);
+  void slow_durable_writes(bool slow) { slow_.store(slow); } // so that others come while one goes on
   void fail_from(std::optional<std::uint64_t> nth); // nullopt: no more faults
   void fail_once(std::uint64_t nth);
   void fail_flush_once();
   void no_space(bool full);
   [[nodiscard]] std::uint64_t calls() const; // reads, writes and flushes so far
   // Direct access to a file's bytes, for damage.
-  std::vector<std::byte>& bytes_of(const std::string& path);
+  SparseBytes& bytes_of(const std::string& path);
 
  private:
   friend class MemoryFile;
@@ -50,13 +90,20 @@ class MemoryEnv final : public Env {
     std::vector<std::byte> before;
   };
   struct Content {
-    std::vector<std::byte> bytes;
+    SparseBytes bytes;
     std::vector<Undo> unsynced;
+    std::string path;
     bool locked = false;
     std::uint64_t number = 0;
   };
+  friend class MemorySegment;
+  struct Segment;
   [[nodiscard]] bool fails() VSNAP_REQUIRES(mutex_);
+  void die() VSNAP_REQUIRES(mutex_);
+  void note(Event::Kind kind, const Content& content, std::uint64_t offset, std::uint64_t length,
+            std::span<const std::byte> data) VSNAP_REQUIRES(mutex_);
 
+  std::atomic<bool> slow_{false};
   mutable Mutex mutex_;
   std::map<std::string, std::shared_ptr<Content>> files_ VSNAP_GUARDED_BY(mutex_);
   std::mt19937_64 random_ VSNAP_GUARDED_BY(mutex_);
@@ -64,7 +111,14 @@ class MemoryEnv final : public Env {
   std::uint64_t calls_ VSNAP_GUARDED_BY(mutex_) = 0;
   std::optional<std::uint64_t> fail_from_ VSNAP_GUARDED_BY(mutex_);
   std::optional<std::uint64_t> fail_once_ VSNAP_GUARDED_BY(mutex_);
-  std::uint64_t power_ VSNAP_GUARDED_BY(mutex_) = 0; // how often it was cut
+  std::optional<std::uint64_t> kill_at_ VSNAP_GUARDED_BY(mutex_);
+  bool killed_ VSNAP_GUARDED_BY(mutex_) = false;
+  std::map<std::string, std::shared_ptr<Segment>> shared_ VSNAP_GUARDED_BY(mutex_);
+  bool no_shared_ VSNAP_GUARDED_BY(mutex_) = false;
+  bool recording_ VSNAP_GUARDED_BY(mutex_) = false;
+  std::vector<Event> events_ VSNAP_GUARDED_BY(mutex_);
+  std::uint64_t boot_ VSNAP_GUARDED_BY(mutex_) = 1;
+  std::uint64_t power_ VSNAP_GUARDED_BY(mutex_) = 0; // how often it was cut, or its user killed
   bool fail_flush_ VSNAP_GUARDED_BY(mutex_) = false;
   bool no_space_ VSNAP_GUARDED_BY(mutex_) = false;
 };

@@ -1,0 +1,60 @@
+#include "core/planted.h"
+
+#ifdef VSNAP_PLANTED_FAULTS
+#include <array>
+#include <cstdlib>
+#include <string_view>
+#include <utility>
+
+#include "core/assert.h"
+
+namespace vsnap {
+namespace {
+
+constexpr std::array kNames = {
+    std::pair{Fault::frame_not_durable, "frame_not_durable"},
+    std::pair{Fault::frame_unsealed, "frame_unsealed"},
+    std::pair{Fault::frame_overwritten, "frame_overwritten"},
+    std::pair{Fault::lost_wakeup, "lost_wakeup"},
+    std::pair{Fault::sync_without_flush, "sync_without_flush"},
+    std::pair{Fault::commit_without_flush, "commit_without_flush"},
+    std::pair{Fault::applied_before_rows, "applied_before_rows"},
+    std::pair{Fault::undo_forgotten, "undo_forgotten"},
+    std::pair{Fault::snapshot_without_frame, "snapshot_without_frame"},
+    std::pair{Fault::snapshot_kept_half, "snapshot_kept_half"},
+    std::pair{Fault::replay_takes_no_places, "replay_takes_no_places"},
+    std::pair{Fault::replay_skips_sizes, "replay_skips_sizes"},
+    std::pair{Fault::one_superblock, "one_superblock"},
+    std::pair{Fault::flush_error_forgotten, "flush_error_forgotten"},
+    std::pair{Fault::write_not_counted, "write_not_counted"},
+    std::pair{Fault::merge_forgotten, "merge_forgotten"},
+    std::pair{Fault::own_not_refreshed, "own_not_refreshed"},
+    std::pair{Fault::discard_unrecorded, "discard_unrecorded"},
+    std::pair{Fault::end_not_zeroed, "end_not_zeroed"},
+    std::pair{Fault::read_error_as_zeros, "read_error_as_zeros"},
+    std::pair{Fault::write_error_ignored, "write_error_ignored"},
+    std::pair{Fault::tail_of_other_boot, "tail_of_other_boot"},
+    std::pair{Fault::tail_of_other_token, "tail_of_other_token"},
+    std::pair{Fault::tail_not_ended, "tail_not_ended"},
+    std::pair{Fault::tail_last_stays, "tail_last_stays"},
+};
+
+int chosen() {
+  const char* const name = std::getenv("VSNAP_PLANT");
+  if (name == nullptr) return -1;
+  for (const auto& [fault, known] : kNames) {
+    if (std::string_view(name) == known) return static_cast<int>(fault);
+  }
+  VSNAP_ASSERT(!"VSNAP_PLANT names no fault");
+  return -1;
+}
+
+} // namespace
+
+bool planted(Fault fault) {
+  static const int kChosen = chosen();
+  return kChosen == static_cast<int>(fault);
+}
+
+} // namespace vsnap
+#endif

@@ -1,0 +1,45 @@
+// Faults that can be planted, to see that the tests find them: a harness that has never caught a bug proves
+// nothing. Only the library of tests/core/planted.py is compiled with VSNAP_PLANTED_FAULTS; everywhere else
+// planted() is a constant and nothing of a fault is left in the program.
+//
+// Each stands where the right thing is done, as in: if (!planted(Fault::x)) do_it(). VSNAP_PLANT names the
+// one that is on in a process. Threads: any.
+#pragma once
+
+namespace vsnap {
+
+enum class Fault {
+  frame_not_durable,      // a frame of the journal is written, but not synchronously
+  frame_unsealed,         // replay does not look at a frame's checksum
+  frame_overwritten,      // the ring goes round over frames that the catalog does not have
+  lost_wakeup,            // who waits for another's frame is not woken
+  sync_without_flush,     // the frame before the data
+  commit_without_flush,   // the catalog before the data
+  applied_before_rows,    // the number of the last record is durable before its rows
+  undo_forgotten,         // a transaction that was undone leaves its places in the allocator's books
+  snapshot_without_frame, // a snapshot's row, and not the records before its line
+  snapshot_kept_half,     // records from beyond a line that was not confirmed keep their version
+  replay_takes_no_places, // what the journal names can be given away again
+  replay_skips_sizes,
+  one_superblock,        // both copies are the same one
+  flush_error_forgotten, // an fsync that failed can be tried again
+  write_not_counted,     // a flush finds nothing to do
+  merge_forgotten,       // a block that is written in part loses the rest
+  own_not_refreshed,     // the first write after a snapshot goes into the snapshot's block
+  discard_unrecorded,    // only the map in memory knows of it
+  end_not_zeroed,        // what lay behind the end comes back when a volume grows
+  read_error_as_zeros,
+  write_error_ignored,
+  tail_of_other_boot,
+  tail_of_other_token,
+  tail_not_ended,  // what one process brought to the catalog is brought again by the next
+  tail_last_stays, // the segment does not say how far its records go
+};
+
+#ifdef VSNAP_PLANTED_FAULTS
+[[nodiscard]] bool planted(Fault fault);
+#else
+[[nodiscard]] constexpr bool planted(Fault /*fault*/) { return false; }
+#endif
+
+} // namespace vsnap

@@ -1,0 +1,82 @@
+#include "core/shared_memory.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+
+#include <fmt/format.h>
+#include <boost/interprocess/mapped_region.hpp>
+#include <boost/interprocess/shared_memory_object.hpp>
+#include <filesystem>
+
+namespace vsnap::shared_memory {
+namespace ipc = boost::interprocess;
+
+namespace {
+
+class Segment final : public SharedMemory {
+ public:
+  Segment(ipc::shared_memory_object object, ipc::mapped_region region)
+      : object_(std::move(object)), region_(std::move(region)) {}
+  std::span<std::byte> bytes() override {
+    return {static_cast<std::byte*>(region_.get_address()), region_.get_size()};
+  }
+  bool hold() override { return ::flock(object_.get_mapping_handle().handle, LOCK_EX | LOCK_NB) == 0; }
+
+ private:
+  ipc::shared_memory_object object_; // the lock is on its descriptor
+  ipc::mapped_region region_;
+};
+
+Failure refused(const std::string& name, const ipc::interprocess_exception& e) {
+  if (e.get_error_code() == ipc::not_found_error) return failure(ErrorKind::not_found, ENOENT, name);
+  return system_failure(e.get_native_error() != 0 ? e.get_native_error() : EIO,
+                        fmt::format("shared memory {}", name));
+}
+
+} // namespace
+
+Result<std::unique_ptr<SharedMemory>> make(const std::string& name, std::size_t bytes) {
+  try {
+    ipc::shared_memory_object::remove(name.c_str());
+    ipc::shared_memory_object object(ipc::create_only, name.c_str(), ipc::read_write, ipc::permissions(0600));
+    // A store to memory that the machine does not have would be a signal, and no error.
+    const int error = ::posix_fallocate(object.get_mapping_handle().handle, 0, static_cast<off_t>(bytes));
+    if (error != 0) {
+      ipc::shared_memory_object::remove(name.c_str());
+      return system_failure(error, fmt::format("shared memory {}", name));
+    }
+    ipc::mapped_region region(object, ipc::read_write);
+    auto segment = std::make_unique<Segment>(std::move(object), std::move(region));
+    if (!segment->hold()) return failure(ErrorKind::busy, fmt::format("shared memory {}: in use", name));
+    return segment;
+  } catch (const ipc::interprocess_exception& e) {
+    return refused(name, e);
+  }
+}
+
+Result<std::unique_ptr<SharedMemory>> open(const std::string& name) {
+  try {
+    ipc::shared_memory_object object(ipc::open_only, name.c_str(), ipc::read_only);
+    ipc::offset_t size = 0;
+    if (!object.get_size(size) || size == 0)
+      return failure(ErrorKind::not_found, ENOENT, name); // just being made
+    ipc::mapped_region region(object, ipc::read_only);
+    return std::make_unique<Segment>(std::move(object), std::move(region));
+  } catch (const ipc::interprocess_exception& e) {
+    return refused(name, e);
+  }
+}
+
+void remove(const std::string& name) { ipc::shared_memory_object::remove(name.c_str()); }
+
+std::vector<std::string> names(const std::string& prefix) {
+  std::vector<std::string> found;
+  std::error_code error; // no such directory: nothing is found
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm", error)) {
+    if (std::string name = entry.path().filename().string(); name.starts_with(prefix))
+      found.push_back(std::move(name));
+  }
+  return found;
+}
+
+} // namespace vsnap::shared_memory

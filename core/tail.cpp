@@ -1,0 +1,138 @@
+#include "core/tail.h"
+
+#include <fmt/format.h>
+#include <algorithm>
+#include <cstring>
+
+#include "core/assert.h"
+#include "core/log.h"
+#include "core/planted.h"
+
+namespace vsnap {
+namespace {
+
+constexpr std::string_view kPrefix = "vsnap-tail-";
+constexpr std::uint64_t kMagic = 0x314C494154534E56; // "VNSTAIL1"
+constexpr std::size_t kHeaderBytes = 4096;
+constexpr std::size_t kSegmentBytes = kHeaderBytes + ChangeLog::kSlots * sizeof(LogRecord);
+
+struct Header {
+  std::atomic<std::uint64_t> magic{0}; // last of all to be written
+  std::uint64_t slots = ChangeLog::kSlots;
+  std::atomic<std::uint64_t> token{0}; // 0: it counts no more
+  Uuid pool{};
+  std::array<char, 64> boot_id{};
+  std::array<char, 2048> member{};
+  alignas(64) std::atomic<std::uint64_t> last{0};
+};
+static_assert(sizeof(Header) <= kHeaderBytes && std::atomic<std::uint64_t>::is_always_lock_free);
+static_assert(std::is_trivially_copyable_v<LogRecord>);
+
+std::string name_of(const Uuid& pool) { return std::string(kPrefix) + to_string(pool); }
+
+Header& header_of(SharedMemory& memory) {
+  return *reinterpret_cast<Header*>(memory.bytes().data()); // NOLINT: aligned to a page
+}
+
+template <std::size_t N>
+void put_text(std::array<char, N>& to, const std::string& text) {
+  to = {};
+  std::memcpy(to.data(), text.data(), std::min(text.size(), N - 1));
+}
+template <std::size_t N>
+std::string text_of(const std::array<char, N>& from) {
+  return {from.data(), ::strnlen(from.data(), N)};
+}
+
+bool sound(SharedMemory& memory) {
+  if (memory.bytes().size() != kSegmentBytes) return false; // of another version, or never finished
+  const Header& header = header_of(memory);
+  return header.magic.load(std::memory_order_acquire) == kMagic && header.slots == ChangeLog::kSlots;
+}
+
+} // namespace
+
+Result<std::unique_ptr<Tail>> Tail::make(Env& env, const Uuid& pool, std::uint64_t token,
+                                         std::uint64_t committed, const std::string& member) {
+  VSNAP_ASSERT(token != 0);
+  VSNAP_TRY_ASSIGN(auto memory, env.make_shared_memory(name_of(pool), kSegmentBytes));
+  VSNAP_ASSERT(memory->bytes().size() == kSegmentBytes);
+  Header& header = *std::construct_at(reinterpret_cast<Header*>(memory->bytes().data())); // NOLINT
+  header.token = token;
+  header.pool = pool;
+  put_text(header.boot_id, env.boot_id());
+  put_text(header.member, member);
+  header.last.store(committed);
+  header.magic.store(kMagic, std::memory_order_release);
+  return std::unique_ptr<Tail>(new Tail(std::move(memory)));
+}
+
+Result<std::optional<std::unique_ptr<Tail>>> Tail::find(Env& env, const Uuid& pool, std::uint64_t token) {
+  if (token == 0) return std::nullopt;
+  auto memory = env.open_shared_memory(name_of(pool));
+  if (!memory) {
+    if (memory.error().kind == ErrorKind::not_found) return std::nullopt;
+    return failure(
+        ErrorKind::failed, memory.error().errno_value,
+        fmt::format("what a killed daemon left in memory cannot be read (open the pool once as the "
+                    "user that mounted it): {}",
+                    memory.error().message));
+  }
+  if (!sound(**memory)) return std::nullopt;
+  const Header& header = header_of(**memory);
+  if (header.pool != pool || (header.token != token && !planted(Fault::tail_of_other_token))) {
+    return std::nullopt;
+  }
+  if (text_of(header.boot_id) != env.boot_id() && !planted(Fault::tail_of_other_boot)) {
+    log::info("{}: from before the machine was started: not used", name_of(pool));
+    return std::nullopt;
+  }
+  return std::unique_ptr<Tail>(new Tail(std::move(*memory)));
+}
+
+void Tail::remove(Env& env, const Uuid& pool) { env.remove_shared_memory(name_of(pool)); }
+
+void Tail::remove_dead(Env& env, const PoolIsThere& is_there) {
+  for (const std::string& name : env.shared_memory_names(std::string(kPrefix))) {
+    const auto memory = env.open_shared_memory(name);
+    if (!memory || !(*memory)->hold()) continue; // somebody else's, or in use
+    if (!sound(**memory)) continue;              // just being made, or of another version
+    const Header& header = header_of(**memory);
+    if (name != name_of(header.pool)) continue;
+    const bool old = text_of(header.boot_id) != env.boot_id();
+    if (!old && is_there(text_of(header.member), header.pool)) continue;
+    log::info("{}: removed, as {}", name,
+              old ? "it is from before the machine was started"
+                  : fmt::format("{} is no member of its pool any more", text_of(header.member)));
+    env.remove_shared_memory(name);
+  }
+}
+
+std::vector<LogRecord> Tail::records(std::uint64_t applied) const {
+  std::vector<LogRecord> found;
+  const std::uint64_t end = last().load(std::memory_order_acquire);
+  if (end > applied + ChangeLog::kSlots) {
+    log::warning("what a killed daemon left in memory contradicts itself: not used");
+    return found;
+  }
+  for (std::uint64_t sequence = applied + 1; sequence <= end; ++sequence) {
+    const LogRecord& record = slots()[sequence % ChangeLog::kSlots];
+    if (record.sequence != sequence || !valid(record)) {
+      log::warning("what a killed daemon left in memory is damaged: {} changes of {} are lost",
+                   end - sequence + 1, end - applied);
+      break;
+    }
+    found.push_back(record);
+  }
+  return found;
+}
+
+void Tail::end() { header_of(*memory_).token.store(0); }
+
+LogRecord* Tail::slots_in(SharedMemory& memory) {
+  return reinterpret_cast<LogRecord*>(memory.bytes().data() + kHeaderBytes); // NOLINT: aligned to a page
+}
+
+std::atomic<std::uint64_t>& Tail::last_in(SharedMemory& memory) { return header_of(memory).last; }
+
+} // namespace vsnap

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Plants each fault of core/planted.h and demands that the tests find it.
+
+    planted.py HARNESS [FAULT...]
+
+A harness that has never caught a bug proves nothing. Each fault is tried with the tests meant for it;
+they must pass without it. A fault that nothing finds is a failure.
+"""
+
+import os
+import subprocess
+import sys
+
+WORLDS = "after every short sequence*"
+KILLED = "killed at any call*,what came back after a kill*,a killed daemon*,a tail*"
+MODEL = "random operations*"
+CRASHES = "*power cut*,*cut off*,writers that extend*,commits that bring nothing*,a volume that was shrunk*"
+FAULTS = "whichever call fails*,after a failed flush*"
+
+FOUND_BY = {
+    "frame_not_durable": CRASHES,
+    "frame_unsealed": "a flipped byte anywhere in a journal*",
+    "frame_overwritten": "many small fsyncs*",
+    "lost_wakeup": "many threads that sync*",
+    "sync_without_flush": CRASHES,
+    "commit_without_flush": WORLDS,
+    "applied_before_rows": WORLDS,
+    "undo_forgotten": "a long commit gives way*",
+    "snapshot_without_frame": CRASHES,
+    "snapshot_kept_half": "writes beside a snapshot*",
+    "replay_takes_no_places": CRASHES + "," + KILLED,
+    "replay_skips_sizes": CRASHES,
+    "one_superblock": "*superblock*",
+    "flush_error_forgotten": FAULTS,
+    "write_not_counted": CRASHES,
+    "merge_forgotten": MODEL,
+    "own_not_refreshed": MODEL,
+    "discard_unrecorded": MODEL,
+    "end_not_zeroed": MODEL,
+    "read_error_as_zeros": "a block that cannot be read*",
+    "write_error_ignored": "a write that fails*",
+    "tail_of_other_boot": "a tail*",
+    "tail_of_other_token": "a tail*",
+    "tail_not_ended": "a tail*",
+    "tail_last_stays": KILLED,
+}
+HANGS = {"lost_wakeup"}  # found by its never coming to an end
+THREE = {"commit_without_flush"}  # a snapshot, a first write, and a commit
+SECONDS = 120
+
+
+def passes(harness, tests, fault=None):
+    env = {**os.environ, "VSNAP_TEST_SEED": "1", "VSNAP_MODEL_SEED": "1"}
+    env |= {"VSNAP_MODEL_OPERATIONS": "20000", "VSNAP_WORLDS": "3" if fault in THREE else "2"}
+    if fault:
+        env["VSNAP_PLANT"] = fault
+    try:
+        limit = 20 if fault in HANGS else SECONDS
+        command = [harness, tests, "--abort"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        if fault in HANGS:
+            return False
+        sys.exit(f"{fault}: {tests}: no end after {limit} s")
+    if "No test cases matched" in done.stdout + done.stderr:
+        sys.exit(f"{fault}: no test is called {tests}")
+    if fault is None and done.returncode != 0:
+        sys.exit(f"without a fault, fails already: {tests}\n{done.stdout[-4000:]}")
+    return done.returncode == 0
+
+
+def main():
+    harness, faults = sys.argv[1], sys.argv[2:] or list(FOUND_BY)
+    missed = []
+    for tests in sorted({FOUND_BY[fault] for fault in faults}):
+        passes(harness, tests)
+    for fault in faults:
+        found = not passes(harness, FOUND_BY[fault], fault)
+        print(f"{'found' if found else 'NOT FOUND'}: {fault}", flush=True)
+        if not found:
+            missed.append(fault)
+    if len(FOUND_BY) < 20:
+        sys.exit("fewer than 20 faults")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
