@@ -55,11 +55,13 @@ std::uint64_t ChangeLog::append(LogRecord record, bool first_of_region) {
   return sequence;
 }
 
-void ChangeLog::move_to(LogRecord* slots, std::atomic<std::uint64_t>& last) {
+void ChangeLog::move_to(LogRecord* slots, std::atomic<std::uint64_t>& last,
+                        std::atomic<std::uint64_t>& committed) {
   MutexLock lock(mutex_);
   VSNAP_ASSERT(committed_.load() == last_.load() && last.load() == last_.load());
   slots_ = slots;
   shared_last_ = &last;
+  shared_committed_ = &committed;
   own_.reset();
 }
 
@@ -88,6 +90,7 @@ void ChangeLog::set_committed(std::uint64_t sequence) {
   VSNAP_ASSERT(sequence >= committed_.load(std::memory_order_relaxed) &&
                sequence <= line_.load(std::memory_order_relaxed));
   committed_.store(sequence, std::memory_order_release);
+  if (shared_committed_ != nullptr) shared_committed_->store(sequence, std::memory_order_release);
   if (sequence == line_.load(std::memory_order_relaxed)) regions_before_line_ = 0;
   if (own_ && sequence == last_.load(std::memory_order_relaxed) && touched_ > kKeptSlots) {
     static_cast<void>(::madvise(own_.get(), kRingBytes, MADV_DONTNEED));

@@ -17,8 +17,9 @@
 // 5. Writers hold back at full(). A piece of a request that began before may still append kMaxPieceRecords;
 //    the ring has room for that of kMaxWriters.
 // 6. An empty ring of one's own keeps no more than kKeptSlots of memory.
-// 7. In a ring that outlives the process (move_to), `last` there is last() here, in the same order: see
-// tail.h. Threads: append() and copy() from any thread; the other readers under the commit lock.
+// 7. In a ring that outlives the process (move_to), `last` and `committed` there are last() and
+//    committed() here, in the same order: see tail.h.
+// Threads: append() and copy() from any thread; the other readers under the commit lock.
 #pragma once
 
 #include <atomic>
@@ -44,9 +45,10 @@ class ChangeLog {
   // Holds back writers at twice `limit` records (one half for the commit under way), or at records in
   // `region_limit` regions; see wants_commit().
   ChangeLog(std::uint64_t committed, std::uint64_t limit, std::uint64_t region_limit);
-  // From now on in slots, kSlots of them, that are somebody else's and outlive this object; `last` follows
-  // last(). Only while nothing is pending and nobody appends.
-  void move_to(LogRecord* slots, std::atomic<std::uint64_t>& last) VSNAP_EXCLUDES(mutex_);
+  // From now on in slots, kSlots of them, that are somebody else's and outlive this object; `last` and
+  // `committed` follow last() and committed(). Only while nothing is pending and nobody appends.
+  void move_to(LogRecord* slots, std::atomic<std::uint64_t>& last, std::atomic<std::uint64_t>& committed)
+      VSNAP_EXCLUDES(mutex_);
 
   // Its sequence number. `first_of_region`: no other record of its region came after line().
   std::uint64_t append(LogRecord record, bool first_of_region) VSNAP_EXCLUDES(mutex_);
@@ -92,6 +94,7 @@ class ChangeLog {
   };
   std::unique_ptr<LogRecord[], Unmap> own_; // zeros until they are used, and no memory; none after move_to()
   LogRecord* slots_;
+  std::atomic<std::uint64_t>* shared_committed_ VSNAP_GUARDED_BY(mutex_) = nullptr;
   std::atomic<std::uint64_t>* shared_last_ VSNAP_GUARDED_BY(mutex_) = nullptr;
   std::atomic<std::uint64_t> limit_;
   const std::uint64_t region_limit_;

@@ -72,7 +72,7 @@ Result<CheckReport> PoolImpl::check(bool repair, const Progress& progress) {
   const bool clean = std::all_of(report.findings.begin(), report.findings.end(),
                                  [](const Finding& finding) { return finding.repaired; });
   if (clean && options_.for_check && engine_->members().needs_check()) {
-    engine_->forget_tail();
+    VSNAP_TRY(engine_->forget_tail());
     VSNAP_TRY(engine_->members().clear_needs_check());
   }
   return report;

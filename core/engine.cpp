@@ -72,7 +72,11 @@ std::uint64_t log_limit(std::uint64_t used, std::uint64_t unused) {
 } // namespace
 
 Engine::Engine(Env& env, std::unique_ptr<MemberSet> members, std::uint64_t cache_bytes)
-    : env_(env), cache_bytes_(cache_bytes), members_(std::move(members)) {}
+    : env_(env), cache_bytes_(cache_bytes), members_(std::move(members)) {
+  members_->set_on_failed_flush([this] {
+    if (tail_) tail_->end();
+  });
+}
 
 Engine::~Engine() {
   page_count_.reset();
@@ -132,8 +136,9 @@ Result<> Engine::open_catalog(bool for_check) {
                      "the catalog is missing or not a catalog (restore the members from a copy)");
     }
     if (const int version = db.execAndGet("PRAGMA user_version").getInt(); version != schema::kVersion) {
-      return failure(ErrorKind::failed, fmt::format("catalog version {}; this vsnap knows version {}",
-                                                    version, schema::kVersion));
+      return failure(
+          ErrorKind::failed, ENOTSUP,
+          fmt::format("catalog version {}; this vsnap knows version {}", version, schema::kVersion));
     }
     VSNAP_TRY(members_->check_together(catalog::value(db, "opened")));
     applied = catalog::value(db, "applied");
@@ -174,7 +179,7 @@ Result<bool> Engine::replay(const Journal::Each& each) {
   VSNAP_TRY(journal_->replay(line_, committed(), each));
   // After a failed flush its records may name places that the data never reached.
   if (members_->needs_check()) return log_->last() > committed();
-  VSNAP_TRY_ASSIGN(const auto tail, Tail::find(env_, members_->layout().pool_uuid, tail_token_));
+  VSNAP_TRY_ASSIGN(const auto tail, Tail::find(env_, members_->layout().pool_uuid, tail_token_, committed()));
   if (tail) {
     for (const LogRecord& record : (*tail)->records(log_->last())) VSNAP_TRY(each(record));
   }
@@ -193,7 +198,7 @@ Result<> Engine::start_tail(bool keep) {
   MutexLock lock(commit_mutex_);
   VSNAP_ASSERT(!tail_ && log_->committed() == log_->last());
   const Uuid pool = members_->layout().pool_uuid;
-  if (!planted(Fault::tail_not_ended)) Tail::remove(env_, pool);
+  if (!planted(Fault::tail_not_ended) && !Tail::remove(env_, pool)) keep = false;
   std::uint64_t token = 0;
   std::unique_ptr<Tail> tail;
   if (keep) {
@@ -215,15 +220,27 @@ Result<> Engine::start_tail(bool keep) {
   }
   tail_token_ = token;
   tail_ = std::move(tail);
-  if (tail_) log_->move_to(tail_->slots(), tail_->last());
+  if (tail_) log_->move_to(tail_->slots(), tail_->last(), tail_->committed());
   return {};
 }
 
 void Engine::end_tail() {
-  if (tail_) forget_tail();
+  if (tail_) tail_->remove_own(env_, members_->layout().pool_uuid);
 }
 
-void Engine::forget_tail() { Tail::remove(env_, members_->layout().pool_uuid); }
+// Also where it lies in another /dev/shm than ours: the catalog does not name it any more.
+Result<> Engine::forget_tail() {
+  MutexLock lock(commit_mutex_);
+  if (tail_token_ != 0) {
+    VSNAP_TRY(db_->write([](SQLite::Database& db) -> Result<> {
+      catalog::set_value(db, "tail", 0);
+      return {};
+    }));
+    tail_token_ = 0;
+  }
+  static_cast<void>(Tail::remove(env_, members_->layout().pool_uuid));
+  return {};
+}
 
 void Engine::make_journal() {
   if (journal_->attached()) return;

@@ -61,7 +61,7 @@ class Engine {
   // Nothing is pending, and nothing will be changed any more.
   void end_tail();
   // What a killed daemon left in memory is never to be used: a flush has failed since.
-  void forget_tail();
+  [[nodiscard]] Result<> forget_tail() VSNAP_EXCLUDES(commit_mutex_);
   // Once every place that anything names is taken: after replay().
   void start_headroom() VSNAP_EXCLUDES(commit_mutex_);
   // What the journal or a tail has and the catalog has not is given up.

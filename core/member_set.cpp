@@ -397,6 +397,7 @@ Result<> MemberSet::flush_member(Slot& slot) {
 // The kernel may have dropped what it could not write; trying again would report success for lost data.
 void MemberSet::note_failed_flush(const Slot& slot) {
   if (!planted(Fault::flush_error_forgotten)) flush_failed_.store(true);
+  if (on_failed_flush_) on_failed_flush_();
   log::error("{}: flush failed; the pool takes no more writes (vsnap umount, then vsnap check)", slot.path);
 }
 

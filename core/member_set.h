@@ -79,6 +79,9 @@ class MemberSet {
   [[nodiscard]] bool is_block_device(std::uint32_t member) const {
     return slots_[member]->file->is_block_device();
   }
+  // Called by whatever thread finds that a flush has failed, with locks held: for a store to memory. Before
+  // there are other threads.
+  void set_on_failed_flush(std::function<void()> told) { on_failed_flush_ = std::move(told); }
   [[nodiscard]] bool flush_failed() const { return flush_failed_.load(); }
   // Raises the sequence on all members; the new one. Nothing, and 0, for a pool of one member.
   [[nodiscard]] Result<std::uint64_t> mark_opened() VSNAP_EXCLUDES(layout_mutex_);
@@ -124,6 +127,7 @@ class MemberSet {
   std::array<std::unique_ptr<Slot>, format::kMaxMembers> slots_;
   std::atomic<std::uint32_t> count_{0};
   std::atomic<bool> flush_failed_{false};
+  std::function<void()> on_failed_flush_;
   std::atomic<bool> may_wait_{false};
   bool direct_ = false; // see OpenPoolOptions
   std::string role_;

@@ -136,7 +136,10 @@ Result<> Pool::destroy(Env& env, const std::vector<std::string>& member_paths,
                        const std::string& expected_uuid) {
   VSNAP_TRY_ASSIGN(const auto members, MemberSet::open(env, member_paths, "command", 0));
   VSNAP_TRY(check_uuid(members->layout(), expected_uuid));
-  return members->erase_headers();
+  const Uuid pool = members->layout().pool_uuid;
+  VSNAP_TRY(members->erase_headers());
+  static_cast<void>(Tail::remove(env, pool));
+  return {};
 }
 
 Result<std::unique_ptr<Pool>> Pool::open(Env& env, OpenPoolOptions options) {
@@ -238,9 +241,9 @@ Result<> PoolImpl::start_tail() {
   if (!options_.keep_tail) return {};
   Tail::remove_dead(env_, [this](const std::string& member, const Uuid& pool) {
     const auto look = Pool::look(env_, member);
-    if (!look) return look.error().errno_value != ENOENT;
-    return look->identity ? look->identity->pool_uuid == pool
-                          : look->identity.error().kind != ErrorKind::damaged;
+    if (!look) return false;
+    if (look->identity) return look->identity->pool_uuid != pool;
+    return look->identity.error().kind == ErrorKind::not_found; // no superblock at all
   });
   return {};
 }

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <fmt/format.h>
 #include <boost/interprocess/mapped_region.hpp>
@@ -12,6 +14,8 @@ namespace vsnap::shared_memory {
 namespace ipc = boost::interprocess;
 
 namespace {
+
+constexpr const char* kDirectory = "/dev/shm"; // of glibc
 
 class Segment final : public SharedMemory {
  public:
@@ -33,6 +37,18 @@ Failure refused(const std::string& name, const ipc::interprocess_exception& e) {
                         fmt::format("shared memory {}", name));
 }
 
+// Anybody can put anything there: only what is a file of ours is opened, which nobody else can then exchange.
+Result<> check_owner(const std::string& name) {
+  struct stat info = {};
+  const std::string path = std::string(kDirectory) + "/" + name;
+  if (::lstat(path.c_str(), &info) != 0) return system_failure(errno, fmt::format("shared memory {}", name));
+  if (!S_ISREG(info.st_mode) || info.st_uid != ::geteuid()) {
+    return failure(ErrorKind::failed, EPERM,
+                   fmt::format("shared memory {}: not made by this user (rm {} gives it up)", name, path));
+  }
+  return {};
+}
+
 } // namespace
 
 Result<std::unique_ptr<SharedMemory>> make(const std::string& name, std::size_t bytes) {
@@ -40,14 +56,19 @@ Result<std::unique_ptr<SharedMemory>> make(const std::string& name, std::size_t 
     ipc::shared_memory_object::remove(name.c_str());
     ipc::shared_memory_object object(ipc::create_only, name.c_str(), ipc::read_write, ipc::permissions(0600));
     // A store to memory that the machine does not have would be a signal, and no error.
-    const int error = ::posix_fallocate(object.get_mapping_handle().handle, 0, static_cast<off_t>(bytes));
+    int error = 0;
+    do error = ::posix_fallocate(object.get_mapping_handle().handle, 0, static_cast<off_t>(bytes));
+    while (error == EINTR);
     if (error != 0) {
       ipc::shared_memory_object::remove(name.c_str());
       return system_failure(error, fmt::format("shared memory {}", name));
     }
     ipc::mapped_region region(object, ipc::read_write);
     auto segment = std::make_unique<Segment>(std::move(object), std::move(region));
-    if (!segment->hold()) return failure(ErrorKind::busy, fmt::format("shared memory {}: in use", name));
+    if (!segment->hold()) { // by somebody who looks what it is
+      ipc::shared_memory_object::remove(name.c_str());
+      return failure(ErrorKind::busy, fmt::format("shared memory {}: in use", name));
+    }
     return segment;
   } catch (const ipc::interprocess_exception& e) {
     return refused(name, e);
@@ -55,6 +76,7 @@ Result<std::unique_ptr<SharedMemory>> make(const std::string& name, std::size_t 
 }
 
 Result<std::unique_ptr<SharedMemory>> open(const std::string& name) {
+  VSNAP_TRY(check_owner(name));
   try {
     ipc::shared_memory_object object(ipc::open_only, name.c_str(), ipc::read_only);
     ipc::offset_t size = 0;
@@ -72,8 +94,8 @@ void remove(const std::string& name) { ipc::shared_memory_object::remove(name.c_
 std::vector<std::string> names(const std::string& prefix) {
   std::vector<std::string> found;
   std::error_code error; // no such directory: nothing is found
-  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm", error)) {
-    if (std::string name = entry.path().filename().string(); name.starts_with(prefix))
+  for (const auto& entry : std::filesystem::directory_iterator(kDirectory, error)) {
+    if (std::string name = entry.path().filename().string(); name.starts_with(prefix) && check_owner(name))
       found.push_back(std::move(name));
   }
   return found;

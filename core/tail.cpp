@@ -12,7 +12,7 @@ namespace vsnap {
 namespace {
 
 constexpr std::string_view kPrefix = "vsnap-tail-";
-constexpr std::uint64_t kMagic = 0x314C494154534E56; // "VNSTAIL1"
+constexpr std::uint64_t kMagic = 0x324C494154534E56; // "VNSTAIL2"
 constexpr std::size_t kHeaderBytes = 4096;
 constexpr std::size_t kSegmentBytes = kHeaderBytes + ChangeLog::kSlots * sizeof(LogRecord);
 
@@ -24,6 +24,7 @@ struct Header {
   std::array<char, 64> boot_id{};
   std::array<char, 2048> member{};
   alignas(64) std::atomic<std::uint64_t> last{0};
+  std::atomic<std::uint64_t> committed{0};
 };
 static_assert(sizeof(Header) <= kHeaderBytes && std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(std::is_trivially_copyable_v<LogRecord>);
@@ -63,11 +64,13 @@ Result<std::unique_ptr<Tail>> Tail::make(Env& env, const Uuid& pool, std::uint64
   put_text(header.boot_id, env.boot_id());
   put_text(header.member, member);
   header.last.store(committed);
+  header.committed.store(committed);
   header.magic.store(kMagic, std::memory_order_release);
   return std::unique_ptr<Tail>(new Tail(std::move(memory)));
 }
 
-Result<std::optional<std::unique_ptr<Tail>>> Tail::find(Env& env, const Uuid& pool, std::uint64_t token) {
+Result<std::optional<std::unique_ptr<Tail>>> Tail::find(Env& env, const Uuid& pool, std::uint64_t token,
+                                                        std::uint64_t applied) {
   if (token == 0) return std::nullopt;
   auto memory = env.open_shared_memory(name_of(pool));
   if (!memory) {
@@ -78,32 +81,44 @@ Result<std::optional<std::unique_ptr<Tail>>> Tail::find(Env& env, const Uuid& po
                     "user that mounted it): {}",
                     memory.error().message));
   }
-  if (!sound(**memory)) return std::nullopt;
+  const auto unused = [&](std::string_view why) {
+    log::warning("{}: not used: {}", name_of(pool), why);
+    return std::nullopt;
+  };
+  if (!(*memory)->hold()) return unused("a daemon has it; this pool is a copy of that one's");
+  if (!sound(**memory)) return unused("of another version, or never finished");
   const Header& header = header_of(**memory);
-  if (header.pool != pool || (header.token != token && !planted(Fault::tail_of_other_token))) {
+  if (header.pool != pool || (header.token.load() != token && !planted(Fault::tail_of_other_token)))
     return std::nullopt;
-  }
-  if (text_of(header.boot_id) != env.boot_id() && !planted(Fault::tail_of_other_boot)) {
-    log::info("{}: from before the machine was started: not used", name_of(pool));
-    return std::nullopt;
-  }
+  if (text_of(header.boot_id) != env.boot_id() && !planted(Fault::tail_of_other_boot))
+    return unused("from before the machine was started");
+  if (applied < header.committed.load()) return unused("the pool is an older copy");
   return std::unique_ptr<Tail>(new Tail(std::move(*memory)));
 }
 
-void Tail::remove(Env& env, const Uuid& pool) { env.remove_shared_memory(name_of(pool)); }
+bool Tail::remove(Env& env, const Uuid& pool) {
+  const auto memory = env.open_shared_memory(name_of(pool));
+  if (memory && !(*memory)->hold()) return false;
+  env.remove_shared_memory(name_of(pool));
+  return true;
+}
 
-void Tail::remove_dead(Env& env, const PoolIsThere& is_there) {
+void Tail::remove_own(Env& env, const Uuid& pool) const { env.remove_shared_memory(name_of(pool)); }
+
+void Tail::remove_dead(Env& env, const PoolIsGone& is_gone) {
   for (const std::string& name : env.shared_memory_names(std::string(kPrefix))) {
     const auto memory = env.open_shared_memory(name);
     if (!memory || !(*memory)->hold()) continue; // somebody else's, or in use
-    if (!sound(**memory)) continue;              // just being made, or of another version
+    if (!sound(**memory)) continue;              // of another version
     const Header& header = header_of(**memory);
     if (name != name_of(header.pool)) continue;
     const bool old = text_of(header.boot_id) != env.boot_id();
-    if (!old && is_there(text_of(header.member), header.pool)) continue;
+    const bool empty = header.last.load() == header.committed.load();
+    if (!old && !empty && !is_gone(text_of(header.member), header.pool)) continue;
     log::info("{}: removed, as {}", name,
-              old ? "it is from before the machine was started"
-                  : fmt::format("{} is no member of its pool any more", text_of(header.member)));
+              old     ? "it is from before the machine was started"
+              : empty ? "its pool has all of it"
+                      : fmt::format("{} is no member of its pool any more", text_of(header.member)));
     env.remove_shared_memory(name);
   }
 }
@@ -132,6 +147,8 @@ void Tail::end() { header_of(*memory_).token.store(0); }
 LogRecord* Tail::slots_in(SharedMemory& memory) {
   return reinterpret_cast<LogRecord*>(memory.bytes().data() + kHeaderBytes); // NOLINT: aligned to a page
 }
+
+std::atomic<std::uint64_t>& Tail::committed() const { return header_of(*memory_).committed; }
 
 std::atomic<std::uint64_t>& Tail::last_in(SharedMemory& memory) { return header_of(memory).last; }
 

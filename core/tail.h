@@ -10,17 +10,16 @@
 //
 // Invariants
 // 1. The records (committed, last] are whole: last moves on only once its slot is written, and a slot is
-// written
-//    again only after the catalog has, durably, what it held. Writers and readers of the same machine see
-//    stores in order, whether the writer lives or not.
-// 2. A tail counts for a pool whose catalog names its token, in the boot in which it was made, and for nobody
-//    else. A pool gets another token, or 0, before its first record that is not in that tail.
-//    It counts no more once a flush has failed: data of places that its records name may be lost.
-// 3. The segment's memory is reserved when it is made: writing to it never fails.
-// 4. Whoever uses it holds it (SharedMemory::hold). One that nobody holds, and whose pool is gone, is removed
-// by
-//    the next daemon of any pool.
-// Threads: records() and the functions before a second thread; last() any.
+//    written again only after the catalog has, durably, what it held. Writers and readers of the same machine
+//    see stores in order, whether the writer lives or not.
+// 2. A tail counts for a pool whose catalog names its token, in the boot in which it was made, and has all
+//    that the tail knows to be committed: an older copy of the pool does not. A pool gets another token, or
+//    0, before its first record that is not in that tail.
+// 3. It counts no more once a flush has failed: data of places that its records name may be lost.
+// 4. The segment's memory is reserved when it is made: writing to it never fails.
+// 5. Whoever uses it holds it (SharedMemory::hold), and nobody else uses or removes it. One that nobody holds
+//    is removed by the next daemon of any pool once its pool is gone, or has all of it.
+// Threads: records() and the functions before a second thread; the rest any.
 #pragma once
 
 #include <atomic>
@@ -41,15 +40,19 @@ class Tail {
   // Made anew, in place of the pool's last one. `member`: a path at which one of its members was found.
   [[nodiscard]] static Result<std::unique_ptr<Tail>> make(Env& env, const Uuid& pool, std::uint64_t token,
                                                           std::uint64_t committed, const std::string& member);
-  // The one that a killed daemon left; nullopt: there is none that counts (invariant 2). Fails where there
-  // may be one that this user must not read.
+  // The one that a killed daemon left; nullopt: there is none that counts for a catalog that has the records
+  // up to `applied` (invariant 2). Fails where there may be one that this user must not read.
   [[nodiscard]] static Result<std::optional<std::unique_ptr<Tail>>> find(Env& env, const Uuid& pool,
-                                                                         std::uint64_t token);
-  static void remove(Env& env, const Uuid& pool);
-  // Removes those that no pool needs any more: made before the machine's last start, or whose pool is gone.
-  // `is_there`: where that cannot be told the pool counts as there.
-  using PoolIsThere = std::function<bool(const std::string& member, const Uuid& pool)>;
-  static void remove_dead(Env& env, const PoolIsThere& is_there);
+                                                                         std::uint64_t token,
+                                                                         std::uint64_t applied);
+  // False: somebody holds it, as the daemon of a pool of which this one is a copy.
+  [[nodiscard]] static bool remove(Env& env, const Uuid& pool);
+  void remove_own(Env& env, const Uuid& pool) const; // this one, which is held
+  // Removes those that no pool needs any more: made before the machine's last start, of a pool that is gone,
+  // or with nothing that its pool does not have. `is_gone`: for certain; a member that is not there now may
+  // come back.
+  using PoolIsGone = std::function<bool(const std::string& member, const Uuid& pool)>;
+  static void remove_dead(Env& env, const PoolIsGone& is_gone);
 
   // Those after `applied`, in order. Stops, with a warning, before one that is not what it should be.
   [[nodiscard]] std::vector<LogRecord> records(std::uint64_t applied) const;
@@ -60,6 +63,7 @@ class Tail {
   // For the ChangeLog that lives in it.
   [[nodiscard]] LogRecord* slots() const { return slots_in(*memory_); }
   [[nodiscard]] std::atomic<std::uint64_t>& last() const { return last_in(*memory_); }
+  [[nodiscard]] std::atomic<std::uint64_t>& committed() const;
   // Of any segment that make() made.
   [[nodiscard]] static LogRecord* slots_in(SharedMemory& memory);
   [[nodiscard]] static std::atomic<std::uint64_t>& last_in(SharedMemory& memory);

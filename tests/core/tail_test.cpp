@@ -17,8 +17,8 @@ struct Lab {
     REQUIRE(made.has_value());
     return std::move(*made);
   }
-  std::unique_ptr<Tail> find(std::uint64_t token = kToken) {
-    auto found = Tail::find(env, pool, token);
+  std::unique_ptr<Tail> find(std::uint64_t token = kToken, std::uint64_t applied = ~0ULL) {
+    auto found = Tail::find(env, pool, token, applied);
     REQUIRE(found.has_value());
     return *found ? std::move(**found) : nullptr;
   }
@@ -34,7 +34,7 @@ TEST_CASE("what was appended before a kill is found, and nothing that was append
   Lab lab;
   auto tail = lab.make(10);
   ChangeLog log(10, 1000, 1000);
-  log.move_to(tail->slots(), tail->last());
+  log.move_to(tail->slots(), tail->last(), tail->committed());
   for (int i = 0; i < 5; ++i) log.append(note(), false);
   lab.env.kill();
   log.append(note(), false);
@@ -51,7 +51,7 @@ TEST_CASE("the ring goes round without losing what is not committed") {
   Lab lab;
   auto tail = lab.make(0);
   ChangeLog log(0, ChangeLog::kMaxLimit, 1000);
-  log.move_to(tail->slots(), tail->last());
+  log.move_to(tail->slots(), tail->last(), tail->committed());
   for (std::uint64_t lap = 0; lap < 5; ++lap) {
     for (int i = 0; i < 200'000; ++i) log.append(note(), false);
     log.draw_line();
@@ -70,7 +70,7 @@ TEST_CASE("a tail counts for one token, one pool and one boot") {
   REQUIRE(lab.find());
   REQUIRE_FALSE(lab.find(kToken + 1));
   REQUIRE_FALSE(lab.find(0));
-  const auto other = Tail::find(lab.env, lab.env.random_uuid(), kToken);
+  const auto other = Tail::find(lab.env, lab.env.random_uuid(), kToken, 0);
   REQUIRE(other.has_value());
   REQUIRE_FALSE(other->has_value());
   lab.env.new_boot();
@@ -81,42 +81,65 @@ TEST_CASE("nothing is made of a tail that is damaged but what comes before the d
   Lab lab;
   auto tail = lab.make(0);
   ChangeLog log(0, 1000, 1000);
-  log.move_to(tail->slots(), tail->last());
+  log.move_to(tail->slots(), tail->last(), tail->committed());
   for (int i = 0; i < 9; ++i) log.append(note(), false);
   tail->slots()[5].sequence = 6;
-  REQUIRE(lab.find()->records(0).size() == 4);
+  REQUIRE(tail->records(0).size() == 4);
   tail->slots()[5].sequence = 5;
   tail->slots()[3].zero = 1;
-  REQUIRE(lab.find()->records(0).size() == 2);
+  REQUIRE(tail->records(0).size() == 2);
   tail->last() = 5'000'000;
-  REQUIRE(lab.find()->records(0).empty());
+  REQUIRE(tail->records(0).empty());
 }
 
 TEST_CASE("dead tails are removed: of before a start of the machine, and of pools that are gone") {
   Lab lab;
   const auto names = [&] { return lab.env.shared_memory_names("vsnap-tail-").size(); };
-  bool there = true;
-  const auto is_there = [&](const std::string& member, const Uuid& pool) {
+  bool gone = true;
+  const auto is_gone = [&](const std::string& member, const Uuid& pool) {
     REQUIRE(member == "/a");
     REQUIRE(pool == lab.pool);
-    return there;
+    return gone;
   };
   auto tail = lab.make(0);
-  there = false;
-  Tail::remove_dead(lab.env, is_there);
+  tail->last() = 5; // which its pool does not have
+  Tail::remove_dead(lab.env, is_gone);
   REQUIRE(names() == 1); // it is held
   lab.env.kill();
-  there = true;
-  Tail::remove_dead(lab.env, is_there);
+  gone = false; // or not to be found now
+  Tail::remove_dead(lab.env, is_gone);
   REQUIRE(names() == 1);
-  there = false;
-  Tail::remove_dead(lab.env, is_there);
+  gone = true;
+  Tail::remove_dead(lab.env, is_gone);
+  REQUIRE(names() == 0);
+
+  gone = false;
+  tail = lab.make(5); // nothing in it that the pool does not have
+  lab.env.kill();
+  Tail::remove_dead(lab.env, is_gone);
   REQUIRE(names() == 0);
 
   tail = lab.make(0);
+  tail->last() = 5;
   lab.env.kill();
   lab.env.new_boot();
-  there = true;
-  Tail::remove_dead(lab.env, is_there);
+  Tail::remove_dead(lab.env, is_gone);
   REQUIRE(names() == 0);
+}
+
+TEST_CASE("a tail counts for no older copy of its pool, and is not taken from a daemon that has it") {
+  Lab lab;
+  auto tail = lab.make(10);
+  ChangeLog log(10, 1000, 1000);
+  log.move_to(tail->slots(), tail->last(), tail->committed());
+  for (int i = 0; i < 5; ++i) log.append(note(), false);
+  log.draw_line();
+  log.set_committed(13);
+  REQUIRE_FALSE(lab.find()); // the daemon lives
+  REQUIRE_FALSE(Tail::remove(lab.env, lab.pool));
+  lab.env.kill();
+  REQUIRE_FALSE(lab.find(kToken, 12));
+  REQUIRE(lab.find(kToken, 13)->records(13).size() == 2);
+  REQUIRE(Tail::remove(lab.env, lab.pool));
+  REQUIRE_FALSE(lab.find());
 }

@@ -142,10 +142,12 @@ MemoryEnv::~MemoryEnv() = default;
 
 bool MemoryEnv::fails() {
   const std::uint64_t call = ++calls_;
-  if (kill_at_ && call >= *kill_at_) {
+  const bool own = kill_in_ && std::this_thread::get_id() == kill_thread_ && --*kill_in_ == 0;
+  if (own || (kill_at_ && call >= *kill_at_)) {
     die();
     killed_ = true;
     kill_at_.reset();
+    kill_in_.reset();
     return true;
   }
   if (fail_once_ && call == *fail_once_) return true;
@@ -290,6 +292,14 @@ void MemoryEnv::kill() {
 void MemoryEnv::kill_at(std::optional<std::uint64_t> nth) {
   MutexLock lock(mutex_);
   kill_at_ = nth ? std::optional(calls_ + *nth) : std::nullopt;
+  kill_in_.reset();
+  killed_ = false;
+}
+
+void MemoryEnv::kill_at_own(std::uint64_t nth) {
+  MutexLock lock(mutex_);
+  kill_in_ = nth;
+  kill_thread_ = std::this_thread::get_id();
   killed_ = false;
 }
 

@@ -22,6 +22,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "core/env.h"
@@ -71,11 +72,12 @@ class MemoryEnv final : public Env {
   void replay(const Event& event);
   void kill();
   void kill_at(std::optional<std::uint64_t> nth); // nullopt: not any more
+  void kill_at_own(std::uint64_t nth);            // counting the calls of this thread alone
   [[nodiscard]] bool killed() const;              // since kill_at()
   void new_boot();
   void no_shared_memory(bool none);
   void slow_durable_writes(bool slow) { slow_.store(slow); } // so that others come while one goes on
-  void fail_from(std::optional<std::uint64_t> nth); // nullopt: no more faults
+  void fail_from(std::optional<std::uint64_t> nth);          // nullopt: no more faults
   void fail_once(std::uint64_t nth);
   void fail_flush_once();
   void no_space(bool full);
@@ -111,6 +113,8 @@ class MemoryEnv final : public Env {
   std::uint64_t calls_ VSNAP_GUARDED_BY(mutex_) = 0;
   std::optional<std::uint64_t> fail_from_ VSNAP_GUARDED_BY(mutex_);
   std::optional<std::uint64_t> fail_once_ VSNAP_GUARDED_BY(mutex_);
+  std::optional<std::uint64_t> kill_in_ VSNAP_GUARDED_BY(mutex_); // calls of kill_thread_
+  std::thread::id kill_thread_ VSNAP_GUARDED_BY(mutex_);
   std::optional<std::uint64_t> kill_at_ VSNAP_GUARDED_BY(mutex_);
   bool killed_ VSNAP_GUARDED_BY(mutex_) = false;
   std::map<std::string, std::shared_ptr<Segment>> shared_ VSNAP_GUARDED_BY(mutex_);
