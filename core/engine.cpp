@@ -18,6 +18,7 @@ namespace {
 // log_limit().
 constexpr std::uint64_t kMinHeadroomBlocks = 512;
 constexpr std::uint64_t kMaxHeadroomBlocks = 32768;
+constexpr std::uint64_t kLooksForSpace = 64; // of so many commits one looks for more, though there was none
 
 // The WAL: 1/64 of the pool, 1 to 64 MiB. It starts anew at a quarter; a transaction dirties at most a leaf,
 // two split pages and a bitmap row (two pages) for each change, so that a 1/16 of its frames in changes
@@ -282,6 +283,7 @@ void Engine::note_member_added(std::uint64_t blocks) {
   allocator_.add_member(blocks, format::kHeaderBlocks);
   pool_blocks_ += blocks;
   MutexLock lock(commit_mutex_);
+  grow_at_free_ = 0;
   keep_headroom();
 }
 
@@ -619,9 +621,14 @@ void Engine::keep_headroom() {
     return vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes -
            std::min(*used, vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes);
   };
-  while (unused() < target) {
+  // Where all free space is scattered, finding that out takes a look at all of it: not for every commit.
+  const bool look = allocator_.free_blocks() >= grow_at_free_ || ++not_grown_ % kLooksForSpace == 0;
+  while (look && unused() < target) {
     const std::uint64_t quarter = vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes / 4;
-    if (!vfs_->grow(MetadataFile::catalog, BlockCount(std::max<std::uint64_t>(quarter, 256)))) break;
+    if (!vfs_->grow(MetadataFile::catalog, BlockCount(std::max<std::uint64_t>(quarter, 256)))) {
+      grow_at_free_ = allocator_.free_blocks() + kMinHeadroomBlocks;
+      break;
+    }
   }
   if (log_) log_->set_limit(log_limit(*used, unused()));
   metadata_low_.store(unused() < target / 2, std::memory_order_relaxed);

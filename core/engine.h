@@ -202,6 +202,8 @@ class Engine {
   Mutex commit_mutex_;
   Journal::Position line_ VSNAP_GUARDED_BY(commit_mutex_); // of the journal, at the log's line
   std::uint64_t polite_limit_ VSNAP_GUARDED_BY(commit_mutex_) = 1ULL << 32U; // pieces of the next transaction
+  std::uint64_t grow_at_free_ VSNAP_GUARDED_BY(commit_mutex_) = 0; // blocks; fewer: the catalog cannot grow
+  std::uint64_t not_grown_ VSNAP_GUARDED_BY(commit_mutex_) = 0;
   bool gave_way_ VSNAP_GUARDED_BY(commit_mutex_) = false; // the transaction before this one
   std::atomic<bool> metadata_low_{false};
   std::atomic<std::uint64_t> metadata_used_bytes_{0};
