@@ -256,6 +256,8 @@ void Engine::make_journal() {
     log::warning("no journal: {}", stored.error().message);
     return;
   }
+  // Into the other copy as well: should this one be damaged later, a layout without the journal would count.
+  static_cast<void>(members_->update_layout([](Superblock&) {}));
   journal_->attach(*run, members_->layout().pool_uuid);
 }
 
@@ -467,7 +469,7 @@ Result<> Engine::commit_line(const Step& step) {
 // What a WAL that cannot grow certainly holds.
 std::uint64_t Engine::smallest_batch() const { return wal_blocks(pool_blocks_) / 16; }
 
-// What it holds in all likelihood; and a load of a map does not wait for longer than that takes.
+// What it holds in all likelihood.
 std::uint64_t Engine::largest_batch() const {
   const std::uint64_t pages = vfs_->capacity_bytes(MetadataFile::wal) / kBlockBytes / 4;
   const std::uint64_t used = metadata_used_bytes_.load() / kBlockBytes;

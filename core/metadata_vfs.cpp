@@ -366,6 +366,7 @@ Result<> MetadataVfs::grow(MetadataFile file, BlockCount wanted) {
   if (!run) return failure(ErrorKind::no_space, "no free space for metadata (vsnap rm or vsnap pool add)");
   VSNAP_TRY(members_.update_layout([&](Superblock& layout) { layout.segments.push_back({file, *run}); }));
   stream(file).append(*run);
+  static_cast<void>(members_.update_layout([](Superblock&) {})); // the other copy as well; best effort
   return {};
 }
 

@@ -265,6 +265,25 @@ TEST_CASE("a check of a pool that was cut off sees what the journal has") {
   CHECK(read_from(*lab.view("v"), 0) == block_of(1));
 }
 
+TEST_CASE("one damaged copy of the superblock takes nothing of what the journal has") {
+  log::set_level(log::Level::off);
+  for (const std::uint64_t offset : format::kSuperblockOffsets) {
+    CAPTURE(offset);
+    SmallPool lab;
+    lab.create("v", kMiB);
+    {
+      ViewHandle v = lab.view("v");
+      REQUIRE(v->write(0, block_of(1)).has_value());
+      REQUIRE(v->fsync().has_value());
+    }
+    crash(lab, 7);
+    lab.env.bytes_of("/a")[offset + 200] ^= std::byte{1};
+    lab.open();
+    CHECK(read_from(*lab.view("v"), 0) == block_of(1));
+    CHECK(lab.findings().empty());
+  }
+}
+
 TEST_CASE("a damaged journal is refused; a repair gives up what came after the damage") {
   log::set_level(log::Level::off);
   SmallPool lab;
