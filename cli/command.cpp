@@ -354,6 +354,8 @@ void register_all(Program& program) {
   register_diff(program);
   register_rm(program);
   register_mount(program);
+  register_serve(program);
+  register_upgrade(program);
   register_umount(program);
   register_map(program);
   register_unmap(program);

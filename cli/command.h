@@ -135,6 +135,8 @@ void register_flatten(Program& program);
 void register_diff(Program& program);
 void register_rm(Program& program);
 void register_mount(Program& program);
+void register_serve(Program& program); // what a mount's keeper starts
+void register_upgrade(Program& program);
 void register_umount(Program& program);
 void register_map(Program& program);
 void register_unmap(Program& program);

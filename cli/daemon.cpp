@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
+#include <atomic>
 
 #include "cli/file_limit.h"
+#include "cli/keeper_line.h"
 #include "cli/mount_table.h"
+#include "cli/registry.h"
 #include "cli/stop_watch.h"
 #include "core/log.h"
 #include "core/pool.h"
@@ -35,81 +37,179 @@ MountOptions mount_options(const DaemonOptions& options) {
   return mount;
 }
 
-Result<> serve_mount(MountSession& session, const DaemonRecord& record, StopWatch& watch,
-                     const std::function<void()>& ready) {
-  VSNAP_TRY(write_record(record));
-  watch.start([&session] { session.stop(); });
-  ready();
-  log::info("{}: mounted at {}, pid {}", record.pool, record.mount_point, record.pid);
-  const auto served = session.serve();
-  watch.finish();
-  ::sd_notify(0, "STOPPING=1");
-  return served;
-}
-
 Result<DaemonRecord> make_record(Pool& pool, const DaemonOptions& options) {
   VSNAP_TRY(prepare_runtime_dir());
   VSNAP_TRY_ASSIGN(const std::string socket, control_socket_path(options.pool));
-  DaemonRecord record =
-      own_record(Env::real(), options.pool, pool.status().uuid, options.mount_point, socket);
+  DaemonRecord record = own_record(Env::real(), options.pool, pool.status().uuid, options.mount_point, socket,
+                                   options.keeper_pid);
   record.first_member = options.members.front();
   return record;
 }
 
-// The record goes while the pool is still locked: the next daemon cannot have written its own yet. Should the
-// process die from then on, the empty last words say so.
-Result<> serve_pool(Pool& pool, const DaemonOptions& options, const DaemonRecord& record, StopWatch& watch,
-                    const std::function<void()>& ready) {
-  VSNAP_TRY_ASSIGN(auto server, ControlServer::start(pool, {record, [&watch] { watch.request(); }}));
-  Result<> result;
-  if (auto session = MountSession::mount(pool, mount_options(options))) {
-    result = serve_mount(**session, record, watch, ready);
-    server->stop(); // running jobs give up, and answer
-    session->reset();
-  } else {
-    result = Failure(session.error());
-    server->stop();
+// One life of a daemon.
+class Daemon {
+ public:
+  Daemon(const DaemonOptions& options, const KeeperLine& keeper, const std::function<void()>& ready)
+      : options_(options), keeper_(keeper), ready_(ready) {}
+  ~Daemon() {
+    if (mount_ && mount_->is_adopted()) mount_->leave(); // it failed; not so the next one, perhaps
   }
-  leave_last_words(record, false, {});
-  remove_record(record);
+  Daemon(const Daemon&) = delete;
+  Daemon& operator=(const Daemon&) = delete;
+  Result<> run(std::vector<int> descriptors);
+
+ private:
+  Result<> open_pool();
+  Result<> serve();
+  Result<> serve_mount(ControlServer& server);
+  void keep_mount();
+  Result<> hand_over(const std::string& program);
+  Result<> close_pool();
+
+  const DaemonOptions& options_;
+  const KeeperLine& keeper_;
+  const std::function<void()>& ready_;
+  StopWatch watch_;
+  std::unique_ptr<Pool> pool_;
+  DaemonRecord record_;
+  std::unique_ptr<KernelMount> mount_; // until the session has it
+  bool kept_ = false;                  // the mount has a keeper
+  std::atomic<bool> hands_over_{false};
+};
+
+// A successor takes the members as the registry knows them now: some may have been added.
+Result<> Daemon::open_pool() {
+  OpenPoolOptions open;
+  open.member_paths = options_.members;
+  if (const auto entry = registry_find(options_.pool); mount_ && entry && entry->uuid == options_.uuid)
+    open.member_paths = entry->members;
+  open.expected_uuid = options_.uuid;
+  open.role = "daemon";
+  open.background = true;
+  open.keep_tail = true;
+  open.direct = options_.direct;
+  if (options_.cache_bytes != 0) open.cache_bytes = options_.cache_bytes;
+  if (mount_) {
+    for (const MountState::Handle& handle : mount_->state().handles()) open.still_open.push_back(handle.view);
+  }
+  VSNAP_TRY_ASSIGN(pool_, Pool::open(Env::real(), std::move(open)));
+  if (pool_->name() == options_.pool) return {};
+  return failure(ErrorKind::failed,
+                 fmt::format("{0}: expected members of this pool, found those of {1} (vsnap pool detach "
+                             "{0} and vsnap pool attach MEMBER... put it right)",
+                             options_.pool, pool_->name()));
+}
+
+// Gives the mount to the keeper, where somebody can go on with it.
+void Daemon::keep_mount() {
+  const Result<> can = mount_->can_outlive();
+  if (options_.restart && !can) {
+    log::warning("{}: should the daemon die, the mount dies with it: {}", options_.pool, can.error().message);
+  } else if (options_.restart && !mount_->is_adopted()) {
+    kept_ = keeper_.send_descriptors(mount_->descriptors());
+  } else {
+    kept_ = options_.restart;
+  }
+  mount_->set_on_end([this] {
+    if (kept_ && keeper_.send(Word::let_go)) static_cast<void>(keeper_.receive());
+  });
+}
+
+// Asked for by a command, whose own program is to go on.
+Result<> Daemon::hand_over(const std::string& program) {
+  if (!kept_) {
+    return failure(
+        ErrorKind::failed,
+        fmt::format("{0}: its daemon cannot be replaced while it is mounted, see its log, {1} (vsnap "
+                    "umount {0}, then vsnap mount)",
+                    options_.pool, daemon_log_path(options_.pool)));
+  }
+  if (!keeper_.send(Word::next, program)) {
+    return failure(ErrorKind::failed,
+                   fmt::format("{0}: the mount's keeper was killed, so nobody can replace the daemon (vsnap "
+                               "umount {0}, then vsnap mount)",
+                               options_.pool));
+  }
+  hands_over_ = true;
+  watch_.request();
+  return {};
+}
+
+Result<> Daemon::serve_mount(ControlServer& server) {
+  const bool again = mount_->is_adopted();
+  VSNAP_TRY_ASSIGN(const auto session,
+                   MountSession::over(*pool_, mount_options(options_), std::move(mount_)));
+  VSNAP_TRY(write_record(record_));
+  watch_.start(
+      [&] { session->stop(hands_over_ ? MountSession::Stop::hand_over : MountSession::Stop::unmount); });
+  ready_();
+  if (!again) log::info("{}: mounted at {}, pid {}", record_.pool, record_.mount_point, record_.pid);
+  const auto served = session->serve();
+  watch_.finish();
+  server.stop(); // running jobs give up, and answer
+  return served;
+}
+
+// The record goes while the pool is still locked: the next daemon cannot have written its own yet. Should the
+// process die from then on, the empty last words say so. Who hands over leaves it: commands wait for the
+// successor then.
+Result<> Daemon::serve() {
+  VSNAP_TRY_ASSIGN(
+      auto server,
+      ControlServer::start(*pool_, {record_, [this] { watch_.request(); },
+                                    [this](const std::string& program) { return hand_over(program); }}));
+  const bool again = mount_ != nullptr;
+  if (!again) {
+    VSNAP_TRY_ASSIGN(mount_, KernelMount::make(mount_options(options_)));
+  }
+  keep_mount();
+  if (!kept_) record_.keeper_pid = 0;
+  const Result<> result = serve_mount(*server);
+  server->stop();
+  if (hands_over_ || (again && !result)) return result;
+  leave_last_words(record_, false, {});
+  remove_record(record_);
   return result;
+}
+
+Result<> Daemon::close_pool() {
+  const auto closed = pool_->close();
+  if (hands_over_) {
+    if (!closed) log::error("{}: closing the pool: {}", options_.pool, closed.error().message);
+    return {}; // the successor has what is in the tail
+  }
+  if (closed) {
+    take_back_last_words(record_);
+  } else {
+    log::error("{}: closing the pool: {}", options_.pool, closed.error().message);
+    leave_last_words(record_, closed.error().kind == ErrorKind::no_space, closed.error().message);
+  }
+  return closed;
+}
+
+Result<> Daemon::run(std::vector<int> descriptors) {
+  if (!descriptors.empty()) {
+    VSNAP_TRY_ASSIGN(mount_, KernelMount::adopt(options_.mount_point, std::move(descriptors)));
+  }
+  VSNAP_TRY(watch_.ok());
+  VSNAP_TRY(open_pool());
+  VSNAP_TRY_ASSIGN(record_, make_record(*pool_, options_));
+  const auto served = serve();
+  const auto closed = close_pool();
+  VSNAP_TRY(served);
+  return closed;
 }
 
 } // namespace
 
-Result<> run_daemon(const DaemonOptions& options, const std::function<void()>& ready) {
-  StopWatch watch;
-  VSNAP_TRY(watch.ok());
+Result<> run_daemon(const DaemonOptions& options, const KeeperLine& keeper, std::vector<int> descriptors,
+                    const std::function<void()>& ready) {
   raise_file_limit();
   log::set_level(options.debug ? log::Level::debug : log::Level::info);
   become_io_flusher();
   ::umask(0077);
-  OpenPoolOptions open;
-  open.member_paths = options.members;
-  open.expected_uuid = options.uuid;
-  open.role = "daemon";
-  open.background = true;
-  open.keep_tail = true;
-  open.direct = options.direct;
-  if (options.cache_bytes != 0) open.cache_bytes = options.cache_bytes;
-  VSNAP_TRY_ASSIGN(auto pool, Pool::open(Env::real(), std::move(open)));
-  if (pool->name() != options.pool) {
-    return failure(ErrorKind::failed,
-                   fmt::format("{0}: expected members of this pool, found those of {1} (vsnap pool detach "
-                               "{0} and vsnap pool attach MEMBER... put it right)",
-                               options.pool, pool->name()));
-  }
-  VSNAP_TRY_ASSIGN(const DaemonRecord record, make_record(*pool, options));
-  const auto served = serve_pool(*pool, options, record, watch, ready);
-  const auto closed = pool->close();
-  if (closed) {
-    take_back_last_words(record);
-  } else {
-    log::error("{}: closing the pool: {}", options.pool, closed.error().message);
-    leave_last_words(record, closed.error().kind == ErrorKind::no_space, closed.error().message);
-  }
-  VSNAP_TRY(served);
-  return closed;
+  Daemon daemon(options, keeper, ready);
+  return daemon.run(std::move(descriptors));
 }
 
 } // namespace vsnap::cli

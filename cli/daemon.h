@@ -1,13 +1,17 @@
-// What `vsnap mount` becomes: the one process that has the pool open, serves its files, and answers commands.
+// The one process that has the pool open, serves its files, and answers commands. A keeper starts it and, if
+// it dies, its successor.
 //
 // Invariants
 // 1. Set up in the order pool, control socket, mount, record; torn down the other way round. Whatever step
-// fails, the
-//    earlier ones are undone.
+//    fails, the earlier ones are undone.
 // 2. SIGTERM, SIGINT, a shutdown request and an unmount from outside all end in the same orderly stop.
+// 3. A successor has the mount already, and never asks the kernel about anything below the mount point before
+//    it serves. If it fails the mount stays, for the next one.
+// 4. The keeper has the mount's descriptors only where a successor can go on with it.
 // Threads: run_daemon() is called by the main thread before any other thread exists.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
@@ -15,6 +19,8 @@
 #include "core/error.h"
 
 namespace vsnap::cli {
+
+class KeeperLine;
 
 struct DaemonOptions {
   std::string pool;
@@ -25,15 +31,16 @@ struct DaemonOptions {
   bool debug = false;
   bool io_uring = false;
   bool direct = false;           // see OpenPoolOptions
+  bool restart = true;           // by the keeper
+  bool background = false;       // its messages go to the log
   unsigned threads = 0;          // 0: default
   std::uint64_t cache_bytes = 0; // 0: default
+  std::int64_t keeper_pid = 0;
 };
 
-// Returns after the mount has ended. `ready` is called once the mount works.
-Result<> run_daemon(const DaemonOptions& options, const std::function<void()>& ready);
-
-// Runs run_daemon() in a child of its own session, with its messages in the daemon's log; returns once the
-// mount works, or with the error that kept it from working.
-Result<> start_background_daemon(const DaemonOptions& options);
+// Returns after the mount has ended, or was handed over. `descriptors`: of the mount, if it goes on with that
+// of a predecessor. `ready` is called once the mount works.
+Result<> run_daemon(const DaemonOptions& options, const KeeperLine& keeper, std::vector<int> descriptors,
+                    const std::function<void()>& ready);
 
 } // namespace vsnap::cli

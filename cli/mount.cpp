@@ -8,11 +8,11 @@
 #include <filesystem>
 
 #include "cli/command.h"
-#include "cli/daemon.h"
+#include "cli/keeper.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"
 #include "cli/registry.h"
-#include "cli/unmount.h"
+#include "fuse/unmount.h"
 #include "sync/daemon_record.h"
 
 namespace vsnap::cli {
@@ -25,7 +25,8 @@ struct Options {
   bool foreground = false;
 };
 
-constexpr const char* kOptions = "allow_other, threads=N, cache=SIZE, direct=on|off, io_uring, debug";
+constexpr const char* kOptions =
+    "allow_other, threads=N, cache=SIZE, direct=on|off, restart=on|off, io_uring, debug";
 constexpr unsigned kMaxThreads = 256;
 // What mount(8) and fstab hand on that needs nothing done here.
 constexpr std::string_view kIgnored[] = {"rw",       "auto", "noauto", "user", "nouser", "nofail", "_netdev",
@@ -41,11 +42,11 @@ Result<> parse_one(const std::string& option, DaemonOptions& out) {
     out.debug = true;
   } else if (option == "io_uring") {
     out.io_uring = true;
-  } else if (key == "direct") {
+  } else if (key == "direct" || key == "restart") {
     if (value != "on" && value != "off") {
-      return failure(ErrorKind::usage, fmt::format("mount: direct={}: on or off is needed", value));
+      return failure(ErrorKind::usage, fmt::format("mount: {}={}: on or off is needed", key, value));
     }
-    out.direct = value == "on";
+    (key == "direct" ? out.direct : out.restart) = value == "on";
   } else if (key == "threads") {
     const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), out.threads);
     if (code != std::errc() || end != value.data() + value.size() || out.threads == 0 ||
@@ -144,9 +145,9 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   daemon.members = entry.members;
   daemon.uuid = entry.uuid;
   if (options.foreground) {
-    VSNAP_TRY(run_daemon(daemon, [&] { ::sd_notify(0, "READY=1"); }));
+    VSNAP_TRY(run_keeper(daemon, [&] { ::sd_notify(0, "READY=1"); }));
   } else {
-    VSNAP_TRY(start_background_daemon(daemon));
+    VSNAP_TRY(start_in_background(daemon));
     if (common.json) print_json({{"pool", daemon.pool}, {"mount_point", daemon.mount_point}});
     if (common.verbose && !common.json) fmt::print("mounted {} at {}\n", daemon.pool, daemon.mount_point);
   }

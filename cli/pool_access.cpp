@@ -59,6 +59,12 @@ Result<PoolAccess> PoolAccess::open(const std::string& pool, bool for_check) {
       return access;
     }
     if (client.error().errno_value != ECONNREFUSED) return Failure(client.error());
+    if (!is_running(env, *daemon) && is_kept(env, *daemon)) {
+      return failure(ErrorKind::busy,
+                     fmt::format("{}: mounted, but its daemon has died and none comes to serve "
+                                 "it (try again; its log is {})",
+                                 pool, daemon_log_path(pool)));
+    }
     // It is starting or ending: whoever holds the lock decides.
   }
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(pool));

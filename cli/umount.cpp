@@ -13,7 +13,7 @@
 #include "cli/pool_access.h"
 #include "cli/pool_daemon.h"
 #include "cli/registry.h"
-#include "cli/unmount.h"
+#include "fuse/unmount.h"
 #include "sync/daemon_record.h"
 
 namespace vsnap::cli {
@@ -110,7 +110,7 @@ void ask_to_stop(const DaemonRecord& daemon) {
 
 Result<> wait_for_end(const DaemonRecord& daemon) {
   const auto start = std::chrono::steady_clock::now();
-  while (is_running(Env::real(), daemon)) {
+  while (is_running(Env::real(), daemon) || is_kept(Env::real(), daemon)) {
     if (std::chrono::steady_clock::now() - start > kLongestEnd) {
       return failure(ErrorKind::no_answer,
                      fmt::format("{}: unmounted, but its daemon, pid {}, has not ended: whether all is "
@@ -122,8 +122,12 @@ Result<> wait_for_end(const DaemonRecord& daemon) {
   return {};
 }
 
-// How the daemon ended that is gone now.
+// How the daemon ended that is gone now; or, if that one was killed meanwhile, its successor.
 Result<> look_at_end(const DaemonRecord& daemon) {
+  if (const auto later = read_record(daemon.pool);
+      later && later != daemon && !is_running(Env::real(), *later) && !is_kept(Env::real(), *later)) {
+    return look_at_end(*later);
+  }
   if (const auto words = read_last_words(daemon.pool); words && is_of(*words, daemon))
     return ended_badly(daemon.pool, *words);
   const auto left = read_record(daemon.pool);

@@ -105,18 +105,15 @@ std::vector<std::string> Objects::names() {
 }
 
 void Objects::note_changed(const ObjectPtr& object) {
-  if (object->changed.exchange(true)) return;
   MutexLock lock(changed_mutex_);
-  changed_.push_back(object);
+  if (!object->changed.exchange(true)) changed_.push_back(object);
 }
 
 std::vector<ObjectPtr> Objects::take_changed() {
   std::vector<ObjectPtr> taken;
-  {
-    MutexLock lock(changed_mutex_);
-    taken.swap(changed_);
-  }
-  for (const ObjectPtr& object : taken) object->changed.store(false);
+  MutexLock lock(changed_mutex_);
+  taken.swap(changed_);
+  for (const ObjectPtr& object : taken) object->changed.store(false); // before its figures are read
   return taken;
 }
 

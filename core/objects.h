@@ -49,7 +49,8 @@ struct Object { // what volumes and snapshots have in common
   std::uint64_t line = 0;         // snapshots: readable once the catalog has the records up to this one
   std::uint64_t mapped_blocks = 0;
   std::uint32_t open_handles = 0;
-  bool withheld = false; // a rollback or removal is under way: not to be opened
+  bool still_open = false; // unlinked, and to be opened again: see OpenPoolOptions
+  bool withheld = false;   // a rollback or removal is under way: not to be opened
 };
 using ObjectPtr = std::shared_ptr<Object>;
 
@@ -69,7 +70,8 @@ class Objects {
   [[nodiscard]] ViewInfo describe(const Object& object) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] std::vector<std::string> names() VSNAP_REQUIRES(mutex_); // "VOL" and "VOL@SNAP"
 
-  // Volumes whose figures the next commit is to store. Any thread, no lock needed.
+  // Volumes whose figures the next commit is to store: `changed` is set while one is in the list, so whoever
+  // finds it set after a change need not add it. Any thread, no lock needed.
   void note_changed(const ObjectPtr& object) VSNAP_EXCLUDES(changed_mutex_);
   [[nodiscard]] std::vector<ObjectPtr> take_changed() VSNAP_EXCLUDES(changed_mutex_);
 

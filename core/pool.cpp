@@ -255,7 +255,10 @@ Result<> PoolImpl::finish_open() {
   {
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : objects_.everything()) {
-      if (object->name.empty())
+      const auto& kept = options_.still_open;
+      object->still_open =
+          object->name.empty() && std::find(kept.begin(), kept.end(), object->id) != kept.end();
+      if (object->name.empty() && !object->still_open)
         unlinked.push_back(object);
       else if (object->trim.load() != Object::kNoTrim)
         trims.push_back(object);
@@ -499,7 +502,8 @@ Result<ViewHandle> PoolImpl::open_view(ObjectId id) {
   }
   MutexLock lock(objects_.mutex());
   const ObjectPtr object = objects_.find(id);
-  if (!object || object->name.empty()) return failure(ErrorKind::not_found, "no such volume or snapshot");
+  if (!object || (object->name.empty() && !object->still_open))
+    return failure(ErrorKind::not_found, "no such volume or snapshot");
   if (object->withheld) {
     return failure(ErrorKind::busy, fmt::format("{}/{}: is being rolled back or removed (try again)", name_,
                                                 objects_.name_of(*object).text()));
@@ -515,6 +519,7 @@ void PoolImpl::handle_closed(View& view) noexcept {
     MutexLock lock(objects_.mutex());
     const ObjectPtr object = static_cast<VolumeIo&>(view).object();
     if (--object->open_handles > 0) return;
+    if (object->name.empty() && keep_unlinked_) return;
     if (object->name.empty())
       unlinked = object;
     else if (object->kind == ViewKind::volume)

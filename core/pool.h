@@ -49,6 +49,8 @@ struct OpenPoolOptions {
       false;              // threads that commit now and then and remove in the background; the daemon sets it
   bool keep_tail = false; // what writes changed outlives a kill of this process (tail.h); the daemon sets it
   bool direct = false;    // members past the page cache, where their file systems can; a line says where not
+  // Unlinked volumes and snapshots that the last process had open, and this one is to open again: they stay.
+  std::vector<ObjectId> still_open = {};
   bool for_check = false; // opens what is refused otherwise, for check() only
 };
 
@@ -92,6 +94,9 @@ class Pool {
 
   virtual ~Pool() = default; // closes; errors of the last commit are only logged, call close() to see them
   [[nodiscard]] virtual Result<> close() = 0;
+  // From now on what is unlinked and open stays when its last handle is closed, for the process that opens
+  // the pool next (OpenPoolOptions::still_open).
+  virtual void keep_unlinked() = 0;
   virtual void set_observer(PoolObserver* observer) = 0;
   virtual void settle() = 0; // PoolObserver::settle(), of the observer there is
 
@@ -152,7 +157,7 @@ class Pool {
   [[nodiscard]] virtual Result<CheckReport> check(bool repair, const Progress& progress) = 0;
   [[nodiscard]] virtual Result<> dump_catalog(const std::string& path, const Progress& progress) = 0;
 
-  // I/O
+  // I/O. Not what is unlinked, but for still_open.
   [[nodiscard]] virtual Result<ViewHandle> open_view(ObjectId id) = 0;
   [[nodiscard]] virtual Result<> sync() = 0; // fsync of everything
 

@@ -31,6 +31,7 @@ class PoolImpl final : public Pool {
   Result<> start();
 
   Result<> close() override;
+  void keep_unlinked() override { keep_unlinked_ = true; }
   void set_observer(PoolObserver* observer) override { observer_.store(observer); }
   void settle() override;
   [[nodiscard]] std::string name() const override { return name_; }
@@ -160,6 +161,7 @@ class PoolImpl final : public Pool {
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<PoolObserver*> observer_{nullptr};
   bool closed_ = false;
+  std::atomic<bool> keep_unlinked_{false};
   bool may_change_ = false; // opened in order, not to be checked: close() has something to finish
 
   Mutex config_mutex_;

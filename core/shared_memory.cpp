@@ -24,11 +24,23 @@ class Segment final : public SharedMemory {
   std::span<std::byte> bytes() override {
     return {static_cast<std::byte*>(region_.get_address()), region_.get_size()};
   }
-  bool hold() override { return ::flock(object_.get_mapping_handle().handle, LOCK_EX | LOCK_NB) == 0; }
+  ~Segment() override {
+    if (lock_ >= 0) ::close(lock_);
+  }
+  // The lock is on a descriptor of its own: the mapping keeps the file that it was made from, and a process
+  // that is being killed may keep its memory until another has taken over from it.
+  bool hold() override {
+    if (lock_ < 0) {
+      const std::string path = fmt::format("/proc/self/fd/{}", object_.get_mapping_handle().handle);
+      lock_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    }
+    return lock_ >= 0 && ::flock(lock_, LOCK_EX | LOCK_NB) == 0;
+  }
 
  private:
-  ipc::shared_memory_object object_; // the lock is on its descriptor
+  ipc::shared_memory_object object_;
   ipc::mapped_region region_;
+  int lock_ = -1;
 };
 
 Failure refused(const std::string& name, const ipc::interprocess_exception& e) {

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "core/assert.h"
 #include "core/log.h"
@@ -51,6 +53,17 @@ bool sound(SharedMemory& memory) {
   return header.magic.load(std::memory_order_acquire) == kMagic && header.slots == ChangeLog::kSlots;
 }
 
+// A process that is being killed lets go of its descriptors one after the other, the lock of its members
+// perhaps before this.
+bool hold_soon(Env& env, SharedMemory& memory) {
+  const std::int64_t until_ns = env.monotonic_ns() + 1'000'000'000;
+  while (!memory.hold()) {
+    if (env.monotonic_ns() > until_ns) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return true;
+}
+
 } // namespace
 
 Result<std::unique_ptr<Tail>> Tail::make(Env& env, const Uuid& pool, std::uint64_t token,
@@ -85,13 +98,13 @@ Result<std::optional<std::unique_ptr<Tail>>> Tail::find(Env& env, const Uuid& po
     log::warning("{}: not used: {}", name_of(pool), why);
     return std::nullopt;
   };
-  if (!(*memory)->hold()) return unused("a daemon has it; this pool is a copy of that one's");
   if (!sound(**memory)) return unused("of another version, or never finished");
   const Header& header = header_of(**memory);
   if (header.pool != pool || (header.token.load() != token && !planted(Fault::tail_of_other_token)))
     return std::nullopt;
   if (text_of(header.boot_id) != env.boot_id() && !planted(Fault::tail_of_other_boot))
     return unused("from before the machine was started");
+  if (!hold_soon(env, **memory)) return unused("a daemon has it; this pool is a copy of that one's");
   if (applied < header.committed.load()) return unused("the pool is an older copy");
   return std::unique_ptr<Tail>(new Tail(std::move(*memory)));
 }

@@ -1,5 +1,10 @@
 #include "fuse/notifier.h"
 
+#include <fcntl.h>
+#include <sched.h>
+#include <unistd.h>
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <utility>
 
@@ -11,14 +16,30 @@ namespace {
 
 constexpr std::chrono::seconds kLongestSettling(5);
 
+// For the calling thread only. Where the kernel cannot do it all descriptors stay.
+void keep_only(std::vector<int> descriptors) {
+  for (const int standard : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) descriptors.push_back(standard);
+  std::sort(descriptors.begin(), descriptors.end());
+  if (::unshare(CLONE_FILES) != 0) {
+    log::warning("a daemon that is killed may keep its successor waiting: unshare: errno {}", errno);
+    return;
+  }
+  for (std::size_t i = 0; i < descriptors.size(); ++i) {
+    const auto first = static_cast<unsigned>(descriptors[i]) + 1;
+    const bool is_last = i + 1 == descriptors.size();
+    if (const unsigned end = is_last ? ~0U : static_cast<unsigned>(descriptors[i + 1]); first < end)
+      ::close_range(first, is_last ? end : end - 1, 0);
+  }
+}
+
 } // namespace
 
 Notifier::Notifier() : directory_modified_ns_(Env::real().wall_clock_ns()) {}
 
-void Notifier::start(fuse_session* session) {
+void Notifier::start(fuse_session* session, const std::vector<int>& devices) {
   MutexLock lock(thread_mutex_);
-  names_.start(session);
-  contents_.start(session);
+  names_.start(session, devices);
+  contents_.start(session, devices);
 }
 
 void Notifier::stop() {
@@ -38,16 +59,20 @@ void Notifier::settle() { contents_.settle(); }
 
 void Notifier::reply_after_invalidation(fuse_req_t req, ObjectId id, std::uint64_t offset,
                                         std::size_t length) {
-  // Not running: the session ends, and with it the kernel's caches.
-  if (!contents_.queue({{}, id, req, offset, length})) fuse_reply_write(req, length);
+  if (contents_.queue({{}, id, req, current_request(), offset, length})) return;
+  // The session ends, and with it the kernel's caches; or a successor gets the request again.
+  if (!successor_) fuse_reply_write(req, length);
 }
 
-void Notifier::Lane::start(fuse_session* session) {
+void Notifier::Lane::start(fuse_session* session, const std::vector<int>& devices) {
   {
     MutexLock lock(mutex_);
     running_ = true;
   }
-  thread_ = std::thread([this, session] { run(session); });
+  thread_ = std::thread([this, session, devices] {
+    if (!devices.empty()) keep_only(devices);
+    run(session);
+  });
 }
 
 void Notifier::Lane::stop() {
@@ -102,6 +127,7 @@ void Notifier::Lane::run(fuse_session* session) {
     } else {
       fuse_lowlevel_notify_inval_inode(session, item.id.value(), static_cast<off_t>(item.offset),
                                        static_cast<off_t>(item.length));
+      const AnswerFor origin(item.origin);
       if (item.written != nullptr) fuse_reply_write(item.written, item.length);
     }
     {

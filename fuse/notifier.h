@@ -6,7 +6,11 @@
 //
 // Invariants
 // 1. What was queued before stop() is sent; names in order, contents in order.
-// 2. A write that was handed over is answered exactly once, after the pages it made stale are gone.
+// 2. A write that was handed over is answered exactly once, after the pages it made stale are gone; or not at
+//    all, where a successor gets it again and drops all pages first.
+// 3. A process that is killed lets go of the pool, and a successor can begin, although these threads may be
+//    stuck inside the kernel until that successor answers what they wait for: they have a table of
+//    descriptors of their own, with the mount's and the log's in it and nothing else.
 // Threads: start() and stop() by whoever runs the session; everything else from any thread.
 #pragma once
 
@@ -14,10 +18,12 @@
 #include <deque>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "core/mutex.h"
 #include "core/pool.h"
 #include "fuse/kernel_api.h"
+#include "fuse/request_channel.h"
 
 namespace vsnap {
 
@@ -26,7 +32,8 @@ class Notifier final : public PoolObserver {
   Notifier();
   ~Notifier() override { stop(); }
 
-  void start(fuse_session* session) VSNAP_EXCLUDES(thread_mutex_);
+  // `devices`: the mount's descriptors; empty: all are kept, see invariant 3.
+  void start(fuse_session* session, const std::vector<int>& devices) VSNAP_EXCLUDES(thread_mutex_);
   // Sends what is queued and ends the threads. The session must go on serving until this returns: a
   // notification may wait for the answer to a read.
   void stop() VSNAP_EXCLUDES(thread_mutex_);
@@ -36,6 +43,8 @@ class Notifier final : public PoolObserver {
   // Returns when the kernel has dropped the contents told of before; after 5 s at the latest, should the
   // mount hang.
   void settle() override;
+  // From now on a write that comes after stop() is left to a successor.
+  void set_successor() { successor_ = true; }
   // Answers a direct write of `length` bytes after the kernel has dropped its pages of that range.
   void reply_after_invalidation(fuse_req_t req, ObjectId id, std::uint64_t offset, std::size_t length);
 
@@ -47,6 +56,7 @@ class Notifier final : public PoolObserver {
     std::string entry; // of the root directory; or else
     ObjectId id;       // of a view: all of it, or with a request only the range that it wrote
     fuse_req_t written = nullptr;
+    RequestOrigin origin = {}; // of that request
     std::uint64_t offset = 0;
     std::size_t length = 0;
   };
@@ -54,7 +64,8 @@ class Notifier final : public PoolObserver {
   // A queue and the thread that sends what is in it.
   class Lane {
    public:
-    void start(fuse_session* session) VSNAP_EXCLUDES(mutex_); // once at a time, as stop()
+    // Once at a time, as stop().
+    void start(fuse_session* session, const std::vector<int>& devices) VSNAP_EXCLUDES(mutex_);
     void stop() VSNAP_EXCLUDES(mutex_);
     bool queue(Item item) VSNAP_EXCLUDES(mutex_); // false: not running
     void settle() VSNAP_EXCLUDES(mutex_);
@@ -73,6 +84,7 @@ class Notifier final : public PoolObserver {
   };
 
   std::atomic<std::int64_t> directory_modified_ns_;
+  std::atomic<bool> successor_{false};
   Mutex thread_mutex_; // before the lanes'; stop() may be called twice at once
   Lane names_;
   Lane contents_;

@@ -1,8 +1,11 @@
 // The open directories of one mount. Each is a picture of the pool at the moment it was opened, so a listing
-// is never torn.
+// is never torn; but for one that was open when its daemon was replaced: that goes on with a new picture.
 //
-// Invariant: one lives from its open reply to its release, or to the end of the mount where the kernel sends
-// none. Threads: any method from any thread. An open directory is constant.
+// Invariants
+// 1. One lives from its open reply to its release, or to the end of the mount where the kernel sends none.
+// 2. Entries are in the order of their positions, and the position of an entry is the same in every picture:
+//    a listing that goes on in another one neither leaves out nor repeats what was there all the time.
+// Threads: any method from any thread. A picture is constant.
 #pragma once
 
 #include <sys/types.h>
@@ -20,27 +23,31 @@ struct DirectoryEntry {
   std::string name;
   std::uint64_t inode;
   mode_t type;
+  std::uint64_t position; // above 0
 };
 using Directory = std::vector<DirectoryEntry>;
 
 class OpenDirectories {
  public:
-  const Directory& add(Directory directory) VSNAP_EXCLUDES(mutex_) {
-    auto made = std::make_unique<const Directory>(std::move(directory));
-    const Directory& kept = *made;
+  void add(std::uint64_t number, Directory directory) VSNAP_EXCLUDES(mutex_) {
+    auto made = std::make_shared<const Directory>(std::move(directory));
     MutexLock lock(mutex_);
-    directories_.emplace(&kept, std::move(made));
-    return kept;
+    directories_.emplace(number, std::move(made));
   }
-  void remove(const Directory& directory) VSNAP_EXCLUDES(mutex_) {
+  // Null: it was opened in another process.
+  [[nodiscard]] std::shared_ptr<const Directory> find(std::uint64_t number) VSNAP_EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    directories_.erase(&directory);
+    const auto found = directories_.find(number);
+    return found == directories_.end() ? nullptr : found->second;
+  }
+  void remove(std::uint64_t number) VSNAP_EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    directories_.erase(number);
   }
 
  private:
   Mutex mutex_;
-  std::unordered_map<const Directory*, std::unique_ptr<const Directory>> directories_
-      VSNAP_GUARDED_BY(mutex_);
+  std::unordered_map<std::uint64_t, std::shared_ptr<const Directory>> directories_ VSNAP_GUARDED_BY(mutex_);
 };
 
 } // namespace vsnap

@@ -1,18 +1,24 @@
-// The open files of one mount.
+// The open files of one mount. What the kernel calls a handle is the number of a slot in MountState, so that
+// a successor knows the same files.
 //
 // Invariants
 // 1. An OpenFile lives from its open reply to its release, or to the end of the session where the kernel
 //    sends none.
 // 2. Open files of one view share an InodeState, which lives as long as any of them.
-// Threads: any method from any thread. An OpenFile is constant but for what its view does.
+// 3. A file whose view cannot be opened again in a successor keeps its number: requests for it get EIO.
+// Threads: any method from any thread; restore() before the first request. An OpenFile is constant but for
+// what its view does.
 #pragma once
 
 #include <atomic>
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
 #include "core/mutex.h"
+#include "core/pool.h"
 #include "core/view.h"
+#include "fuse/mount_state.h"
 
 namespace vsnap {
 
@@ -33,6 +39,7 @@ class InodeState {
 };
 
 struct OpenFile {
+  std::uint64_t number = 0; // the kernel's handle
   ViewHandle view;
   std::shared_ptr<InodeState> inode;
   bool direct = false; // past the kernel's page cache
@@ -40,13 +47,31 @@ struct OpenFile {
 
 class OpenFiles {
  public:
-  OpenFile& add(ViewHandle view, bool direct) VSNAP_EXCLUDES(mutex_);
-  void remove(OpenFile& file) VSNAP_EXCLUDES(mutex_);
+  explicit OpenFiles(MountState& state) : state_(state) {}
+  // Of the open request with that number. ENFILE: as many as MountState can hold are open.
+  Result<OpenFile*> add(ViewHandle view, bool direct, std::uint64_t opened_by) VSNAP_EXCLUDES(mutex_);
+  // EIO: the file could not be opened again.
+  [[nodiscard]] Result<OpenFile*> find(std::uint64_t number) const {
+    const std::uint32_t slot = MountState::slot_of(number);
+    OpenFile* file = nullptr;
+    if (slot < slots_.size()) file = slots_[slot].load(std::memory_order_acquire);
+    if (file != nullptr && file->number == number) return file;
+    return failure(ErrorKind::failed, EIO, "a file that could not be opened again");
+  }
+  // The one that this request opened already, before it came again.
+  [[nodiscard]] OpenFile* find_opened_by(std::uint64_t request) VSNAP_EXCLUDES(mutex_);
+  void remove(std::uint64_t number) VSNAP_EXCLUDES(mutex_);
   void remove_all() VSNAP_EXCLUDES(mutex_);
+  // Those of the predecessor.
+  void restore(Pool& pool) VSNAP_EXCLUDES(mutex_);
 
  private:
+  OpenFile& keep(std::uint64_t number, ViewHandle view, bool direct) VSNAP_REQUIRES(mutex_);
+
+  MountState& state_;
   Mutex mutex_;
-  std::unordered_map<const OpenFile*, std::unique_ptr<OpenFile>> files_ VSNAP_GUARDED_BY(mutex_);
+  std::vector<std::atomic<OpenFile*>> slots_{MountState::kMaxHandles};
+  std::unordered_map<std::uint64_t, std::unique_ptr<OpenFile>> files_ VSNAP_GUARDED_BY(mutex_); // by number
   std::unordered_map<ObjectId, std::weak_ptr<InodeState>> inodes_ VSNAP_GUARDED_BY(mutex_);
 };
 

@@ -6,9 +6,9 @@ namespace vsnap {
 
 namespace {
 
-fuse_file_info handle_info(OpenFile& file) {
+fuse_file_info handle_info(const OpenFile& file) {
   fuse_file_info out{};
-  out.fh = reinterpret_cast<std::uint64_t>(&file);
+  out.fh = file.number;
   out.direct_io = out.parallel_direct_writes = file.direct;
   out.keep_cache = !file.direct;
   return out;
@@ -16,12 +16,12 @@ fuse_file_info handle_info(OpenFile& file) {
 
 } // namespace
 
-bool reply_open(fuse_req_t req, OpenFile& file) {
+bool reply_open(fuse_req_t req, const OpenFile& file) {
   const fuse_file_info info = handle_info(file);
   return fuse_reply_open(req, &info) == 0;
 }
 
-bool reply_create(fuse_req_t req, const fuse_entry_param& entry, OpenFile& file) {
+bool reply_create(fuse_req_t req, const fuse_entry_param& entry, const OpenFile& file) {
   const fuse_file_info info = handle_info(file);
   return fuse_reply_create(req, &entry, &info) == 0;
 }
@@ -30,9 +30,9 @@ bool reply_create(fuse_req_t req, const fuse_entry_param& entry, OpenFile& file)
 
 namespace {
 
-fuse_open_out open_out(OpenFile& file) {
+fuse_open_out open_out(const OpenFile& file) {
   fuse_open_out out{};
-  out.fh = reinterpret_cast<std::uint64_t>(&file);
+  out.fh = file.number;
   out.open_flags = file.direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_KEEP_CACHE;
   return out;
 }
@@ -57,12 +57,12 @@ fuse_entry_out entry_out(const struct stat& attributes) {
 
 } // namespace
 
-bool reply_open(fuse_req_t req, OpenFile& file) {
+bool reply_open(fuse_req_t req, const OpenFile& file) {
   const fuse_open_out out = open_out(file);
   return fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) == 0;
 }
 
-bool reply_create(fuse_req_t req, const fuse_entry_param& entry, OpenFile& file) {
+bool reply_create(fuse_req_t req, const fuse_entry_param& entry, const OpenFile& file) {
   struct {
     fuse_entry_out entry;
     fuse_open_out open;

@@ -9,7 +9,7 @@
 namespace vsnap {
 
 // False: the kernel does not want the answer any more, so no release will come for the handle.
-[[nodiscard]] bool reply_open(fuse_req_t req, OpenFile& file);
-[[nodiscard]] bool reply_create(fuse_req_t req, const fuse_entry_param& entry, OpenFile& file);
+[[nodiscard]] bool reply_open(fuse_req_t req, const OpenFile& file);
+[[nodiscard]] bool reply_create(fuse_req_t req, const fuse_entry_param& entry, const OpenFile& file);
 
 } // namespace vsnap

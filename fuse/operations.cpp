@@ -16,7 +16,6 @@ namespace vsnap {
 namespace {
 
 constexpr std::int64_t kSecondNs = 1'000'000'000;
-constexpr unsigned kMaxWriteBytes = 1U << 20;
 // The kernel counts asynchronous direct I/O as background requests: its default of 12 stops a submitter at
 // depth 13.
 constexpr unsigned kMaxBackground = 256;
@@ -54,12 +53,13 @@ void init(void* userdata, fuse_conn_info* connection) {
                                FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_HANDLE_KILLPRIV;
   connection->want |= connection->capable & kWanted;
   operations.over_ring = negotiate_ring(*connection, operations.over_ring);
-  connection->max_write = kMaxWriteBytes;
+  connection->max_write = Operations::kMaxWriteBytes;
   connection->max_background = kMaxBackground;
   connection->congestion_threshold = kMaxBackground;
 #if !VSNAP_PARALLEL_WRITE_FLAG
-  log::info("libfuse {} has no flag for parallel writes (3.17 has): vsnap sets it by itself",
-            fuse_pkgversion());
+  if (!operations.mount.is_adopted())
+    log::info("libfuse {} has no flag for parallel writes (3.17 has): vsnap sets it by itself",
+              fuse_pkgversion());
 #endif
   allow_wake_signal();
   operations.first_worker = ::gettid();
@@ -83,6 +83,7 @@ void setattr(fuse_req_t req, fuse_ino_t ino, struct stat* wanted, int which, fus
     const ObjectId id(ino);
     VSNAP_TRY_ASSIGN(const ViewInfo before, operations.pool.info(id));
     if (before.kind == ViewKind::snapshot) return refuse(EROFS);
+    if (operations.was_answered()) which = 0;
     if ((which & FUSE_SET_ATTR_SIZE) != 0) {
       if (wanted->st_size < 0) return refuse(EINVAL);
       VSNAP_TRY(operations.set_size(id, static_cast<std::uint64_t>(wanted->st_size)));

@@ -7,6 +7,12 @@
 //    its file.
 // 2. A handler answers its request exactly once; see reply.h.
 // 3. Data is read into a buffer of the worker, and written from the request's own: it is never copied.
+// 4. A request that comes again, because a process died that had read it (request_channel.h), has the effect
+//    of one. If it was carried out up to its answer, it is only answered; else it is carried out, and what it
+//    finds done is its own doing: while it is under way the kernel lets nobody else make, remove or rename
+//    that name.
+// 5. What a successor does not know is a copy_file_range under way (shared_copies.h): the kernel goes on with
+//    it by reads and writes.
 // Threads: handlers run on any worker of the session, several at a time.
 #pragma once
 
@@ -16,17 +22,32 @@
 
 #include "core/pool.h"
 #include "fuse/kernel_api.h"
+#include "fuse/kernel_mount.h"
 #include "fuse/notifier.h"
 #include "fuse/open_directories.h"
 #include "fuse/open_files.h"
 #include "fuse/pending_reads.h"
+#include "fuse/request_channel.h"
 #include "fuse/shared_copies.h"
 
 namespace vsnap {
 
 struct Operations {
-  Operations(Pool& pool_of_mount, uid_t owner, gid_t group)
-      : pool(pool_of_mount), shared_copies(pool_of_mount), uid(owner), gid(group) {}
+  Operations(Pool& pool_of_mount, KernelMount& kernel_mount, uid_t owner, gid_t group)
+      : pool(pool_of_mount),
+        mount(kernel_mount),
+        files(kernel_mount.state()),
+        shared_copies(pool_of_mount),
+        uid(owner),
+        gid(group) {}
+
+  static constexpr unsigned kMaxWriteBytes = 1U << 20;
+
+  // The request that the calling thread is at was answered by a process that then died.
+  [[nodiscard]] bool was_answered() const {
+    const RequestOrigin& at = current_request();
+    return at.again && mount.state().was_answered(at.id);
+  }
 
   // stat of a view, and of the root directory.
   [[nodiscard]] struct stat describe(const ViewInfo& info);
@@ -35,6 +56,7 @@ struct Operations {
   Result<> set_size(ObjectId id, std::uint64_t size_bytes);
 
   Pool& pool;
+  KernelMount& mount;
   Notifier notifier;
   OpenFiles files;
   OpenDirectories directories;
@@ -42,7 +64,7 @@ struct Operations {
   PendingReads pending_reads;
   const uid_t uid; // of whoever mounted
   const gid_t gid;
-  bool over_ring = false; // asked for; from INIT on, whether it is so (request_ring.h)
+  bool over_ring = false;             // asked for; from INIT on, whether it is so (request_ring.h)
   std::atomic<pid_t> first_worker{0}; // the thread that answered INIT; it works as long as the session
 };
 
@@ -52,7 +74,8 @@ void add_name_operations(fuse_lowlevel_ops& table);
 void add_directory_operations(fuse_lowlevel_ops& table);
 void add_data_operations(fuse_lowlevel_ops& table);
 
-// Opens a view with open(2)'s flags; open_reply.h answers. EROFS for a snapshot to be written.
+// Opens a view with open(2)'s flags, for the request that the calling thread is at; open_reply.h answers.
+// EROFS for a snapshot to be written.
 Result<OpenFile*> open_file(Operations& operations, const ViewInfo& info, int flags);
 
 } // namespace vsnap

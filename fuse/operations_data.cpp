@@ -11,13 +11,16 @@
 namespace vsnap {
 namespace {
 
-OpenFile& file_of(const fuse_file_info* fi) { return *reinterpret_cast<OpenFile*>(fi->fh); }
+Result<OpenFile*> file_of(Operations& operations, const fuse_file_info* fi) {
+  return operations.files.find(fi->fh);
+}
 
 void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
     VSNAP_TRY_ASSIGN(const ViewInfo info, operations.pool.info(ObjectId(ino)));
-    VSNAP_TRY_ASSIGN(OpenFile* const file, open_file(operations, info, fi->flags));
-    if (!reply_open(req, *file)) operations.files.remove(*file);
+    VSNAP_TRY_ASSIGN(const OpenFile* const file, open_file(operations, info, fi->flags));
+    const std::uint64_t number = file->number; // once answered, it may be closed at any time
+    if (!reply_open(req, *file)) operations.files.remove(number);
     return {};
   });
 }
@@ -25,7 +28,7 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
 void release(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
     operations.shared_copies.settle(ObjectId(ino));
-    operations.files.remove(file_of(fi));
+    operations.files.remove(fi->fh);
     fuse_reply_err(req, 0);
     return {};
   });
@@ -35,8 +38,9 @@ void release(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
 void flush(fuse_req_t req, fuse_ino_t, fuse_file_info*) { fuse_reply_err(req, 0); }
 
 void fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info* fi) {
-  answer(req, [&](Operations&) -> Result<> {
-    VSNAP_TRY(file_of(fi).view->fsync());
+  answer(req, [&](Operations& operations) -> Result<> {
+    VSNAP_TRY_ASSIGN(const OpenFile* const file, file_of(operations, fi));
+    VSNAP_TRY(file->view->fsync());
     fuse_reply_err(req, 0);
     return {};
   });
@@ -44,7 +48,8 @@ void fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info* fi) {
 
 void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
-    View& view = *file_of(fi).view;
+    VSNAP_TRY_ASSIGN(const OpenFile* const file, file_of(operations, fi));
+    View& view = *file->view;
     const auto at = static_cast<std::uint64_t>(offset);
     if (view.may_wait() && !operations.over_ring) return operations.pending_reads.read(req, view, at, size);
     std::span<std::byte> buffer = reply_space(req);
@@ -57,16 +62,20 @@ void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info*
 
 void write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size, off_t offset, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
-    OpenFile& file = file_of(fi);
+    VSNAP_TRY_ASSIGN(const OpenFile* const file, file_of(operations, fi));
+    if (operations.was_answered()) {
+      fuse_reply_write(req, size);
+      return {};
+    }
     const ObjectId id(ino);
     const auto at = static_cast<std::uint64_t>(offset);
-    const std::uint64_t cached_opens = file.inode->cached_opens();
+    const std::uint64_t cached_opens = file->inode->cached_opens();
     operations.shared_copies.settle(id);
-    VSNAP_TRY(file.view->write(at, std::as_bytes(std::span(data, size))));
+    VSNAP_TRY(file->view->write(at, std::as_bytes(std::span(data, size))));
     operations.shared_copies.settle(id);
     // Not every kernel drops its pages again after a direct write (6.1 only does before): a cached read
     // beside the write may have brought old ones back, and the write must not return before they are gone.
-    if (file.direct && file.inode->cached_since(cached_opens)) {
+    if (file->direct && file->inode->cached_since(cached_opens)) {
       operations.notifier.reply_after_invalidation(req, id, at, size);
     } else {
       fuse_reply_write(req, size);
@@ -95,11 +104,16 @@ Result<> allocate(Operations& operations, View& view, int mode, std::uint64_t of
 
 void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
-    View& view = *file_of(fi).view;
+    VSNAP_TRY_ASSIGN(const OpenFile* const file, file_of(operations, fi));
+    View& view = *file->view;
     if (offset < 0 || length <= 0) return refuse(EINVAL);
     if (!view.writable()) return refuse(EROFS);
     if (static_cast<std::uint64_t>(length) > kMaxVolumeBytes - static_cast<std::uint64_t>(offset)) {
       return refuse(EFBIG);
+    }
+    if (operations.was_answered()) {
+      fuse_reply_err(req, 0);
+      return {};
     }
     operations.shared_copies.settle(ObjectId(ino));
     VSNAP_TRY(allocate(operations, view, mode, static_cast<std::uint64_t>(offset),
@@ -111,10 +125,11 @@ void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t len
 }
 
 void lseek(fuse_req_t req, fuse_ino_t, off_t offset, int whence, fuse_file_info* fi) {
-  answer(req, [&](Operations&) -> Result<> {
+  answer(req, [&](Operations& operations) -> Result<> {
     if (whence != SEEK_DATA && whence != SEEK_HOLE) return refuse(EINVAL);
     if (offset < 0) return refuse(ENXIO);
-    View& view = *file_of(fi).view;
+    VSNAP_TRY_ASSIGN(const OpenFile* const file, file_of(operations, fi));
+    View& view = *file->view;
     const auto from = static_cast<std::uint64_t>(offset);
     VSNAP_TRY_ASSIGN(const auto found, whence == SEEK_DATA ? view.seek_data(from) : view.seek_hole(from));
     if (!found) return refuse(ENXIO);
@@ -127,10 +142,12 @@ void copy_file_range(fuse_req_t req, fuse_ino_t, off_t from_offset, fuse_file_in
                      off_t to_offset, fuse_file_info* to, size_t length, int flags) {
   answer(req, [&](Operations& operations) -> Result<> {
     if (flags != 0) return refuse(EINVAL);
-    View& target = *file_of(to).view;
+    VSNAP_TRY_ASSIGN(const OpenFile* const source_file, file_of(operations, from));
+    VSNAP_TRY_ASSIGN(const OpenFile* const target_file, file_of(operations, to));
+    View& target = *target_file->view;
     if (!target.writable()) return refuse(EROFS);
     const auto copied =
-        operations.shared_copies.copy(*file_of(from).view, target, static_cast<std::uint64_t>(from_offset),
+        operations.shared_copies.copy(*source_file->view, target, static_cast<std::uint64_t>(from_offset),
                                       static_cast<std::uint64_t>(to_offset), length);
     if (!copied) return refuse(EXDEV); // the kernel copies by itself then
     fuse_reply_write(req, *copied);
@@ -141,11 +158,14 @@ void copy_file_range(fuse_req_t req, fuse_ino_t, off_t from_offset, fuse_file_in
 } // namespace
 
 Result<OpenFile*> open_file(Operations& operations, const ViewInfo& info, int flags) {
+  const RequestOrigin& request = current_request();
+  if (OpenFile* const file = request.again ? operations.files.find_opened_by(request.id) : nullptr)
+    return file;
   const bool to_write = (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0;
   if (to_write && info.kind == ViewKind::snapshot) return refuse(EROFS);
   VSNAP_TRY_ASSIGN(ViewHandle view, operations.pool.open_view(info.id));
   if ((flags & O_TRUNC) != 0 && view->size_bytes() != 0) VSNAP_TRY(operations.set_size(info.id, 0));
-  return &operations.files.add(std::move(view), (flags & O_DIRECT) != 0 || operations.over_ring);
+  return operations.files.add(std::move(view), (flags & O_DIRECT) != 0 || operations.over_ring, request.id);
 }
 
 void add_data_operations(fuse_lowlevel_ops& table) {

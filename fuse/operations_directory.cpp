@@ -9,37 +9,50 @@
 namespace vsnap {
 namespace {
 
-const Directory& directory_of(const fuse_file_info* fi) {
-  return *reinterpret_cast<const Directory*>(fi->fh);
+constexpr std::uint64_t kSelf = 1; // positions; those of views follow, as their ids do
+constexpr std::uint64_t kParent = 2;
+
+Directory picture_of(Pool& pool) {
+  Directory entries{{".", FUSE_ROOT_ID, S_IFDIR, kSelf}, {"..", FUSE_ROOT_ID, S_IFDIR, kParent}};
+  for (const ViewInfo& info : pool.list()) {
+    entries.push_back({info.name.text(), info.id.value(), S_IFREG, kParent + info.id.value()});
+  }
+  std::sort(entries.begin(), entries.end(),
+            [](const DirectoryEntry& a, const DirectoryEntry& b) { return a.position < b.position; });
+  return entries;
 }
 
 void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
     if (ino != FUSE_ROOT_ID) return refuse(ENOTDIR);
-    Directory entries{{".", FUSE_ROOT_ID, S_IFDIR}, {"..", FUSE_ROOT_ID, S_IFDIR}};
-    for (const ViewInfo& info : operations.pool.list()) {
-      entries.push_back({info.name.text(), info.id.value(), S_IFREG});
-    }
-    const Directory& directory = operations.directories.add(std::move(entries));
-    fi->fh = reinterpret_cast<std::uint64_t>(&directory);
-    if (fuse_reply_open(req, fi) != 0) operations.directories.remove(directory); // else at releasedir
+    fi->fh = operations.mount.state().next_directory();
+    operations.directories.add(fi->fh, picture_of(operations.pool));
+    if (fuse_reply_open(req, fi) != 0) operations.directories.remove(fi->fh); // else at releasedir
     return {};
   });
 }
 
-// An offset is the number of entries that were given already.
+// An offset is the position of the entry that was given last.
 void readdir(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info* fi) {
-  answer(req, [&](Operations&) -> Result<> {
-    const Directory& directory = directory_of(fi);
+  answer(req, [&](Operations& operations) -> Result<> {
+    auto directory = operations.directories.find(fi->fh);
+    if (!directory) {
+      operations.directories.add(fi->fh, picture_of(operations.pool));
+      directory = operations.directories.find(fi->fh);
+    }
+    const auto last = static_cast<std::uint64_t>(std::max<off_t>(offset, 0));
     std::vector<char> buffer(size);
     std::size_t used = 0;
-    for (auto i = static_cast<std::size_t>(std::max<off_t>(offset, 0)); i < directory.size(); ++i) {
+    auto entry = std::upper_bound(
+        directory->begin(), directory->end(), last,
+        [](std::uint64_t position, const DirectoryEntry& at) { return position < at.position; });
+    for (; entry != directory->end(); ++entry) {
       struct stat attributes = {};
-      attributes.st_ino = directory[i].inode;
-      attributes.st_mode = directory[i].type;
+      attributes.st_ino = entry->inode;
+      attributes.st_mode = entry->type;
       const std::size_t needed =
-          fuse_add_direntry(req, buffer.data() + used, size - used, directory[i].name.c_str(), &attributes,
-                            static_cast<off_t>(i + 1));
+          fuse_add_direntry(req, buffer.data() + used, size - used, entry->name.c_str(), &attributes,
+                            static_cast<off_t>(entry->position));
       if (needed > size - used) break;
       used += needed;
     }
@@ -50,7 +63,7 @@ void readdir(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_in
 
 void releasedir(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
-    operations.directories.remove(directory_of(fi));
+    operations.directories.remove(fi->fh);
     fuse_reply_err(req, 0);
     return {};
   });

@@ -24,8 +24,18 @@ Result<std::string> new_volume_name(fuse_ino_t parent, const char* name) {
   return parsed.volume;
 }
 
+// What a request that comes again may have made the first time: nobody else could open it since.
+bool may_be_own(const ViewInfo& info) {
+  return current_request().again && info.size_bytes == 0 && info.open_handles == 0;
+}
+
 Result<ViewInfo> make_volume(Operations& operations, fuse_req_t req, const std::string& name, mode_t mode) {
-  VSNAP_TRY_ASSIGN(const ViewInfo made, operations.pool.create_volume(name, 0));
+  Result<ViewInfo> result = operations.pool.create_volume(name, 0);
+  if (!result && result.error().errno_value == EEXIST) {
+    const auto there = operations.pool.find({name, {}});
+    if (there && may_be_own(*there)) result = *there;
+  }
+  VSNAP_TRY_ASSIGN(const ViewInfo made, std::move(result));
   const fuse_ctx& caller = *fuse_req_ctx(req);
   Result<> owned =
       operations.pool.set_attributes(made.id, mode & 0777U, caller.uid, caller.gid, std::nullopt);
@@ -67,23 +77,32 @@ void mknod(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, dev
 void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
     VSNAP_TRY_ASSIGN(const std::string volume, new_volume_name(parent, name));
-    Result<ViewInfo> info = make_volume(operations, req, volume, mode);
+    const RequestOrigin& request = current_request();
+    const OpenFile* const opened_before =
+        request.again ? operations.files.find_opened_by(request.id) : nullptr;
+    Result<ViewInfo> info = opened_before != nullptr ? operations.pool.info(opened_before->view->id())
+                                                     : make_volume(operations, req, volume, mode);
     if (!info && info.error().errno_value == EEXIST && (fi->flags & O_EXCL) == 0) {
       info = existing(operations, parent, name);
     }
     if (!info) return Failure(std::move(info).error());
-    VSNAP_TRY_ASSIGN(OpenFile* const file, open_file(operations, *info, fi->flags));
+    VSNAP_TRY_ASSIGN(const OpenFile* const file, open_file(operations, *info, fi->flags));
     VSNAP_TRY_ASSIGN(const ViewInfo opened, operations.pool.info(info->id));
     const fuse_entry_param entry = entry_for(operations, opened);
-    if (!reply_create(req, entry, *file)) operations.files.remove(*file);
+    const std::uint64_t number = file->number; // once answered, it may be closed at any time
+    if (!reply_create(req, entry, *file)) operations.files.remove(number);
     return {};
   });
 }
 
 void unlink(fuse_req_t req, fuse_ino_t parent, const char* name) {
   answer(req, [&](Operations& operations) -> Result<> {
-    VSNAP_TRY_ASSIGN(const ViewInfo info, existing(operations, parent, name));
-    VSNAP_TRY(operations.pool.remove(std::span(&info.name, 1), {.even_if_open = true}));
+    const Result<ViewInfo> info = existing(operations, parent, name);
+    const bool done = operations.was_answered() || (!info && current_request().again);
+    if (!done) {
+      VSNAP_TRY(info);
+      VSNAP_TRY(operations.pool.remove(std::span(&info->name, 1), {.even_if_open = true}));
+    }
     fuse_reply_err(req, 0);
     return {};
   });
@@ -109,7 +128,9 @@ void rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse_ino_t new_
     const Result<ViewName> from = parse_view_name(name);
     if (!from) return refuse(ENOENT);
     VSNAP_TRY_ASSIGN(const ViewName to, parse_view_name(new_name));
-    VSNAP_TRY(rename_view(operations, *from, to, flags));
+    const bool done = operations.was_answered() ||
+                      (current_request().again && !operations.pool.find(*from) && operations.pool.find(to));
+    if (!done) VSNAP_TRY(rename_view(operations, *from, to, flags));
     fuse_reply_err(req, 0);
     return {};
   });

@@ -5,6 +5,7 @@
 
 #include "core/units.h"
 #include "fuse/reply.h"
+#include "fuse/request_channel.h"
 
 namespace vsnap {
 namespace {
@@ -39,6 +40,7 @@ PendingReads::PendingReads() { spare_.reserve(kMaxSpare); }
 
 struct PendingReads::Left {
   fuse_req_t req;
+  RequestOrigin origin;
   std::byte* bytes; // of a buffer that nobody else has any more
   std::size_t capacity;
 };
@@ -53,7 +55,7 @@ Result<> PendingReads::read(fuse_req_t req, View& view, std::uint64_t offset, st
     }
   }
   buffer.make_room(length);
-  const Left left{req, buffer.bytes_.get(), buffer.capacity_};
+  const Left left{req, current_request(), buffer.bytes_.get(), buffer.capacity_};
   View::ReadDone done = [this, left](const Result<std::size_t>& later) { end(left, later); };
   count_.fetch_add(1, std::memory_order_relaxed);
   const auto got = view.start_read(offset, buffer.first(length), std::move(done));
@@ -69,6 +71,7 @@ Result<> PendingReads::read(fuse_req_t req, View& view, std::uint64_t offset, st
 }
 
 void PendingReads::end(const Left& left, const Result<std::size_t>& length) {
+  const AnswerFor origin(left.origin);
   answer(left.req, [&](Operations&) -> Result<> {
     if (!length) return Failure(length.error());
     fuse_reply_buf(left.req, reinterpret_cast<const char*>(left.bytes), *length);

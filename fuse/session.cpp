@@ -2,176 +2,214 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <csignal>
-#include <cstdarg>
-#include <cstdio>
-#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
 
 #include "core/log.h"
+#include "fuse/fuse_log.h"
 #include "fuse/operations.h"
+#include "fuse/request_channel.h"
 #include "fuse/request_ring.h"
 #include "fuse/wake_signal.h"
 
 namespace vsnap {
 namespace {
 
-constexpr unsigned kDefaultThreads = 4; // more raise the latency of a single client on small machines
 constexpr auto kWakeInterval = std::chrono::milliseconds(2);
+constexpr std::uint64_t kSentAgain = 1ULL << 63; // in a request's number: FUSE_UNIQUE_RESEND of Linux 6.9
+constexpr std::size_t kPage = 4096;
+constexpr const char* kNowhere = "/dev/null";
 
-thread_local std::string last_complaint; // of libfuse, in this thread: the reason why it would not mount
-std::atomic<bool> mount_is_up{false};    // from then on nobody asks for the last complaint: it is logged
-
-void log_line(fuse_log_level level, const char* format, va_list arguments) {
-  std::array<char, 1024> line{};
-  std::vsnprintf(line.data(), line.size(), format, arguments);
-  std::string text = line.data();
-  while (!text.empty() && text.back() == '\n') text.pop_back();
-  if (text.starts_with("fuse: ")) text.erase(0, 6);
-  if (level <= FUSE_LOG_ERR) {
-    if (mount_is_up) {
-      log::error("fuse: {}", text);
-    } else {
-      last_complaint = text;
-    }
-  } else if (level <= FUSE_LOG_WARNING) {
-    log::warning("fuse: {}", text);
-  } else if (level <= FUSE_LOG_INFO) {
-    log::info("fuse: {}", text); // of which there is hardly any: that rings could not be started
-  } else {
-    log::debug("fuse: {}", text);
+// Where a worker's requests lie: such that the data of a write starts with a page. It is there from the
+// start, because a worker that is killed while the kernel looks for a page of it loses the request.
+class RequestBuffer {
+ public:
+  RequestBuffer()
+      : memory_(::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE,
+                       -1, 0)) {}
+  ~RequestBuffer() {
+    if (ok()) ::munmap(memory_, kBytes);
   }
+  RequestBuffer(const RequestBuffer&) = delete;
+  RequestBuffer& operator=(const RequestBuffer&) = delete;
+  [[nodiscard]] bool ok() const { return memory_ != MAP_FAILED; }
+  [[nodiscard]] std::span<std::byte> bytes() const {
+    return {static_cast<std::byte*>(memory_) + kHead, kBytes - kHead};
+  }
+
+ private:
+  static constexpr std::size_t kHead = kPage - sizeof(fuse_in_header) - sizeof(fuse_write_in);
+  static constexpr std::size_t kBytes = kPage + Operations::kMaxWriteBytes + kPage;
+  void* const memory_;
+};
+
+// What libfuse answers. A good answer is noted before the kernel can know it.
+ssize_t send_answer(int, iovec* parts, int count, void* userdata) {
+  const RequestOrigin& at = current_request();
+  KernelMount& mount = static_cast<Operations*>(userdata)->mount;
+  fuse_out_header header{};
+  std::memcpy(&header, parts[0].iov_base, sizeof header);
+  if (header.unique != 0 && header.error == 0) mount.state().note_answer(header.unique & ~kSentAgain);
+  return ::writev(at.channel >= 0 ? at.channel : mount.device(), parts, count);
 }
 
-bool found_in_path(const std::string& program) {
-  const char* path = std::getenv("PATH");
-  std::string_view rest = path != nullptr ? path : "/usr/bin:/bin";
-  while (!rest.empty()) {
-    const auto colon = rest.find(':');
-    if (::access(fmt::format("{}/{}", rest.substr(0, colon), program).c_str(), X_OK) == 0) return true;
-    rest = colon == std::string_view::npos ? "" : rest.substr(colon + 1);
-  }
-  return false;
-}
-
-// Everything that commonly goes wrong is looked for first, because libfuse only prints what it found.
-Result<> check_mount_point(const std::string& path) {
-  struct stat there = {};
-  if (::stat(path.c_str(), &there) != 0) {
-    const int error = errno;
-    if (error == ENOENT) {
-      return failure(ErrorKind::not_found, fmt::format("{}: no such directory (mkdir it first)", path));
-    }
-    if (error == ENOTCONN) {
-      return failure(
-          ErrorKind::busy, error,
-          fmt::format("{}: left behind by a daemon that died (fusermount3 -u {} removes it)", path, path));
-    }
-    return system_failure(error, path);
-  }
-  if (!S_ISDIR(there.st_mode)) {
-    return failure(ErrorKind::usage, ENOTDIR, fmt::format("{}: not a directory (a mount needs one)", path));
-  }
-  struct stat above = {};
-  if (::stat((path + "/..").c_str(), &above) == 0 && above.st_dev != there.st_dev) {
-    return failure(ErrorKind::busy,
-                   fmt::format("{}: something is mounted there already (umount it first)", path));
-  }
-  return {};
-}
-
-Result<> check_fuse() {
-  const int fd = ::open("/dev/fuse", O_RDWR | O_CLOEXEC);
-  if (fd >= 0) {
-    ::close(fd);
-  } else if (errno == ENOENT || errno == ENODEV || errno == ENXIO) {
-    return failure(ErrorKind::failed, ENODEV,
-                   "/dev/fuse: not there (modprobe fuse; in a container, pass the device in)");
-  } else {
-    return system_failure(errno, "/dev/fuse: cannot be opened (the user needs read and write access)");
-  }
-  if (::geteuid() != 0 && !found_in_path("fusermount3")) {
-    return failure(ErrorKind::failed, ENOENT,
-                   "fusermount3: not found (install the package fuse3, or mount as root)");
-  }
-  return {};
+ssize_t read_nothing(int, void*, std::size_t, void*) { // libfuse wants one; workers read by themselves
+  errno = ENODEV;
+  return -1;
 }
 
 class FuseSession final : public MountSession {
  public:
-  FuseSession(Pool& pool, const MountOptions& options)
-      : options_(options), operations_(pool, ::geteuid(), ::getegid()) {
+  FuseSession(Pool& pool, const MountOptions& options, std::unique_ptr<KernelMount> mount)
+      : options_(options), mount_(std::move(mount)), operations_(pool, *mount_, ::geteuid(), ::getegid()) {
     operations_.over_ring = options.io_uring;
   }
   ~FuseSession() override;
-  Result<> mount();
+  Result<> prepare();
   Result<> serve() override;
-  void stop() override;
+  void stop(Stop how) override;
 
  private:
-  Result<> add_arguments(fuse_args& arguments) const;
-  void unmount();
+  [[nodiscard]] Result<> serve_by_library();
+  [[nodiscard]] Result<> serve_by_channels();
+  void work(int channel, std::atomic<pid_t>& thread);
+  void take_up();
+  void finish();
 
   const MountOptions options_;
+  const std::unique_ptr<KernelMount> mount_;
   Operations operations_;
   fuse_session* session_ = nullptr;
-  bool mounted_ = false;
+  std::vector<std::atomic<pid_t>> workers_; // 0: has ended, or not begun
   Mutex mutex_;
   CondVar ended_;
   bool serving_ VSNAP_GUARDED_BY(mutex_) = false;
   bool stopped_ VSNAP_GUARDED_BY(mutex_) = false;
+  bool served_ = false;
+  std::atomic<bool> hands_over_{false};
+  std::atomic<int> error_{0}; // of a worker
 };
 
-Result<> FuseSession::add_arguments(fuse_args& arguments) const {
-  char* list = nullptr;
-  bool added =
-      fuse_opt_add_opt(&list, "default_permissions") == 0 && fuse_opt_add_opt(&list, "subtype=vsnap") == 0;
-  if (!options_.fs_name.empty()) {
-    added = added && fuse_opt_add_opt_escaped(&list, ("fsname=" + options_.fs_name).c_str()) == 0;
+// The mount's own options were said when it was made.
+Result<> FuseSession::prepare() {
+  install_wake_signal();
+  std::signal(SIGPIPE, SIG_IGN);
+  const FuseComplaint complaint;
+  fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
+  bool added = fuse_opt_add_arg(&arguments, "vsnap") == 0;
+  if (options_.debug) added = added && fuse_opt_add_arg(&arguments, "-odebug") == 0;
+  if (const char* option = ring_mount_option(); mount_->is_of_library() && option != nullptr)
+    added = added && fuse_opt_add_arg(&arguments, "-o") == 0 && fuse_opt_add_arg(&arguments, option) == 0;
+  if (added) {
+    const fuse_lowlevel_ops table = operation_table();
+    session_ = fuse_session_new(&arguments, &table, sizeof table, &operations_);
   }
-  if (options_.allow_other) added = added && fuse_opt_add_opt(&list, "allow_other") == 0;
-  if (options_.debug) added = added && fuse_opt_add_opt(&list, "debug") == 0;
-  if (const char* option = ring_mount_option(); options_.io_uring && option != nullptr)
-    added = added && fuse_opt_add_opt(&list, option) == 0;
-  added = added && fuse_opt_add_arg(&arguments, "vsnap") == 0 && fuse_opt_add_arg(&arguments, "-o") == 0 &&
-          fuse_opt_add_arg(&arguments, list) == 0;
-  std::free(list);
-  if (!added) return system_failure(ENOMEM, options_.mount_point);
+  fuse_opt_free_args(&arguments);
+  if (session_ == nullptr)
+    return failure(ErrorKind::failed, fmt::format("{}: libfuse: {}", options_.mount_point, complaint.text()));
+  // The session closes its descriptor when it is destroyed. With channels of ours it needs none.
+  const int own = mount_->is_of_library() ? ::fcntl(mount_->device(), F_DUPFD_CLOEXEC, 0)
+                                          : ::open(kNowhere, O_RDWR | O_CLOEXEC);
+  if (own < 0) return system_failure(errno, options_.mount_point);
+  fuse_custom_io io{};
+  io.writev = send_answer;
+  io.read = read_nothing;
+  const int failed = mount_->is_of_library()
+                         ? fuse_session_mount(session_, fmt::format("/dev/fd/{}", own).c_str())
+                         : fuse_session_custom_io(session_, &io, own);
+  if (failed != 0) {
+    ::close(own);
+    return failure(ErrorKind::failed, fmt::format("{}: libfuse: {}", options_.mount_point, complaint.text()));
+  }
   return {};
 }
 
-Result<> FuseSession::mount() {
-  VSNAP_TRY(check_fuse());
-  VSNAP_TRY(check_mount_point(options_.mount_point));
-  fuse_set_log_func(log_line);
-  install_wake_signal();
-  std::signal(SIGPIPE, SIG_IGN);
-  last_complaint.clear();
-  mount_is_up = false;
-  fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
-  if (const Result<> added = add_arguments(arguments); !added) {
-    fuse_opt_free_args(&arguments);
-    return added;
+// Tells libfuse what the kernel said at first. The answer goes to the kernel each time: it takes the first.
+void FuseSession::take_up() {
+  std::vector<std::byte> init(mount_->state().init().begin(), mount_->state().init().end());
+  fuse_buf buffer{};
+  buffer.mem = init.data();
+  buffer.size = init.size();
+  fuse_session_process_buf(session_, &buffer);
+  if (!mount_->is_adopted()) return;
+  operations_.files.restore(operations_.pool);
+  // The predecessor may have died before it told the kernel.
+  for (const ViewInfo& info : operations_.pool.list()) operations_.notifier.content_changed(info.id);
+  mount_->ask_again();
+}
+
+void FuseSession::work(int channel, std::atomic<pid_t>& thread) {
+  allow_wake_signal();
+  thread = ::gettid();
+  const RequestBuffer buffer;
+  if (!buffer.ok()) {
+    error_ = ENOMEM;
+    fuse_session_exit(session_);
   }
-  const fuse_lowlevel_ops table = operation_table();
-  session_ = fuse_session_new(&arguments, &table, sizeof table, &operations_);
-  fuse_opt_free_args(&arguments);
-  if (session_ == nullptr) {
-    return failure(ErrorKind::usage,
-                   fmt::format("{}: bad mount options: {}", options_.mount_point, last_complaint));
+  while (fuse_session_exited(session_) == 0) {
+    const ssize_t length = ::read(channel, buffer.bytes().data(), buffer.bytes().size());
+    if (length < 0) {
+      if (errno == EINTR || errno == EAGAIN || errno == ENOENT) continue; // ENOENT: the request was given up
+      if (errno != ENODEV) error_ = errno;
+      fuse_session_exit(session_); // ENODEV: unmounted
+      break;
+    }
+    fuse_in_header header{};
+    std::memcpy(&header, buffer.bytes().data(), std::min(sizeof header, static_cast<std::size_t>(length)));
+    current_request() = {channel, header.unique & ~kSentAgain, (header.unique & kSentAgain) != 0};
+    fuse_buf request{};
+    request.mem = buffer.bytes().data();
+    request.size = static_cast<std::size_t>(length);
+    fuse_session_process_buf(session_, &request);
   }
-  if (fuse_session_mount(session_, options_.mount_point.c_str()) != 0) {
-    return failure(
-        ErrorKind::failed, EPERM,
-        fmt::format("{}: cannot be mounted: {}", options_.mount_point,
-                    last_complaint.empty() ? "fusermount3 refused (its reason is above)" : last_complaint));
+  current_request() = {};
+  thread = 0;
+}
+
+Result<> FuseSession::serve_by_channels() {
+  const std::vector<int>& channels = mount_->channels();
+  std::vector<std::thread> threads;
+  Result<> result;
+  try {
+    for (std::size_t i = 1; i < channels.size(); ++i)
+      threads.emplace_back([this, i] { work(mount_->channels()[i], workers_[i]); });
+  } catch (const std::system_error& e) {
+    if (threads.empty()) log::warning("{}: one thread only: {}", options_.mount_point, e.what());
   }
-  mounted_ = true;
-  mount_is_up = true;
+  work(channels.front(), workers_.front());
+  // It ends for all of them together; the others may still wait in the kernel.
+  for (std::size_t i = 0; i < threads.size(); ++i) {
+    while (const pid_t worker = workers_[i + 1].load()) {
+      send_wake_signal(worker);
+      std::this_thread::sleep_for(kWakeInterval);
+    }
+    threads[i].join();
+  }
+  if (error_ != 0)
+    result = system_failure(error_, fmt::format("{}: serving the mount", options_.mount_point));
+  return result;
+}
+
+Result<> FuseSession::serve_by_library() {
+  const std::unique_ptr<fuse_loop_config, decltype(&fuse_loop_cfg_destroy)> config(fuse_loop_cfg_create(),
+                                                                                   fuse_loop_cfg_destroy);
+  constexpr unsigned kThreads = 4;
+  const unsigned threads = options_.threads != 0 ? options_.threads : kThreads;
+  fuse_loop_cfg_set_clone_fd(config.get(), 1);
+  fuse_loop_cfg_set_max_threads(config.get(), threads);
+  // None may end before the session: stop() counts on the first one.
+  fuse_loop_cfg_set_idle_threads(config.get(), threads);
+  const int error = fuse_session_loop_mt(session_, config.get());
+  if (error < 0) return system_failure(-error, fmt::format("{}: serving the mount", options_.mount_point));
   return {};
 }
 
@@ -179,39 +217,50 @@ Result<> FuseSession::serve() {
   {
     MutexLock lock(mutex_);
     if (stopped_) return {};
+    workers_ = std::vector<std::atomic<pid_t>>(mount_->channels().size());
     serving_ = true;
   }
-  operations_.notifier.start(session_);
+  served_ = true;
+  const bool by_library = mount_->is_of_library();
+  operations_.notifier.start(session_, by_library ? std::vector<int>() : mount_->channels());
   operations_.pool.set_observer(&operations_.notifier);
-  const std::unique_ptr<fuse_loop_config, decltype(&fuse_loop_cfg_destroy)> config(fuse_loop_cfg_create(),
-                                                                                   fuse_loop_cfg_destroy);
-  const unsigned threads = options_.threads != 0 ? options_.threads : kDefaultThreads;
-  fuse_loop_cfg_set_clone_fd(config.get(), 1);
-  fuse_loop_cfg_set_max_threads(config.get(), threads);
-  // None may end before the session: stop() counts on the first one.
-  fuse_loop_cfg_set_idle_threads(config.get(), threads);
-  const int error = fuse_session_loop_mt(session_, config.get());
+  if (!by_library) take_up();
+  const Result<> served = by_library ? serve_by_library() : serve_by_channels();
+  finish();
+  return served;
+}
+
+// The notifier's threads have the mount's descriptors as well, so they end first.
+void FuseSession::finish() {
   operations_.pending_reads.wait_for_all();
-  unmount(); // nobody answers any more, so whoever still waits gets ENOTCONN instead
   operations_.pool.set_observer(nullptr);
   operations_.notifier.stop();
-  operations_.files.remove_all();
+  if (hands_over_) {
+    operations_.pool.keep_unlinked();
+  } else { // nobody answers any more: whoever still waits gets ENOTCONN instead
+    if (const int nowhere = ::open(kNowhere, O_RDWR | O_CLOEXEC); nowhere >= 0) {
+      ::dup3(nowhere, fuse_session_fd(session_), O_CLOEXEC);
+      ::close(nowhere);
+    }
+    mount_->end();
+  }
+  operations_.files.remove_all(); // here; not in what a successor sees
   MutexLock lock(mutex_);
   serving_ = false;
   ended_.notify_all();
-  if (error < 0) return system_failure(-error, fmt::format("{}: serving the mount", options_.mount_point));
-  return {};
 }
 
 // The notifier goes first, while there are workers to answer what a notification may wait for. A worker looks
-// at the end of the session between two requests only, so the one that surely lives is interrupted until all
-// have gone.
-void FuseSession::stop() {
+// at the end of the session between two requests only, so those that wait for one are interrupted until all
+// have gone; of libfuse's own the one that surely lives.
+void FuseSession::stop(Stop how) {
   {
     MutexLock lock(mutex_);
     stopped_ = true;
+    hands_over_ = how == Stop::hand_over;
     if (!serving_) return;
   }
+  if (how == Stop::hand_over) operations_.notifier.set_successor();
   operations_.pool.set_observer(nullptr);
   operations_.notifier.stop();
   fuse_session_exit(session_);
@@ -222,23 +271,18 @@ void FuseSession::stop() {
   }
 }
 
-void FuseSession::unmount() {
-  if (mounted_) {
-    fuse_session_unmount(session_); // closes the connection first, so it does not wait for open files
-  }
-  mounted_ = false;
-}
-
 FuseSession::~FuseSession() {
-  unmount();
+  if (hands_over_ || (mount_->is_adopted() && !served_)) mount_->leave(); // another may have more luck
+  mount_->end();
   if (session_ != nullptr) fuse_session_destroy(session_);
 }
 
 } // namespace
 
-Result<std::unique_ptr<MountSession>> MountSession::mount(Pool& pool, const MountOptions& options) {
-  auto session = std::make_unique<FuseSession>(pool, options);
-  VSNAP_TRY(session->mount());
+Result<std::unique_ptr<MountSession>> MountSession::over(Pool& pool, const MountOptions& options,
+                                                         std::unique_ptr<KernelMount> mount) {
+  auto session = std::make_unique<FuseSession>(pool, options, std::move(mount));
+  VSNAP_TRY(session->prepare());
   return session;
 }
 

@@ -300,6 +300,7 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
       return dump_catalog(pool, request.dump_catalog(), progress);
     case ControlRequest::kPing:
     case ControlRequest::kShutdown:
+    case ControlRequest::kUpgrade:
     case ControlRequest::kCancel:
       return failure(ErrorKind::usage, "no daemon here: the pool is not mounted");
     case ControlRequest::OPERATION_NOT_SET:

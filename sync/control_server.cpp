@@ -208,6 +208,13 @@ void Server::handle(const std::string& peer, const zmq::message_t& body) {
     done.mutable_done();
     answer(peer, std::move(done));
     if (options_.on_shutdown) options_.on_shutdown();
+  } else if (request.has_upgrade()) { // of whatever version
+    const Result<> taken = options_.on_upgrade
+                               ? options_.on_upgrade(request.upgrade().program())
+                               : failure(ErrorKind::failed, EOPNOTSUPP, "this daemon cannot be replaced");
+    wire::ControlReply reply;
+    if (taken) reply.mutable_done();
+    answer(peer, taken ? std::move(reply) : wire::error_reply(taken.error().kind, taken.error().message));
   } else if (active_.size() >= kMaxJobs) {
     answer(peer, busy(fmt::format("{} commands are running already (try again later)", active_.size())));
   } else {

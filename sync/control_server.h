@@ -11,8 +11,8 @@
 // 4. Bounded: kMaxJobs jobs, kMaxWorkers threads, kMaxQueuedBatches messages a job, wire::kMaxRequestBytes a
 //    request. Nothing that arrives can do more than be refused.
 //
-// Threads: start(), stop() and the destructor from the owner's thread. Options::on_shutdown is called by the
-// actor.
+// Threads: start(), stop() and the destructor from the owner's thread. Options::on_shutdown and
+// Options::on_upgrade are called by the actor.
 #pragma once
 
 #include <functional>
@@ -29,6 +29,8 @@ class ControlServer {
   struct Options {
     DaemonRecord identity;             // socket_path: where to listen; the rest is told to who pings
     std::function<void()> on_shutdown; // somebody asks the daemon to stop; must not block
+    // Somebody asks for that program in its place; must not block. An error is the answer.
+    std::function<Result<>(const std::string& program)> on_upgrade = {};
   };
   static constexpr std::size_t kMaxJobs = 256;
   static constexpr std::size_t kMaxWorkers = 16;

@@ -6,11 +6,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "core/log.h"
 #include "core/names.h"
@@ -61,6 +63,12 @@ std::optional<ProcessState> process_state(std::int64_t pid) {
   return out;
 }
 
+bool is_process(std::int64_t pid, std::uint64_t start_ticks) {
+  const auto state = process_state(pid);
+  if (!state || state->state == 'Z' || state->state == 'X') return false;
+  return start_ticks == 0 || start_ticks == state->start_ticks;
+}
+
 } // namespace
 
 std::string runtime_dir() {
@@ -109,8 +117,9 @@ Result<std::string> control_socket_path(const std::string& pool) {
 std::string daemon_log_path(const std::string& pool) { return runtime_dir() + "/" + pool + ".log"; }
 
 DaemonRecord own_record(Env& env, const std::string& pool, const Uuid& uuid, const std::string& mount_point,
-                        const std::string& socket_path) {
+                        const std::string& socket_path, std::int64_t keeper) {
   const auto state = process_state(::getpid());
+  const auto keeper_state = keeper != 0 ? process_state(keeper) : std::nullopt;
   DaemonRecord record;
   record.pool = pool;
   record.pool_uuid = to_string(uuid);
@@ -119,6 +128,8 @@ DaemonRecord own_record(Env& env, const std::string& pool, const Uuid& uuid, con
   record.pid = ::getpid();
   record.start_ticks = state ? state->start_ticks : 0;
   record.boot_id = env.boot_id();
+  record.keeper_pid = keeper_state ? keeper : 0;
+  record.keeper_start_ticks = keeper_state ? keeper_state->start_ticks : 0;
   return record;
 }
 
@@ -133,6 +144,8 @@ Result<> write_record(const DaemonRecord& record) {
                           {"pid", record.pid},
                           {"start_ticks", record.start_ticks},
                           {"boot_id", record.boot_id},
+                          {"keeper_pid", record.keeper_pid},
+                          {"keeper_start_ticks", record.keeper_start_ticks},
                           {"first_member", record.first_member}}
                .dump();
   } catch (const nlohmann::json::exception&) {
@@ -149,10 +162,12 @@ void remove_record(const DaemonRecord& record) noexcept {
 }
 
 bool is_running(Env& env, const DaemonRecord& record) {
-  if (record.boot_id != env.boot_id()) return false;
-  const auto state = process_state(record.pid);
-  if (!state || state->state == 'Z' || state->state == 'X') return false;
-  return record.start_ticks == 0 || record.start_ticks == state->start_ticks;
+  return record.boot_id == env.boot_id() && is_process(record.pid, record.start_ticks);
+}
+
+bool is_kept(Env& env, const DaemonRecord& record) {
+  return record.keeper_pid != 0 && record.boot_id == env.boot_id() &&
+         is_process(record.keeper_pid, record.keeper_start_ticks);
 }
 
 std::optional<DaemonRecord> read_record(const std::string& pool) {
@@ -169,6 +184,8 @@ std::optional<DaemonRecord> read_record(const std::string& pool) {
     record.pid = json.at("pid").get<std::int64_t>();
     record.start_ticks = json.at("start_ticks").get<std::uint64_t>();
     record.boot_id = json.at("boot_id").get<std::string>();
+    record.keeper_pid = json.value("keeper_pid", std::int64_t{0});
+    record.keeper_start_ticks = json.value("keeper_start_ticks", std::uint64_t{0});
     record.first_member = json.value("first_member", "");
     if (record.pool != pool) return std::nullopt;
     return record;
@@ -219,9 +236,15 @@ bool is_of(const LastWords& words, const DaemonRecord& record) {
 }
 
 std::optional<DaemonRecord> live_daemon(Env& env, const std::string& pool) {
-  auto record = read_record(pool);
-  if (!record || !is_running(env, *record)) return std::nullopt;
-  return record;
+  constexpr std::int64_t kLongestNs = 10'000'000'000;
+  const std::int64_t start_ns = env.monotonic_ns();
+  for (;;) {
+    auto record = read_record(pool);
+    if (!record || is_running(env, *record)) return record;
+    if (!is_kept(env, *record)) return std::nullopt;
+    if (env.monotonic_ns() - start_ns > kLongestNs) return record;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
 }
 
 } // namespace vsnap

@@ -28,7 +28,7 @@ _vsnap_candidates() { # COMMAND NUMBER-OF-ARGUMENTS-BEFORE
     'pool create':0) ;;
     'pool create':* | 'pool attach':* | 'pool add':1 | 'catalog dump':1) echo FILES ;;
     'pool add':0 | 'pool detach':0 | 'pool status':0 | 'pool destroy':0) _vsnap_pools ;;
-    check:0 | 'catalog dump':0 | mount:0 | top:0) _vsnap_pools ;;
+    check:0 | 'catalog dump':0 | mount:0 | top:0 | upgrade:0) _vsnap_pools ;;
     mount:1) echo DIRS ;;
     umount:0) _vsnap_pools; echo DIRS ;;
     create:0) _vsnap_pools | sed 's|$|/|' ;;

@@ -63,6 +63,27 @@ def is_running(pid):
         return False
 
 
+def keeper_of(pid):
+    """The process that would start a daemon's successor, or None where that was killed."""
+    fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    parent = int(fields["PPid"])
+    try:
+        same = os.readlink(f"/proc/{parent}/exe") == os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return parent if same else None
+
+
+def kill_with_keeper(pid, number=signal.SIGKILL):
+    """Ends a daemon such that nobody goes on with its mount."""
+    keeper = keeper_of(pid)
+    if keeper:
+        os.kill(keeper, signal.SIGKILL)
+        wait_until(lambda: not is_running(keeper), what=f"keeper {keeper} ended")
+    os.kill(pid, number)
+    wait_until(lambda: not is_running(pid), what=f"pid {pid} ended")
+
+
 class Done:
     """A command that ended."""
 
@@ -154,7 +175,9 @@ def clean_up(directory, loops=()):
     for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 10)):
         _signal_all(_processes_of(directory), number)
         deadline = time.monotonic() + seconds
-        while _processes_of(directory) and time.monotonic() < deadline:
+        while (left := _processes_of(directory)) and time.monotonic() < deadline:
+            if number == signal.SIGKILL:
+                _signal_all(left, number)  # a keeper may have started another
             time.sleep(0.02)
     for device in _loops_over(directory):
         _quietly("losetup", "-d", device)
@@ -337,10 +360,8 @@ class Lab:
         return self.status(pool)["pid"]
 
     def kill_daemon(self, pool="p", number=signal.SIGKILL, pid=None):
-        """Ends the daemon the hard way, and what is left of its mount."""
-        pid = pid or self.daemon_pid(pool)
-        os.kill(pid, number)
-        wait_until(lambda: not is_running(pid), what=f"pid {pid} ended")
+        """Ends the daemon and its keeper the hard way, and what is left of the mount."""
+        kill_with_keeper(pid or self.daemon_pid(pool), number)
         self.run("umount", "-l", self.path / f"mnt-{pool}", code=None)
 
     def map(self, spec, *options):

@@ -19,6 +19,8 @@ from support import (
     fallocate,
     fsync,
     is_running,
+    keeper_of,
+    kill_with_keeper,
     main,
     read_all,
     read_at,
@@ -61,7 +63,7 @@ class Starting(LabTest):
         process = self.lab.start(VSNAP, "mount", "p", point, "-f")
         wait_until(lambda: is_mounted(point), what="mounted")
         self.lab.vsnap("create", "p/v", "--size", "1M")
-        self.assertEqual(self.lab.daemon_pid(), process.pid)
+        self.assertEqual(keeper_of(self.lab.daemon_pid()), process.pid)
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=20)[0]
         self.assertEqual(process.returncode, 0, output)
@@ -215,7 +217,7 @@ class Killed(LabTest):
 
     def test_after_a_kill_commands_work_without_the_daemon(self):
         self.lab.vsnap("snapshot", "p/v@s")
-        os.kill(self.lab.daemon_pid(), signal.SIGKILL)
+        kill_with_keeper(self.lab.daemon_pid())
         wait_until(lambda: self.lab.vsnap("ls", "p", code=None).code == 0, what="ls works")
         self.assertEqual(sorted(self.lab.views()), ["v", "v@s"])
         self.mentions(self.lab.vsnap("umount", "p", code=1).err, "did not end in order", "p.log")
@@ -229,7 +231,7 @@ class Killed(LabTest):
         waiting = self.lab.start(VSNAP, "umount", "p")
         time.sleep(0.3)
         ended_early = waiting.poll()
-        os.kill(pid, signal.SIGKILL)
+        kill_with_keeper(pid)
         self.assertIsNone(ended_early, "it does not wait for the daemon")
         self.mentions(waiting.communicate(timeout=20)[0], "did not end in order")
         self.assertEqual(waiting.returncode, 1)

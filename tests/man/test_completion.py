@@ -92,7 +92,7 @@ class Completion(unittest.TestCase):
         self.completes('vsnap pool des', 'vsnap pool destroy ')
         self.completes('vsnap catalog ', 'vsnap catalog dump ')
         self.completes('vsnap help flat', 'vsnap help flatten ')
-        self.offers('vsnap u', 'umount', 'unmap')
+        self.offers('vsnap u', 'umount', 'unmap', 'upgrade')
         self.offers('vsnap ', *pages.subcommands_of_help(pages.help_text(PROGRAM, '')))
 
     def test_options_and_their_values_are_completed(self):

@@ -165,6 +165,7 @@ JSON_COMMANDS = [
     ('rename', 'rename lab/k l'), ('flatten', 'flatten lab/l'), ('check', 'check lab'),
     ('catalog dump', 'catalog dump lab /srv/json.db'), ('mount', 'mount lab /mnt/lab'), ('map', 'map lab/j'),
     ('top', 'top lab --count 1 --interval 0.05'),
+    ('upgrade', 'upgrade lab'),
     ('unmap', 'unmap lab/j'), ('rm', 'rm lab/l'), ('umount', 'umount lab'),
     ('pool detach', 'pool detach lab'),
     ('pool attach', f'pool attach {" ".join(MEMBERS)}'),

@@ -243,7 +243,8 @@ Result<> ModelPool::dump_catalog(const std::string&, const Progress&) {
 Result<ViewHandle> ModelPool::open_view(ObjectId id) {
   MutexLock lock(mutex_);
   VSNAP_TRY_ASSIGN(const Object object, look_up(id));
-  if (object->removed) return failure(ErrorKind::not_found, fmt::format("{}: that view was removed", name_));
+  if (object->removed && !keep_unlinked_)
+    return failure(ErrorKind::not_found, fmt::format("{}: that view was removed", name_));
   ++object->handles;
   return ViewHandle(this, std::make_shared<ModelView>(*this, object));
 }
@@ -252,7 +253,12 @@ void ModelPool::handle_closed(View& view) noexcept {
   MutexLock lock(mutex_);
   const auto found = objects_.find(view.id().value());
   if (found == objects_.end()) return;
-  if (--found->second->handles == 0 && found->second->removed) objects_.erase(found);
+  if (--found->second->handles == 0 && found->second->removed && !keep_unlinked_) objects_.erase(found);
+}
+
+void ModelPool::keep_unlinked() {
+  MutexLock lock(mutex_);
+  keep_unlinked_ = true;
 }
 
 } // namespace vsnap

@@ -50,7 +50,8 @@ class ModelPool : public Pool {
   void set_before_write(std::function<void()> hook) VSNAP_EXCLUDES(mutex_);
 
   Result<> close() override { return {}; }
-  void set_observer(PoolObserver* observer) override; // returns when no callback is running
+  void keep_unlinked() override VSNAP_EXCLUDES(mutex_); // and opens them again from then on
+  void set_observer(PoolObserver* observer) override;   // returns when no callback is running
   void settle() override;
 
   [[nodiscard]] std::string name() const override { return name_; }
@@ -119,6 +120,7 @@ class ModelPool : public Pool {
   std::map<std::uint64_t, Object> objects_ VSNAP_GUARDED_BY(mutex_); // by id, so in order of creation
   std::uint64_t next_id_ VSNAP_GUARDED_BY(mutex_) = 2;               // 1 is the mount's root directory
   std::uint64_t next_stamp_ VSNAP_GUARDED_BY(mutex_) = 1;
+  bool keep_unlinked_ VSNAP_GUARDED_BY(mutex_) = false;
   std::uint64_t generation_ VSNAP_GUARDED_BY(mutex_) = 1;
   std::uint64_t capacity_bytes_ VSNAP_GUARDED_BY(mutex_) = kDefaultCapacityBytes;
   std::vector<MemberInfo> members_ VSNAP_GUARDED_BY(mutex_);

@@ -16,6 +16,7 @@ class SlowPool final : public Pool {
   std::atomic<bool> finished{false}; // flatten came to its end
 
   Result<> close() override { return inner_->close(); }
+  void keep_unlinked() override {}
   void set_observer(PoolObserver* o) override { inner_->set_observer(o); }
   void settle() override { inner_->settle(); }
   std::string name() const override { return inner_->name(); }

@@ -4,7 +4,7 @@
 
 #include <string>
 
-namespace vsnap::cli {
+namespace vsnap {
 
 enum class Unmount { when_unused, at_once }; // at_once: files that are open get errors or, lazily, go later
 
@@ -13,4 +13,4 @@ enum class Unmount { when_unused, at_once }; // at_once: files that are open get
 // A mount whose daemon has died: every access to it fails with ENOTCONN.
 [[nodiscard]] bool is_dead_mount(const std::string& directory);
 
-} // namespace vsnap::cli
+} // namespace vsnap

@@ -1,4 +1,4 @@
-#include "cli/unmount.h"
+#include "fuse/unmount.h"
 
 #include <spawn.h>
 #include <sys/mount.h>
@@ -9,7 +9,7 @@
 
 extern char** environ;
 
-namespace vsnap::cli {
+namespace vsnap {
 namespace {
 
 // It tells only whether it worked; the one common reason for not working is that the mount is in use.
@@ -38,4 +38,4 @@ bool is_dead_mount(const std::string& directory) {
   return ::stat(directory.c_str(), &info) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
-} // namespace vsnap::cli
+} // namespace vsnap

@@ -1,0 +1,12 @@
+// The log of a daemon in the background and its keeper.
+// Threads: the main thread, before another writes messages.
+#pragma once
+
+#include <string>
+
+namespace vsnap::cli {
+
+// From now on nobody looks at the terminal: standard error goes to the pool's log.
+void leave_terminal(const std::string& pool);
+
+} // namespace vsnap::cli

@@ -1,0 +1,73 @@
+// The line between a daemon and its keeper (keeper.h): short messages, some with descriptors, over a socket
+// pair. Either end may be of another release of vsnap than the other, so what a message says never changes
+// its meaning, and unknown ones and unknown fields are ignored.
+//
+//   keeper ──► daemon   keep: descriptors of the mount that a predecessor served; then
+//                       start: what to serve
+//   daemon ──► keeper   keep: the descriptors of its mount
+//                       ready: it serves; or
+//                       failed: why not
+//                       next: when it has ended, its successor is to be that program
+//                       let_go: the mount ends; answered when the descriptors are closed
+//
+// Invariant: a message arrives whole or not at all; the end of the other process is seen as the end of the
+// line.
+// Threads: each end by one at a time.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/daemon.h"
+#include "core/error.h"
+
+namespace vsnap::cli {
+
+enum class Word : char {
+  keep = 'K',
+  start = 'S',
+  ready = 'R',
+  failed = 'E',
+  next = 'N',
+  let_go = 'L',
+};
+
+struct KeeperMessage {
+  Word word;
+  std::string text;
+  std::vector<int> descriptors; // of the receiver
+};
+
+class KeeperLine {
+ public:
+  explicit KeeperLine(int socket) : socket_(socket) {}
+  ~KeeperLine();
+  KeeperLine(KeeperLine&& other) noexcept : socket_(other.socket_) { other.socket_ = -1; }
+  KeeperLine& operator=(KeeperLine&&) = delete;
+
+  struct Ends;
+  static Result<Ends> make();
+  [[nodiscard]] int socket() const { return socket_; }
+
+  // False: the other end is gone.
+  bool send(Word word, const std::string& text = {}) const;
+  bool send_descriptors(const std::vector<int>& descriptors) const; // as one or more `keep`
+  [[nodiscard]] std::optional<KeeperMessage> receive() const;       // nullopt: the other end is gone
+
+ private:
+  int socket_;
+};
+
+struct KeeperLine::Ends {
+  KeeperLine keeper;
+  KeeperLine daemon;
+};
+
+// What `start` and `failed` say.
+[[nodiscard]] std::string text_of(const DaemonOptions& options);
+Result<DaemonOptions> options_of(const std::string& text);
+[[nodiscard]] std::string text_of(const Error& error);
+[[nodiscard]] Error error_of(const std::string& text);
+
+} // namespace vsnap::cli

@@ -1,0 +1,79 @@
+// What a mount has to remember longer than the process that serves it lives: memory that a process hands to
+// its successor, together with the mount's descriptors (kernel_mount.h).
+//
+//   INIT       the kernel's first request. Every process that serves the mount feeds it to libfuse anew, so
+//              all of them agree with the kernel about the protocol.
+//   handles    a slot for each open file. Its number is what the kernel gives back with each request.
+//   answers    the requests answered last by each thread: carried out already, should they come again.
+//
+// Invariants
+// 1. A slot is in use from before the kernel can know its number until the release has been carried out, and
+//    its number never comes again: it counts how often the slot was used.
+// 2. An open request has at most one slot, whichever process carried it out how often.
+// 3. A request is noted as answered after it was carried out, and before the kernel can know that.
+// 4. The memory is reserved when it is made: writing to it never fails.
+// 5. Every word that a successor reads is one atomic store, so it may die between any two.
+// Threads: any, but for make() and map(). Calls about handles are serialized by the caller (open_files.h).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "core/description.h"
+#include "core/error.h"
+
+namespace vsnap {
+
+class MountState {
+ public:
+  static constexpr std::uint32_t kMaxHandles = 65'536;
+  static constexpr std::size_t kMaxInitBytes = 4096;
+
+  struct Handle {
+    std::uint64_t number = 0;
+    ObjectId view{};
+    bool direct = false;
+  };
+
+  [[nodiscard]] static Result<std::unique_ptr<MountState>> make();
+  // Of a predecessor; `descriptor` is taken. Fails where its layout is of another version.
+  [[nodiscard]] static Result<std::unique_ptr<MountState>> map(int descriptor);
+  ~MountState();
+  MountState(const MountState&) = delete;
+  MountState& operator=(const MountState&) = delete;
+
+  [[nodiscard]] int descriptor() const { return descriptor_; }
+
+  void keep_init(std::span<const std::byte> request);
+  [[nodiscard]] std::span<const std::byte> init() const; // empty: it was not kept
+
+  // `opened_by`: the request; see request_channel.h. nullopt: all slots are in use.
+  [[nodiscard]] std::optional<std::uint64_t> add_handle(ObjectId view, bool direct, std::uint64_t opened_by);
+  void remove_handle(std::uint64_t number); // no harm where it is gone
+  [[nodiscard]] std::vector<Handle> handles() const;
+  [[nodiscard]] std::optional<std::uint64_t> handle_opened_by(std::uint64_t request) const;
+  [[nodiscard]] static std::uint32_t slot_of(std::uint64_t number) {
+    return static_cast<std::uint32_t>(number);
+  }
+
+  // A number that no open directory of this mount had before.
+  [[nodiscard]] std::uint64_t next_directory();
+
+  void note_answer(std::uint64_t request); // by the calling thread
+  [[nodiscard]] bool was_answered(std::uint64_t request) const;
+
+ private:
+  struct Layout;
+  MountState(int descriptor, Layout& layout);
+
+  const int descriptor_;
+  Layout& layout_;
+  std::uint32_t bank_ = 0;               // of the notes of this process
+  std::vector<std::uint32_t> free_ = {}; // slots, the next one last
+};
+
+} // namespace vsnap

@@ -1,0 +1,110 @@
+// What a mount remembers longer than the process that serves it lives; and the line to the keeper's end.
+#include "fuse/mount_state.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <set>
+
+#include "tests/support/catch.h"
+
+using namespace vsnap;
+
+namespace {
+
+// As a successor has it: the same memory, through a descriptor of its own.
+std::unique_ptr<MountState> successor_of(const MountState& state) {
+  auto mapped = MountState::map(::fcntl(state.descriptor(), F_DUPFD_CLOEXEC, 0));
+  REQUIRE(mapped);
+  return std::move(*mapped);
+}
+
+} // namespace
+
+TEST_CASE("a successor knows the handles that were open") {
+  const auto state = MountState::make().value();
+  const auto first = state->add_handle(ObjectId(7), false, 100);
+  const auto second = state->add_handle(ObjectId(8), true, 102);
+  const auto third = state->add_handle(ObjectId(7), true, 104);
+  REQUIRE((first && second && third));
+  state->remove_handle(*second);
+  const auto next = successor_of(*state);
+  const auto handles = next->handles();
+  REQUIRE(handles.size() == 2);
+  CHECK(handles[0].number == *first);
+  CHECK(handles[0].view == ObjectId(7));
+  CHECK_FALSE(handles[0].direct);
+  CHECK(handles[1].number == *third);
+  CHECK(handles[1].direct);
+  CHECK(next->handle_opened_by(104) == third);
+  CHECK_FALSE(next->handle_opened_by(102)); // closed
+  CHECK_FALSE(next->handle_opened_by(99));
+}
+
+TEST_CASE("a number never comes again, and removing an old one does no harm") {
+  const auto state = MountState::make().value();
+  std::set<std::uint64_t> seen;
+  for (std::uint64_t i = 1; i <= 1000; ++i) {
+    const auto number = state->add_handle(ObjectId(2), false, i);
+    REQUIRE(number);
+    CHECK(seen.insert(*number).second);
+    state->remove_handle(*number);
+  }
+  const auto held = state->add_handle(ObjectId(2), false, 5000);
+  for (const std::uint64_t old : seen) state->remove_handle(old); // a release that comes again
+  state->remove_handle(~std::uint64_t{0});
+  REQUIRE(state->handles().size() == 1);
+  CHECK(state->handles().front().number == *held);
+}
+
+TEST_CASE("as many handles as there is room for, and then none") {
+  const auto state = MountState::make().value();
+  for (std::uint32_t i = 0; i < MountState::kMaxHandles; ++i)
+    REQUIRE(state->add_handle(ObjectId(2), false, i + 1));
+  CHECK_FALSE(state->add_handle(ObjectId(2), false, 1));
+  const auto next = successor_of(*state);
+  CHECK_FALSE(next->add_handle(ObjectId(2), false, 1));
+  next->remove_handle(next->handles().front().number);
+  CHECK(next->add_handle(ObjectId(3), false, 1));
+}
+
+TEST_CASE("what was answered is known to those that follow") {
+  const auto state = MountState::make().value();
+  CHECK_FALSE(state->was_answered(10));
+  state->note_answer(10);
+  CHECK(state->was_answered(10));
+  auto next = successor_of(*state);
+  CHECK(next->was_answered(10));
+  next->note_answer(12); // in place of nobody else's
+  CHECK(next->was_answered(10));
+  const auto third = successor_of(*next);
+  CHECK(third->was_answered(10));
+  CHECK(third->was_answered(12));
+  third->note_answer(14);
+  third->note_answer(16);
+  CHECK_FALSE(third->was_answered(14)); // the kernel had that answer before the thread went on
+}
+
+TEST_CASE("INIT and the numbers of directories go on") {
+  const auto state = MountState::make().value();
+  CHECK(state->init().empty());
+  const std::array<std::byte, 3> init = {std::byte{1}, std::byte{2}, std::byte{3}};
+  state->keep_init(init);
+  const std::uint64_t directory = state->next_directory();
+  const auto next = successor_of(*state);
+  CHECK(std::equal(init.begin(), init.end(), next->init().begin(), next->init().end()));
+  CHECK(next->next_directory() > directory);
+}
+
+TEST_CASE("memory of another layout is refused") {
+  const int small = ::memfd_create("other", 0);
+  REQUIRE(::ftruncate(small, 4096) == 0);
+  const auto refused = MountState::map(small);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().message.find("another version") != std::string::npos);
+  const auto state = MountState::make().value();
+  const int copy = ::memfd_create("zeros", 0);
+  const off_t size = ::lseek(state->descriptor(), 0, SEEK_END);
+  REQUIRE(::ftruncate(copy, size) == 0);
+  CHECK_FALSE(MountState::map(copy));
+}

@@ -1,0 +1,148 @@
+// A session that goes on with the mount of another, however that one ended. The test holds the mount's
+// descriptors in between, as a keeper does.
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cstring>
+#include <functional>
+
+#include "tests/fuse/mounted_pool.h"
+
+using namespace vsnap;
+
+namespace {
+
+class Serving {
+ public:
+  Serving(ModelPool& pool, const MountOptions& options, std::unique_ptr<KernelMount> mount)
+      : session_(MountSession::over(pool, options, std::move(mount)).value()),
+        server_([this] { (void)session_->serve(); }) {}
+  ~Serving() { end(MountSession::Stop::unmount); }
+  void end(MountSession::Stop how) {
+    if (!server_.joinable()) return;
+    session_->stop(how);
+    server_.join();
+    session_.reset();
+  }
+
+ private:
+  std::unique_ptr<MountSession> session_;
+  std::thread server_;
+};
+
+// A mount whose descriptors are held.
+class Kept {
+ public:
+  explicit Kept(const std::string& mount_point) {
+    options.mount_point = mount_point;
+    auto made = KernelMount::make(options).value();
+    for (const int fd : made->descriptors()) descriptors_.push_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    state = MountState::map(::fcntl(descriptors_.front(), F_DUPFD_CLOEXEC, 0)).value();
+    serve(std::move(made));
+  }
+  // Before the last session ends, or its end would not be the mount's.
+  ~Kept() {
+    for (const int fd : descriptors_) ::close(fd);
+  }
+  void hand_over() { serving->end(MountSession::Stop::hand_over); }
+  void go_on() {
+    std::vector<int> copies;
+    for (const int fd : descriptors_) copies.push_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    serve(KernelMount::adopt(options.mount_point, copies).value());
+  }
+  // Reads a request as a worker does that then dies. Its number.
+  std::uint64_t take_request() {
+    std::vector<std::byte> buffer(2U << 20);
+    const ssize_t length = ::read(descriptors_.at(1), buffer.data(), buffer.size());
+    REQUIRE(length >= static_cast<ssize_t>(sizeof(fuse_in_header)));
+    fuse_in_header header{};
+    std::memcpy(&header, buffer.data(), sizeof header);
+    return header.unique;
+  }
+
+  std::unique_ptr<ModelPool> pool = ModelPool::make("lab");
+  MountOptions options;
+  std::unique_ptr<MountState> state;
+  std::unique_ptr<Serving> serving;
+
+ private:
+  void serve(std::unique_ptr<KernelMount> mount) {
+    serving = std::make_unique<Serving>(*pool, options, std::move(mount));
+  }
+  std::vector<int> descriptors_;
+};
+
+// Runs in a directory of its own; skipped where nothing can be mounted.
+void with_mount(const std::function<void(Kept& kept, const std::string& directory)>& test) {
+  if (::access("/dev/fuse", R_OK | W_OK) != 0) return;
+  char directory[] = "/tmp/vsnap-successor-XXXXXX";
+  REQUIRE(::mkdtemp(directory) != nullptr);
+  {
+    Kept kept(directory);
+    test(kept, directory);
+  }
+  CHECK(::rmdir(directory) == 0);
+}
+
+ssize_t write_text(const Fd& fd, const std::string& text) {
+  return ::pwrite(fd.get(), text.data(), text.size(), 0);
+}
+
+std::string text_in(const Fd& fd) {
+  std::string text(64, '\0');
+  const ssize_t length = ::pread(fd.get(), text.data(), text.size(), 0);
+  REQUIRE(length >= 0);
+  text.resize(static_cast<std::size_t>(length));
+  return text;
+}
+
+} // namespace
+
+TEST_CASE("a file stays open over several sessions, also a removed one") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    const Fd fd(directory + "/v", O_RDWR | O_CREAT);
+    const Fd gone(directory + "/gone", O_RDWR | O_CREAT | O_DIRECT);
+    REQUIRE((fd.ok() && gone.ok()));
+    CHECK(write_text(fd, "first") == 5);
+    CHECK(::unlink((directory + "/gone").c_str()) == 0);
+    for (int round = 0; round < 5; ++round) {
+      kept.hand_over();
+      kept.go_on();
+      CHECK(text_in(fd) == "first");
+      CHECK(text_in(gone).empty());
+      CHECK(kept.pool->find({"v", {}})->open_handles == 1);
+    }
+    CHECK(names_in(directory) == std::vector<std::string>{"v"});
+  });
+}
+
+TEST_CASE("a request that nobody answered comes again") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    const Fd fd(directory + "/v", O_RDWR | O_CREAT);
+    CHECK(write_text(fd, "before") == 6);
+    kept.hand_over();
+    ssize_t written = 0;
+    std::thread client([&] { written = write_text(fd, "beside"); });
+    kept.take_request();
+    kept.go_on();
+    client.join();
+    CHECK(written == 6);
+    CHECK(text_in(fd) == "beside");
+  });
+}
+
+TEST_CASE("a write that was carried out up to its answer is only answered when it comes again") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    const Fd fd(directory + "/v", O_RDWR | O_CREAT);
+    CHECK(write_text(fd, "newer!") == 6);
+    kept.hand_over();
+    ssize_t written = 0;
+    std::thread client([&] { written = write_text(fd, "older!"); });
+    kept.state->note_answer(kept.take_request()); // and then somebody else wrote "newer!"
+    kept.go_on();
+    client.join();
+    CHECK(written == 6);
+    CHECK(text_in(fd) == "newer!");
+  });
+}
