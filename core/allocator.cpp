@@ -233,10 +233,14 @@ std::optional<PlaceRun> Allocator::allocate(BlockCount wanted, std::optional<Pla
   return std::nullopt;
 }
 
-std::optional<PlaceRun> Allocator::allocate_segment(BlockCount minimum, BlockCount wanted) {
+std::optional<PlaceRun> Allocator::allocate_segment(BlockCount minimum, BlockCount wanted,
+                                                    std::optional<std::uint32_t> apart_from) {
   MutexLock lock(mutex_);
   std::optional<PlaceRun> best;
-  for (const std::uint32_t index : members_by_free()) {
+  std::vector<std::uint32_t> order = members_by_free();
+  if (apart_from) std::stable_partition(order.begin(), order.end(), [&](auto i) { return i != *apart_from; });
+  for (const std::uint32_t index : order) {
+    if (best && apart_from == index) break;
     Member& member = *members_[index];
     for (std::uint64_t at = 0; at < member.taken.bits();) {
       const auto block = member.find_block(at, member.taken.bits());

@@ -54,8 +54,10 @@ class Allocator {
   // first. `phase`: position of the first block within its neighbourhood, 0 to 15.
   [[nodiscard]] std::optional<PlaceRun> allocate(BlockCount wanted, std::optional<Place> near,
                                                  std::uint64_t phase);
-  // The longest of the free runs found up to `wanted`, at least `minimum` blocks; for metadata segments.
-  [[nodiscard]] std::optional<PlaceRun> allocate_segment(BlockCount minimum, BlockCount wanted);
+  // The longest of the free runs found up to `wanted`, at least `minimum` blocks; for metadata segments. Not
+  // on the member `apart_from`, if there is another with space.
+  [[nodiscard]] std::optional<PlaceRun> allocate_segment(
+      BlockCount minimum, BlockCount wanted, std::optional<std::uint32_t> apart_from = std::nullopt);
   void release(PlaceRun run);
 
   // Inside a catalog transaction: the run belongs to a row now / does no longer.

@@ -60,6 +60,8 @@ Result<CheckReport> PoolImpl::check(bool repair, const Progress& progress) {
   if (!options_.for_check && engine_->check_writable()) VSNAP_TRY(engine_->commit());
   VSNAP_TRY_ASSIGN(const auto superblocks, engine_->members().check_superblocks(repair));
   for (const std::string& remark : superblocks) report.findings.push_back({remark, true, repair});
+  VSNAP_TRY_ASSIGN(const auto pages, engine_->check_catalog_copy(repair));
+  for (const std::string& remark : pages) report.findings.push_back({remark, true, repair});
   if (!journal_damage_.empty()) {
     if (repair) {
       VSNAP_TRY(engine_->mark_opened());

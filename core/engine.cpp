@@ -6,6 +6,7 @@
 
 #include "core/assert.h"
 #include "core/catalog.h"
+#include "core/catalog_copy.h"
 #include "core/log.h"
 #include "core/planted.h"
 #include "core/schema.h"
@@ -259,6 +260,38 @@ void Engine::make_journal() {
   // Into the other copy as well: should this one be damaged later, a layout without the journal would count.
   static_cast<void>(members_->update_layout([](Superblock&) {}));
   journal_->attach(*run, members_->layout().pool_uuid);
+}
+
+void Engine::make_catalog_copy() {
+  static_cast<void>(db_->read([&](SQLite::Database&) -> Result<> {
+    vfs_->extend_copy();
+    return {};
+  }));
+}
+
+Result<std::vector<std::string>> Engine::check_catalog_copy(bool repair) {
+  constexpr std::uint64_t kPagesAtATime = 1024; // writers wait for the lock
+  CatalogCopy::Findings found;
+  std::uint64_t pages = 1;
+  for (std::uint64_t page = 0; page < pages; page += kPagesAtATime) {
+    VSNAP_TRY(db_->read([&](SQLite::Database& db) -> Result<> {
+      pages = static_cast<std::uint64_t>(db.execAndGet("PRAGMA page_count").getInt64());
+      VSNAP_TRY_ASSIGN(const auto some,
+                       vfs_->copy().compare(page, std::min(page + kPagesAtATime, pages), repair));
+      found.mended_database += some.mended_database;
+      found.mended_copy += some.mended_copy;
+      return {};
+    }));
+  }
+  std::vector<std::string> remarks;
+  if (found.mended_database > 0) {
+    remarks.push_back(fmt::format("catalog: {} of its pages are damaged, and their copies are good",
+                                  found.mended_database));
+  }
+  if (found.mended_copy > 0)
+    remarks.push_back(
+        fmt::format("catalog: the copies of {} pages are missing or damaged", found.mended_copy));
+  return remarks;
 }
 
 Result<> Engine::mark_opened() {
@@ -632,6 +665,7 @@ void Engine::keep_headroom() {
       break;
     }
   }
+  if (look && log_) make_catalog_copy();
   if (log_) log_->set_limit(log_limit(*used, unused()));
   metadata_low_.store(unused() < target / 2, std::memory_order_relaxed);
 }

@@ -51,6 +51,9 @@ class Engine {
   // A pool of before there was a journal, or that had no room for one, gets it. Without one every fsync
   // commits.
   void make_journal();
+  void make_catalog_copy(); // the same for the copy of the catalog's pages, or more of it
+  // What is wrong with either, a line each: all of it can be mended.
+  [[nodiscard]] Result<std::vector<std::string>> check_catalog_copy(bool repair);
   // The records that the journal and a killed daemon's tail have and the catalog has not, in order; `each`
   // puts them into the log. True: there were some, and a commit is due before any map is loaded. Kind
   // damaged: see journal.h.

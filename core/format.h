@@ -39,7 +39,8 @@ inline constexpr std::uint64_t kGroupBlocks = 32768;
 
 // Features a reader must know to read (incompat), to write (ro_compat), or may ignore (compat).
 inline constexpr std::uint64_t kFeatureJournal = 1; // the catalog is not all: frames of a journal follow it
-inline constexpr std::uint64_t kKnownIncompat = kFeatureJournal;
+inline constexpr std::uint64_t kFeatureCopy = 2;    // who writes the catalog's pages writes their copy, too
+inline constexpr std::uint64_t kKnownIncompat = kFeatureJournal | kFeatureCopy;
 inline constexpr std::uint64_t kKnownRoCompat = 0;
 
 inline constexpr std::uint32_t kFlagNeedsCheck =

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "core/assert.h"
+#include "core/catalog_copy.h"
 #include "core/format.h"
 #include "core/log.h"
 
@@ -18,24 +19,9 @@ namespace {
 constexpr std::string_view kDatabaseMagic = "SQLite format 3";
 constexpr std::array<unsigned char, 3> kWalMagic = {0x37, 0x7f, 0x06}; // 0x377f0682 or 0x377f0683
 constexpr std::size_t kPageBytes = 4096;
-constexpr std::size_t kSealedBytes = kPageBytes - MetadataVfs::kReservedBytes;
+constexpr std::uint64_t kCopyShare = 4;    // of the free space it takes at most a part like this
 constexpr std::size_t kReservedField = 20; // of the database header: how many bytes a page leaves to the VFS
 constexpr std::uint64_t kSmallestSegment = 16; // blocks
-
-using Page = std::span<std::byte, kPageBytes>;
-
-// What stands in the last bytes of page `number`.
-std::array<std::byte, MetadataVfs::kReservedBytes> seal_of(std::span<const std::byte, kPageBytes> page,
-                                                           std::uint64_t number) {
-  std::array<std::byte, kSealedBytes + sizeof number> sealed;
-  std::memcpy(sealed.data(), page.data(), kSealedBytes);
-  for (std::size_t i = 0; i < sizeof number; ++i)
-    sealed[kSealedBytes + i] = static_cast<std::byte>(number >> (8 * i));
-  const std::uint32_t crc = crc32c(sealed);
-  std::array<std::byte, MetadataVfs::kReservedBytes> seal{};
-  for (std::size_t i = 0; i < sizeof crc; ++i) seal[i] = static_cast<std::byte>(crc >> (8 * i));
-  return seal;
-}
 
 bool is_page(MetadataFile file, std::uint64_t offset, std::size_t size) {
   return file == MetadataFile::catalog && offset % kPageBytes == 0 && size == kPageBytes;
@@ -45,22 +31,27 @@ bool is_page(MetadataFile file, std::uint64_t offset, std::size_t size) {
 
 // ---- streams ----
 
-Result<> MetadataVfs::Stream::load(const std::vector<MetadataSegment>& segments) {
+Result<bool> MetadataVfs::Stream::load(const std::vector<MetadataSegment>& segments) {
   for (const MetadataSegment& segment : segments) {
     if (segment.file == file_) append(segment.run);
   }
-  if (capacity_bytes() == 0) return {};
+  if (capacity_bytes() == 0) return true;
   std::array<std::byte, kReservedField + 1> start{};
   size_bytes_ = capacity_bytes();
-  VSNAP_TRY(read(0, start));
+  if (file_ == MetadataFile::copy) return true;
+  if (auto got = read(0, start); !got && file_ != MetadataFile::catalog) return Failure(got.error());
   const bool there = file_ == MetadataFile::catalog
                          ? std::memcmp(start.data(), kDatabaseMagic.data(), kDatabaseMagic.size()) == 0
                          : std::memcmp(start.data(), kWalMagic.data(), kWalMagic.size()) == 0;
-  if (!there) size_bytes_ = 0;
-  if (there && file_ == MetadataFile::catalog && start[kReservedField] != std::byte{kReservedBytes})
-    return failure(ErrorKind::damaged,
-                   "the first page of the catalog is damaged (restore the members from a copy)");
-  return {};
+  const bool odd = file_ == MetadataFile::catalog && start[kReservedField] != std::byte{kReservedBytes};
+  if (!there || odd) size_bytes_ = 0;
+  return !(there && odd);
+}
+
+std::optional<std::uint32_t> MetadataVfs::Stream::first_member() const {
+  MutexLock lock(mutex_);
+  if (runs_.empty()) return std::nullopt;
+  return runs_.front().start.member();
 }
 
 void MetadataVfs::Stream::append(PlaceRun run) {
@@ -198,19 +189,45 @@ int file_close(sqlite3_file* file) {
   return done ? SQLITE_OK : code_of(done.error(), SQLITE_IOERR_CLOSE);
 }
 
+// A page of the database, or a part of the first one: that SQLite reads before it looks whether the WAL has a
+// newer one, so it gets it even if it is damaged.
+int read_page(MetadataVfs::Stream& stream, std::uint64_t offset, std::span<std::byte> out) {
+  std::array<std::byte, kPageBytes> page;
+  const std::uint64_t number = offset / kPageBytes;
+  const auto read = stream.read(number * kPageBytes, page);
+  if (read && !*read) {
+    std::fill(out.begin(), out.end(), std::byte{0});
+    return SQLITE_IOERR_SHORT_READ;
+  }
+  const auto raw = page;
+  bool good = read && is_sealed(page, number, 0);
+  if (!good && stream.owner().copy().read(number, page)) {
+    log::error("catalog: page {} is damaged, and read from its copy (vsnap check --repair mends it)",
+               number + 1);
+    good = true;
+  }
+  if (good) {
+    std::copy_n(page.begin() + static_cast<std::ptrdiff_t>(offset % kPageBytes), out.size(), out.begin());
+    return SQLITE_OK;
+  }
+  if (!read) return code_of(read.error(), SQLITE_IOERR_READ);
+  if (out.size() < kPageBytes) {
+    std::copy_n(raw.begin() + static_cast<std::ptrdiff_t>(offset % kPageBytes), out.size(), out.begin());
+    return SQLITE_OK;
+  }
+  log::error("catalog: page {} is damaged: its checksum does not agree", number + 1);
+  return SQLITE_CORRUPT;
+}
+
 int file_read(sqlite3_file* file, void* out, int amount, sqlite3_int64 offset) {
   MetadataVfs::Stream& stream = stream_of(file);
   const auto at = static_cast<std::uint64_t>(offset);
   const std::span<std::byte> data(static_cast<std::byte*>(out), static_cast<std::size_t>(amount));
+  if (stream.file() == MetadataFile::catalog && at / kPageBytes == (at + data.size() - 1) / kPageBytes)
+    return read_page(stream, at, data);
   const auto read = stream.read(at, data);
   if (!read) return code_of(read.error(), SQLITE_IOERR_READ);
-  if (!*read) return SQLITE_IOERR_SHORT_READ;
-  if (!is_page(stream.file(), at, data.size())) return SQLITE_OK;
-  const Page page(data);
-  const auto seal = seal_of(page, at / kPageBytes + 1);
-  if (std::equal(seal.begin(), seal.end(), page.begin() + kSealedBytes)) return SQLITE_OK;
-  log::error("catalog: page {} is damaged: its checksum does not agree", at / kPageBytes + 1);
-  return SQLITE_CORRUPT;
+  return *read ? SQLITE_OK : SQLITE_IOERR_SHORT_READ;
 }
 
 int file_write(sqlite3_file* file, const void* data, int amount, sqlite3_int64 offset) {
@@ -220,8 +237,8 @@ int file_write(sqlite3_file* file, const void* data, int amount, sqlite3_int64 o
   std::array<std::byte, kPageBytes> page;
   if (is_page(stream.file(), at, bytes.size())) {
     std::copy(bytes.begin(), bytes.end(), page.begin());
-    const auto seal = seal_of(page, at / kPageBytes + 1);
-    std::copy(seal.begin(), seal.end(), page.begin() + kSealedBytes);
+    seal_page(page, at / kPageBytes, 0);
+    stream.owner().copy().note_written(at / kPageBytes);
     bytes = page;
   }
   const auto written = stream.write(at, bytes);
@@ -234,7 +251,8 @@ int file_truncate(sqlite3_file* file, sqlite3_int64 size) {
 }
 
 int file_sync(sqlite3_file* file, int) {
-  const auto done = stream_of(file).sync();
+  MetadataVfs::Stream& stream = stream_of(file);
+  const auto done = stream.file() == MetadataFile::catalog ? stream.owner().sync_database() : stream.sync();
   return done ? SQLITE_OK : code_of(done.error(), SQLITE_IOERR_FSYNC);
 }
 
@@ -328,8 +346,9 @@ MetadataVfs::MetadataVfs(MemberSet& members, Allocator& allocator)
   if (counting != SQLITE_OK) log::warning("SQLite counts its memory");
   static std::atomic<std::uint64_t> serial{0};
   name_ = fmt::format("vsnap-{}", serial++);
-  streams_[0] = std::make_unique<Stream>(*this, MetadataFile::catalog);
-  streams_[1] = std::make_unique<Stream>(*this, MetadataFile::wal);
+  for (const MetadataFile file : {MetadataFile::catalog, MetadataFile::wal, MetadataFile::copy})
+    streams_[static_cast<std::size_t>(file)] = std::make_unique<Stream>(*this, file);
+  copy_ = std::make_unique<CatalogCopy>(stream(MetadataFile::catalog), stream(MetadataFile::copy));
   vfs_->iVersion = 1;
   vfs_->szOsFile = sizeof(VfsFile);
   vfs_->mxPathname = 64;
@@ -354,8 +373,54 @@ MetadataVfs::Stream& MetadataVfs::stream(MetadataFile file) {
 
 Result<> MetadataVfs::load() {
   const Superblock layout = members_.layout();
-  for (const auto& stream : streams_) VSNAP_TRY(stream->load(layout.segments));
-  return {};
+  bool good = true;
+  for (const auto& stream : streams_) {
+    if (!stream) continue;
+    VSNAP_TRY_ASSIGN(const bool loaded, stream->load(layout.segments));
+    good = good && loaded;
+  }
+  copy_->set_pool(layout.pool_uuid);
+  Stream& database = stream(MetadataFile::catalog);
+  if (database.capacity_bytes() == 0 || database.size_bytes() != 0) return {};
+  std::array<std::byte, kPageBytes> first;
+  if (copy_->read(0, first)) {
+    database.set_size(database.capacity_bytes());
+    return {};
+  }
+  if (good) return {};
+  return failure(ErrorKind::damaged,
+                 "the first page of the catalog is damaged (restore the members from a copy)");
+}
+
+Result<> MetadataVfs::sync_database() {
+  VSNAP_TRY(stream(MetadataFile::catalog).sync());
+  return copy_->anything_noted() ? copy_->write_noted() : Result<>();
+}
+
+void MetadataVfs::extend_copy() {
+  Stream& database = stream(MetadataFile::catalog);
+  Stream& copy = stream(MetadataFile::copy);
+  const std::uint64_t before = copy.capacity_bytes();
+  if (before >= database.capacity_bytes()) return;
+  const BlockCount wanted = blocks_for(database.capacity_bytes() - before);
+  if (wanted.value() > allocator_.free_blocks() / kCopyShare) return;
+  if (members_.layout().segments.size() >= format::kMaxSegments / 2) return; // the database needs them more
+  const auto run = allocator_.allocate_segment(wanted, wanted, database.first_member());
+  if (!run) return;
+  auto stored = members_.update_layout([&](Superblock& layout) {
+    layout.segments.push_back({MetadataFile::copy, *run});
+    layout.incompat |= format::kFeatureCopy;
+  });
+  if (!stored) {
+    log::warning("no copy of the catalog: {}", stored.error().message);
+    return;
+  }
+  copy.append(*run);
+  copy.set_size(copy.capacity_bytes());
+  static_cast<void>(members_.update_layout([](Superblock&) {})); // the other copy as well; best effort
+  const std::uint64_t pages = database.size_bytes() / kPageBytes;
+  if (auto filled = copy_->fill(before / kPageBytes, pages); !filled)
+    log::warning("the copy of the catalog is not complete: {}", filled.error().message);
 }
 
 Result<> MetadataVfs::grow(MetadataFile file, BlockCount wanted) {

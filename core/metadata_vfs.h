@@ -22,6 +22,8 @@
 //    belong to a transaction that fails with this error, and must not come to be after it has. From then on
 //    the WAL fails to sync, and to be read or written behind the place where they began, until SQLite starts
 //    anew at or before that place.
+// 8. Whoever syncs the database has its pages in their copy as well (catalog_copy.h). One that is damaged or
+//    cannot be read is read from there, with a line in the log.
 // Threads: SQLite calls are serialised by the Database's lock, which guards what is gathered; grow() and the
 // figures may be asked from any thread.
 #pragma once
@@ -42,6 +44,8 @@ struct sqlite3_vfs;
 
 namespace vsnap {
 
+class CatalogCopy;
+
 class MetadataVfs {
  public:
   MetadataVfs(MemberSet& members, Allocator& allocator);
@@ -59,16 +63,23 @@ class MetadataVfs {
   [[nodiscard]] Result<> grow(MetadataFile file, BlockCount wanted);
   [[nodiscard]] std::uint64_t capacity_bytes(MetadataFile file) const;
 
+  // Makes the copy of the catalog reach as far as the database, where space is not short; it begins with
+  // kFeatureCopy. Under the Database's lock.
+  void extend_copy();
+
   // For the VFS callbacks.
   class Stream;
   Stream& stream(MetadataFile file);
+  CatalogCopy& copy() { return *copy_; }
+  [[nodiscard]] Result<> sync_database();
 
  private:
   MemberSet& members_;
   Allocator& allocator_;
   std::string name_;
   std::unique_ptr<sqlite3_vfs> vfs_;
-  std::unique_ptr<Stream> streams_[2];
+  std::unique_ptr<Stream> streams_[4]; // by MetadataFile; none of the journal, which is no file of SQLite's
+  std::unique_ptr<CatalogCopy> copy_;
 };
 
 // One of the two files.
@@ -77,7 +88,8 @@ class MetadataVfs::Stream {
   static constexpr std::size_t kGatheredBytes = 1U << 20; // at most
 
   Stream(MetadataVfs& owner, MetadataFile file) : owner_(owner), file_(file) {}
-  [[nodiscard]] Result<> load(const std::vector<MetadataSegment>& segments);
+  // False: it begins like a database of ours, and is damaged.
+  [[nodiscard]] Result<bool> load(const std::vector<MetadataSegment>& segments);
   // Bytes beyond the end read as zeros; `read_short` says so.
   [[nodiscard]] Result<bool> read(std::uint64_t offset, std::span<std::byte> out);
   [[nodiscard]] Result<> write(std::uint64_t offset, std::span<const std::byte> data);
@@ -87,6 +99,9 @@ class MetadataVfs::Stream {
   [[nodiscard]] Result<> close();
   void append(PlaceRun run);
   [[nodiscard]] MetadataFile file() const { return file_; }
+  [[nodiscard]] MetadataVfs& owner() const { return owner_; }
+  [[nodiscard]] std::optional<std::uint32_t> first_member() const; // where it begins
+  void set_size(std::uint64_t size_bytes) { size_bytes_ = size_bytes; }
   [[nodiscard]] std::uint64_t size_bytes() const { return size_bytes_.load(); }
   [[nodiscard]] std::uint64_t capacity_bytes() const { return capacity_bytes_.load(); }
 

@@ -208,6 +208,7 @@ Result<> PoolImpl::start() {
   VSNAP_TRY(engine_->mark_opened());
   may_change_ = true;
   engine_->make_journal();
+  engine_->make_catalog_copy();
   VSNAP_TRY(start_tail());
   {
     MutexLock config(config_mutex_);

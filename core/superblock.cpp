@@ -68,11 +68,13 @@ Result<> check_contents(const Superblock& s) {
       return bad("bad member size");
   }
   std::size_t journals = 0;
+  bool has_copy = false;
   for (const MetadataSegment& segment : s.segments) {
     if (segment.file == MetadataFile::journal) ++journals;
+    has_copy = has_copy || segment.file == MetadataFile::copy;
     const Place start = segment.run.start;
     const std::uint64_t count = segment.run.count.value();
-    if (segment.file > MetadataFile::journal) return bad("unknown metadata file");
+    if (segment.file > MetadataFile::copy) return bad("unknown metadata file");
     if (start.member() >= s.roster.size()) return bad("segment on an unknown member");
     const std::uint64_t blocks = s.roster[start.member()].blocks;
     if (start.block() < format::kHeaderBlocks || count == 0 || count > blocks ||
@@ -81,6 +83,8 @@ Result<> check_contents(const Superblock& s) {
     }
   }
   if (journals != ((s.incompat & format::kFeatureJournal) != 0 ? 1U : 0U)) return bad("not one journal");
+  if (has_copy != ((s.incompat & format::kFeatureCopy) != 0))
+    return bad("copy of the catalog without feature");
   return {};
 }
 

@@ -5,7 +5,8 @@
 //    write leaves the other.
 // 2. Copies of one pool with the same sequence agree in roster and segments. The highest sequence
 //    counts.
-// 3. A journal is one segment, and the incompat feature kFeatureJournal says that there is one.
+// 3. A journal is one segment, and the incompat feature kFeatureJournal says that there is one. So does
+//    kFeatureCopy of the segments of a copy of the catalog.
 // 4. A sequence is written to all members and flushed before anything relies on what it says. Pure functions;
 //    any thread.
 #pragma once
@@ -21,7 +22,8 @@
 
 namespace vsnap {
 
-enum class MetadataFile : std::uint32_t { catalog = 0, wal = 1, journal = 2 };
+// copy: of the catalog's pages, see catalog_copy.h
+enum class MetadataFile : std::uint32_t { catalog = 0, wal = 1, journal = 2, copy = 3 };
 
 struct MetadataSegment {
   MetadataFile file = MetadataFile::catalog;

@@ -121,7 +121,7 @@ TEST_CASE("a superblock of a newer format is refused as that and not as damage")
 }
 
 TEST_CASE("a superblock with an unknown feature is refused as that and not as damage") {
-  CHECK(refusal(decoded_with(kIncompatAt, 2)).kind == ErrorKind::failed);
+  CHECK(refusal(decoded_with(kIncompatAt, 4)).kind == ErrorKind::failed);
   CHECK(refusal(decoded_with(kIncompatAt - 8, 1)).kind == ErrorKind::failed);
 }
 
