@@ -61,7 +61,8 @@ class Daemon {
  private:
   Result<> open_pool();
   Result<> serve();
-  Result<> serve_mount(ControlServer& server);
+  Result<> make_session();
+  Result<> serve_mount(ControlServer& server, bool again);
   void keep_mount();
   Result<> hand_over(const std::string& program);
   Result<> close_pool();
@@ -73,8 +74,11 @@ class Daemon {
   std::unique_ptr<Pool> pool_;
   DaemonRecord record_;
   std::unique_ptr<KernelMount> mount_; // until the session has it
-  bool kept_ = false;                  // the mount has a keeper
-  std::atomic<bool> hands_over_{false};
+  std::unique_ptr<MountSession> session_;
+  std::atomic<bool> kept_{false}; // the mount has a keeper
+  enum class Wanted { nothing, end, successor };
+  std::atomic<Wanted> wanted_{Wanted::nothing}; // the first that somebody asked for
+  bool handed_over_ = false;
 };
 
 // A successor takes the members as the registry knows them now: some may have been added.
@@ -89,6 +93,7 @@ Result<> Daemon::open_pool() {
   open.keep_tail = true;
   open.direct = options_.direct;
   if (options_.cache_bytes != 0) open.cache_bytes = options_.cache_bytes;
+  open.takes_over = mount_ != nullptr;
   if (mount_) {
     for (const MountState::Handle& handle : mount_->state().handles()) open.still_open.push_back(handle.view);
   }
@@ -103,16 +108,17 @@ Result<> Daemon::open_pool() {
 // Gives the mount to the keeper, where somebody can go on with it.
 void Daemon::keep_mount() {
   const Result<> can = mount_->can_outlive();
-  if (options_.restart && !can) {
+  if (options_.restart && !can)
     log::warning("{}: should the daemon die, the mount dies with it: {}", options_.pool, can.error().message);
-  } else if (options_.restart && !mount_->is_adopted()) {
-    kept_ = keeper_.send_descriptors(mount_->descriptors());
-  } else {
-    kept_ = options_.restart;
+  if (options_.restart && can) {
+    kept_ = mount_->is_adopted() || keeper_.send_descriptors(mount_->descriptors());
+    // Also if only some went there.
+    mount_->set_on_end([this] {
+      if (keeper_.send(Word::let_go)) static_cast<void>(keeper_.receive());
+    });
   }
-  mount_->set_on_end([this] {
-    if (kept_ && keeper_.send(Word::let_go)) static_cast<void>(keeper_.receive());
-  });
+  if (kept_) mount_->set_kept();
+  if (!kept_) record_.keeper_pid = 0;
 }
 
 // Asked for by a command, whose own program is to go on.
@@ -124,49 +130,63 @@ Result<> Daemon::hand_over(const std::string& program) {
                     "umount {0}, then vsnap mount)",
                     options_.pool, daemon_log_path(options_.pool)));
   }
+  if (!program.starts_with('/') || ::access(program.c_str(), X_OK) != 0)
+    return failure(ErrorKind::failed, fmt::format("{}: {}: no such program", options_.pool, program));
+  Wanted none = Wanted::nothing;
+  if (!wanted_.compare_exchange_strong(none, Wanted::successor))
+    return failure(ErrorKind::busy, fmt::format("{}: its daemon is ending already", options_.pool));
   if (!keeper_.send(Word::next, program)) {
+    wanted_ = Wanted::nothing;
     return failure(ErrorKind::failed,
                    fmt::format("{0}: the mount's keeper was killed, so nobody can replace the daemon (vsnap "
                                "umount {0}, then vsnap mount)",
                                options_.pool));
   }
-  hands_over_ = true;
   watch_.request();
   return {};
 }
 
-Result<> Daemon::serve_mount(ControlServer& server) {
-  const bool again = mount_->is_adopted();
-  VSNAP_TRY_ASSIGN(const auto session,
-                   MountSession::over(*pool_, mount_options(options_), std::move(mount_)));
+Result<> Daemon::make_session() {
+  keep_mount();
+  VSNAP_TRY_ASSIGN(session_, MountSession::over(*pool_, mount_options(options_), std::move(mount_)));
+  return {};
+}
+
+Result<> Daemon::serve_mount(ControlServer& server, bool again) {
   VSNAP_TRY(write_record(record_));
-  watch_.start(
-      [&] { session->stop(hands_over_ ? MountSession::Stop::hand_over : MountSession::Stop::unmount); });
+  watch_.start([&] {
+    Wanted none = Wanted::nothing;
+    wanted_.compare_exchange_strong(none, Wanted::end);
+    session_->stop(wanted_ == Wanted::successor ? MountSession::Stop::hand_over
+                                                : MountSession::Stop::unmount);
+  });
   ready_();
   if (!again) log::info("{}: mounted at {}, pid {}", record_.pool, record_.mount_point, record_.pid);
-  const auto served = session->serve();
+  const auto served = session_->serve();
   watch_.finish();
+  handed_over_ = session_->was_handed_over();
   server.stop(); // running jobs give up, and answer
   return served;
 }
 
 // The record goes while the pool is still locked: the next daemon cannot have written its own yet. Should the
 // process die from then on, the empty last words say so. Who hands over leaves it: commands wait for the
-// successor then.
+// successor then. Whoever is to be found open is so before the first command can ask.
 Result<> Daemon::serve() {
+  const bool again = mount_ != nullptr;
+  if (again) VSNAP_TRY(make_session());
   VSNAP_TRY_ASSIGN(
       auto server,
       ControlServer::start(*pool_, {record_, [this] { watch_.request(); },
                                     [this](const std::string& program) { return hand_over(program); }}));
-  const bool again = mount_ != nullptr;
   if (!again) {
     VSNAP_TRY_ASSIGN(mount_, KernelMount::make(mount_options(options_)));
+    VSNAP_TRY(make_session());
   }
-  keep_mount();
-  if (!kept_) record_.keeper_pid = 0;
-  const Result<> result = serve_mount(*server);
+  const Result<> result = serve_mount(*server, again);
   server->stop();
-  if (hands_over_ || (again && !result)) return result;
+  session_.reset();
+  if (handed_over_ || (again && !result)) return result;
   leave_last_words(record_, false, {});
   remove_record(record_);
   return result;
@@ -174,7 +194,7 @@ Result<> Daemon::serve() {
 
 Result<> Daemon::close_pool() {
   const auto closed = pool_->close();
-  if (hands_over_) {
+  if (handed_over_) {
     if (!closed) log::error("{}: closing the pool: {}", options_.pool, closed.error().message);
     return {}; // the successor has what is in the tail
   }

@@ -73,6 +73,7 @@ class Keeper {
   void let_go();
   void on_signal();
   Next on_end();
+  Next after_failure();
   [[nodiscard]] std::string reap() const;
   void pause();
   Result<> outcome() const;
@@ -82,6 +83,8 @@ class Keeper {
   Descriptor signals_;
   Descriptor program_;      // that served last, or is the first
   Descriptor next_program_; // asked for
+  Descriptor trying_;       // of the daemon that runs, while it has not served
+  Descriptor previous_;     // that served before program_, until that one has served for a while
   sigset_t mask_before_{};
 
   std::optional<KeeperLine> line_;
@@ -114,17 +117,24 @@ Result<> Keeper::prepare() {
 
 Result<> Keeper::start() {
   VSNAP_TRY_ASSIGN(KeeperLine::Ends ends, KeeperLine::make());
-  const int program = next_program_.get() >= 0 ? next_program_.get() : program_.get();
+  std::vector<int> kept;
+  for (const Descriptor& one : kept_) kept.push_back(one.get());
+  options_.descriptors = kept.size();
+  VSNAP_TRY_ASSIGN(const std::string options, text_of(options_));
+  trying_ = std::move(next_program_);
+  next_program_.reset();
+  const int program = trying_.get() >= 0 ? trying_.get() : program_.get();
   daemon_ = ::fork();
-  if (daemon_ < 0) return system_failure(errno, "fork");
+  if (daemon_ < 0) {
+    daemon_ = 0;
+    return system_failure(errno, "fork");
+  }
   if (daemon_ == 0) become_daemon(program, ends.daemon);
   line_.emplace(std::move(ends.keeper));
   is_ready_ = false;
   reason_.reset();
-  std::vector<int> kept;
-  for (const Descriptor& one : kept_) kept.push_back(one.get());
-  line_->send_descriptors(kept);
-  line_->send(Word::start, text_of(options_));
+  // Where these do not arrive the daemon ends by itself.
+  if (!line_->send_descriptors(kept) || !line_->send(Word::start, options)) ::kill(daemon_, SIGKILL);
   return {};
 }
 
@@ -166,8 +176,11 @@ void Keeper::take(KeeperMessage message) {
 void Keeper::on_ready() {
   is_ready_ = true;
   ready_at_ = Clock::now();
-  if (next_program_.get() >= 0) program_ = std::move(next_program_);
-  next_program_.reset();
+  if (trying_.get() >= 0) {
+    previous_ = std::move(program_);
+    program_ = std::move(trying_);
+    trying_.reset();
+  }
   if (was_ready_) {
     log::info("{}: served again, by pid {}, {} ms after the daemon before had ended", options_.pool, daemon_,
               std::chrono::duration_cast<milliseconds>(ready_at_ - ended_at_).count());
@@ -211,7 +224,9 @@ std::string Keeper::reap() const {
   const auto start = Clock::now();
   int status = 0;
   pid_t ended = 0;
-  while ((ended = ::waitpid(daemon_, &status, WNOHANG)) == 0 && Clock::now() - start < kReapTime)
+  // Nobody waits for one that let go of the mount, so there is time.
+  while ((ended = ::waitpid(daemon_, &status, WNOHANG)) == 0 &&
+         (kept_.empty() || Clock::now() - start < kReapTime))
     ::usleep(1000);
   while (::waitpid(-1, nullptr, WNOHANG) > 0) { // of those that took longer
   }
@@ -235,22 +250,31 @@ Keeper::Next Keeper::on_end() {
   line_.reset();
   if (kept_.empty()) return Next::end;
   const bool served = is_ready_ && ended_at_ - ready_at_ >= kProbation;
-  if (served) failures_ = 0;
   if (!how_.empty()) {
     log::warning("{}: the daemon, pid {}, {}{}{}", options_.pool, daemon_, how_, reason_ ? ": " : "",
                  reason_ ? reason_->message : "");
   }
   daemon_ = 0;
+  if (served) {
+    failures_ = 0;
+    previous_.reset();
+  }
   if (served || (is_ready_ && how_.empty())) return Next::go_on;
-  if (next_program_.get() >= 0) {
+  if (trying_.get() >= 0 || previous_.get() >= 0) {
     log::error("{}: the new program did not come to serve: the one before goes on", options_.pool);
-    next_program_.reset();
+    if (previous_.get() >= 0) program_ = std::move(previous_);
+    trying_.reset();
+    previous_.reset();
     return Next::go_on;
   }
-  if (failures_++ == 0) failing_since_ = ended_at_;
+  return after_failure();
+}
+
+Keeper::Next Keeper::after_failure() {
+  if (failures_++ == 0) failing_since_ = Clock::now();
   const int fewest = stopping_ ? kTriesAtOnce : kFewestTries;
   const auto longest = stopping_ ? kLongestStopping : kLongestFailing;
-  if (failures_ >= fewest && ended_at_ - failing_since_ > longest) {
+  if (failures_ >= fewest && Clock::now() - failing_since_ > longest) {
     log::error("{}: no daemon comes to serve: given up, the mount is dead", options_.pool);
     return Next::end;
   }
@@ -267,10 +291,14 @@ Result<> Keeper::outcome() const {
 
 Result<> Keeper::run() {
   for (;;) {
-    VSNAP_TRY(start());
+    if (const auto started = start(); !started) {
+      if (kept_.empty()) return started;
+      log::warning("{}", started.error().message);
+      if (after_failure() == Next::end) return started;
+      continue;
+    }
     serve_line();
-    if (on_end() == Next::go_on) continue;
-    return outcome();
+    if (on_end() == Next::end) return outcome();
   }
 }
 

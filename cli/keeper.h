@@ -9,10 +9,10 @@
 //             └──► failed, nothing kept ──► end                └──► let go, nothing kept ──► end
 //
 // Invariants
-// 1. While descriptors are kept, a daemon runs or is about to; unless kLongestFailing has passed in which
-// none
-//    came to serve. Then the keeper ends, and the mount is dead: its users get ENOTCONN.
-// 2. A program that does not come to serve is not tried again while the one that served before is there.
+// 1. While descriptors are kept, a daemon runs or is about to; unless kFewestTries were made over at least
+//    kLongestFailing and none came to serve. Then the keeper ends, and the mount is dead: its users get
+//    ENOTCONN.
+// 2. A new program that does not come to serve gives way to the one that served before.
 // 3. SIGTERM and SIGINT reach a daemon, or the next one once it serves, so the end is in order.
 // 4. Where the keeper is killed, the daemon goes on; only a successor it has none.
 // Threads: the main thread, before any other exists.

@@ -11,6 +11,8 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "core/names.h"
+
 namespace vsnap::cli {
 namespace {
 
@@ -88,24 +90,32 @@ std::optional<KeeperMessage> KeeperLine::receive() const {
     out.descriptors.resize(before + count);
     std::memcpy(out.descriptors.data() + before, CMSG_DATA(at), count * sizeof(int));
   }
-  return out;
+  if ((message.msg_flags & MSG_CTRUNC) == 0) return out;
+  for (const int fd : out.descriptors) ::close(fd); // not all came: this process may have no more
+  return std::nullopt;
 }
 
-std::string text_of(const DaemonOptions& options) {
-  return nlohmann::json{{"pool", options.pool},
-                        {"members", options.members},
-                        {"uuid", options.uuid},
-                        {"mount_point", options.mount_point},
-                        {"allow_other", options.allow_other},
-                        {"debug", options.debug},
-                        {"io_uring", options.io_uring},
-                        {"direct", options.direct},
-                        {"restart", options.restart},
-                        {"background", options.background},
-                        {"threads", options.threads},
-                        {"cache_bytes", options.cache_bytes},
-                        {"keeper_pid", options.keeper_pid}}
-      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+Result<std::string> text_of(const DaemonOptions& options) {
+  const auto json = nlohmann::json{{"pool", options.pool},
+                                   {"members", options.members},
+                                   {"uuid", options.uuid},
+                                   {"mount_point", options.mount_point},
+                                   {"allow_other", options.allow_other},
+                                   {"debug", options.debug},
+                                   {"io_uring", options.io_uring},
+                                   {"direct", options.direct},
+                                   {"restart", options.restart},
+                                   {"background", options.background},
+                                   {"threads", options.threads},
+                                   {"cache_bytes", options.cache_bytes},
+                                   {"descriptors", options.descriptors},
+                                   {"keeper_pid", options.keeper_pid}};
+  try {
+    return json.dump();
+  } catch (const nlohmann::json::exception&) {
+    return failure(ErrorKind::usage,
+                   fmt::format("{}: path is not UTF-8", vsnap::quoted(options.mount_point)));
+  }
 }
 
 Result<DaemonOptions> options_of(const std::string& text) {
@@ -124,6 +134,7 @@ Result<DaemonOptions> options_of(const std::string& text) {
     options.background = json.value("background", false);
     options.threads = json.value("threads", 0U);
     options.cache_bytes = json.value("cache_bytes", std::uint64_t{0});
+    options.descriptors = json.value("descriptors", std::size_t{0});
     options.keeper_pid = json.value("keeper_pid", std::int64_t{0});
     return options;
   } catch (const nlohmann::json::exception& e) {

@@ -1,6 +1,7 @@
-// The line between a daemon and its keeper (keeper.h): short messages, some with descriptors, over a socket
-// pair. Either end may be of another release of vsnap than the other, so what a message says never changes
-// its meaning, and unknown ones and unknown fields are ignored.
+// The line between a daemon and its keeper (keeper.h), and between that and the command that waits for the
+// mount to work, which hears `ready` or `failed`: short messages, some with descriptors, over a socket pair.
+// Either end may be of another release of vsnap than the other, so what a message says never changes its
+// meaning, and unknown ones and unknown fields are ignored.
 //
 //   keeper ──► daemon   keep: descriptors of the mount that a predecessor served; then
 //                       start: what to serve
@@ -12,7 +13,7 @@
 //
 // Invariant: a message arrives whole or not at all; the end of the other process is seen as the end of the
 // line.
-// Threads: each end by one at a time.
+// Threads: send() any; the rest one at each end.
 #pragma once
 
 #include <optional>
@@ -53,7 +54,8 @@ class KeeperLine {
   // False: the other end is gone.
   bool send(Word word, const std::string& text = {}) const;
   bool send_descriptors(const std::vector<int>& descriptors) const; // as one or more `keep`
-  [[nodiscard]] std::optional<KeeperMessage> receive() const;       // nullopt: the other end is gone
+  [[nodiscard]] std::optional<KeeperMessage> receive()
+      const; // nullopt: the other end is gone, or not all came
 
  private:
   int socket_;
@@ -65,7 +67,7 @@ struct KeeperLine::Ends {
 };
 
 // What `start` and `failed` say.
-[[nodiscard]] std::string text_of(const DaemonOptions& options);
+[[nodiscard]] Result<std::string> text_of(const DaemonOptions& options);
 Result<DaemonOptions> options_of(const std::string& text);
 [[nodiscard]] std::string text_of(const Error& error);
 [[nodiscard]] Error error_of(const std::string& text);

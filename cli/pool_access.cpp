@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 #include <unistd.h>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <thread>
 
 #include "cli/in_use.h"
 #include "cli/pool_daemon.h"
@@ -14,6 +16,8 @@
 
 namespace vsnap::cli {
 namespace {
+
+constexpr std::chrono::seconds kLongestChange(10); // from a daemon to its successor
 
 std::atomic<bool> interrupted{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
@@ -48,8 +52,10 @@ Result<PoolAccess> PoolAccess::open(const std::string& pool, bool for_check) {
   VSNAP_TRY(check_name("pool", pool));
   PoolAccess access;
   Env& env = Env::real();
-  VSNAP_TRY_ASSIGN(auto daemon, daemon_of(pool));
-  if (daemon) {
+  const auto start = std::chrono::steady_clock::now();
+  for (;;) {
+    VSNAP_TRY_ASSIGN(auto daemon, daemon_of(pool));
+    if (!daemon) break;
     auto client = ControlClient::connect({daemon->socket_path, pool,
                                           [&env, record = *daemon] { return is_running(env, record); },
                                           std::chrono::seconds(10)});
@@ -59,13 +65,14 @@ Result<PoolAccess> PoolAccess::open(const std::string& pool, bool for_check) {
       return access;
     }
     if (client.error().errno_value != ECONNREFUSED) return Failure(client.error());
-    if (!is_running(env, *daemon) && is_kept(env, *daemon)) {
+    if (!is_kept(env, *daemon)) break; // it is starting or ending: whoever holds the lock decides
+    if (std::chrono::steady_clock::now() - start > kLongestChange) {
       return failure(ErrorKind::busy,
                      fmt::format("{}: mounted, but its daemon has died and none comes to serve "
                                  "it (try again; its log is {})",
                                  pool, daemon_log_path(pool)));
     }
-    // It is starting or ending: whoever holds the lock decides.
+    std::this_thread::sleep_for(std::chrono::milliseconds(10)); // a successor is about to come
   }
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(pool));
   VSNAP_TRY(check_members_present(entry));

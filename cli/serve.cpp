@@ -32,6 +32,8 @@ Result<int> run(const std::string& socket) {
       descriptors.insert(descriptors.end(), message->descriptors.begin(), message->descriptors.end());
     if (message->word != Word::start) continue;
     VSNAP_TRY_ASSIGN(options, options_of(message->text));
+    if (options.descriptors != descriptors.size())
+      return failure(ErrorKind::failed, EPROTO, "serve: not all descriptors of the mount have come");
     started = true;
   }
   bool is_ready = false;

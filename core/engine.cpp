@@ -175,13 +175,14 @@ void Engine::start_headroom() {
   if (sound_) keep_headroom();
 }
 
-Result<bool> Engine::replay(const Journal::Each& each) {
+Result<bool> Engine::replay(const Journal::Each& each, bool takes_over) {
   MutexLock lock(commit_mutex_);
   if (!sound_) return false; // once it was repaired
   VSNAP_TRY(journal_->replay(line_, committed(), each));
   // After a failed flush its records may name places that the data never reached.
   if (members_->needs_check()) return log_->last() > committed();
-  VSNAP_TRY_ASSIGN(const auto tail, Tail::find(env_, members_->layout().pool_uuid, tail_token_, committed()));
+  VSNAP_TRY_ASSIGN(const auto tail,
+                   Tail::find(env_, members_->layout().pool_uuid, tail_token_, committed(), takes_over));
   if (tail) {
     for (const LogRecord& record : (*tail)->records(log_->last())) VSNAP_TRY(each(record));
   }

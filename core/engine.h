@@ -57,7 +57,7 @@ class Engine {
   // The records that the journal and a killed daemon's tail have and the catalog has not, in order; `each`
   // puts them into the log. True: there were some, and a commit is due before any map is loaded. Kind
   // damaged: see journal.h.
-  [[nodiscard]] Result<bool> replay(const Journal::Each& each);
+  [[nodiscard]] Result<bool> replay(const Journal::Each& each, bool takes_over);
   // Once nothing is pending: what a killed daemon left in memory counts no more, and with `keep` what is
   // changed from now on outlives this process.
   [[nodiscard]] Result<> start_tail(bool keep) VSNAP_EXCLUDES(commit_mutex_);

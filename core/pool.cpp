@@ -239,7 +239,8 @@ Result<> PoolImpl::start_tail() {
   auto started = engine_->start_tail(options_.keep_tail);
   if (!started && started.error().kind != ErrorKind::no_space) return started;
   if (!started) log::warning("{}", started.error().message);
-  if (!options_.keep_tail) return {};
+  // Who takes over looks at no other pool: its members may lie behind what is to be served here.
+  if (!options_.keep_tail || options_.takes_over) return {};
   Tail::remove_dead(env_, [this](const std::string& member, const Uuid& pool) {
     const auto look = Pool::look(env_, member);
     if (!look) return false;
@@ -520,6 +521,7 @@ void PoolImpl::handle_closed(View& view) noexcept {
     MutexLock lock(objects_.mutex());
     const ObjectPtr object = static_cast<VolumeIo&>(view).object();
     if (--object->open_handles > 0) return;
+    object->still_open = object->still_open && keep_unlinked_;
     if (object->name.empty() && keep_unlinked_) return;
     if (object->name.empty())
       unlinked = object;

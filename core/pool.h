@@ -49,6 +49,7 @@ struct OpenPoolOptions {
       false;              // threads that commit now and then and remove in the background; the daemon sets it
   bool keep_tail = false; // what writes changed outlives a kill of this process (tail.h); the daemon sets it
   bool direct = false;    // members past the page cache, where their file systems can; a line says where not
+  bool takes_over = false; // from a daemon of this pool that died, in its place; see tail.h
   // Unlinked volumes and snapshots that the last process had open, and this one is to open again: they stay.
   std::vector<ObjectId> still_open = {};
   bool for_check = false; // opens what is refused otherwise, for check() only

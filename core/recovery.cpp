@@ -25,8 +25,9 @@ Failure damaged(const LogRecord& record, std::string_view what) {
 } // namespace
 
 Result<> PoolImpl::recover() {
-  VSNAP_TRY_ASSIGN(const bool found,
-                   engine_->replay([this](const LogRecord& record) { return replay(record); }));
+  VSNAP_TRY_ASSIGN(
+      const bool found,
+      engine_->replay([this](const LogRecord& record) { return replay(record); }, options_.takes_over));
   if (!found) {
     if (!options_.for_check) engine_->start_headroom();
     return {};

@@ -19,29 +19,28 @@ constexpr const char* kDirectory = "/dev/shm"; // of glibc
 
 class Segment final : public SharedMemory {
  public:
-  Segment(ipc::shared_memory_object object, ipc::mapped_region region)
-      : object_(std::move(object)), region_(std::move(region)) {}
+  Segment(ipc::shared_memory_object object, ipc::mapped_region region, int lock)
+      : object_(std::move(object)), region_(std::move(region)), lock_(lock) {}
   std::span<std::byte> bytes() override {
     return {static_cast<std::byte*>(region_.get_address()), region_.get_size()};
   }
-  ~Segment() override {
-    if (lock_ >= 0) ::close(lock_);
-  }
+  ~Segment() override { ::close(lock_); }
   // The lock is on a descriptor of its own: the mapping keeps the file that it was made from, and a process
   // that is being killed may keep its memory until another has taken over from it.
-  bool hold() override {
-    if (lock_ < 0) {
-      const std::string path = fmt::format("/proc/self/fd/{}", object_.get_mapping_handle().handle);
-      lock_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    }
-    return lock_ >= 0 && ::flock(lock_, LOCK_EX | LOCK_NB) == 0;
-  }
+  bool hold() override { return ::flock(lock_, LOCK_EX | LOCK_NB) == 0; }
 
  private:
   ipc::shared_memory_object object_;
   ipc::mapped_region region_;
-  int lock_ = -1;
+  int lock_;
 };
+
+Result<int> another_descriptor(const ipc::shared_memory_object& object) {
+  const std::string path = fmt::format("/proc/self/fd/{}", object.get_mapping_handle().handle);
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return system_failure(errno, path);
+  return fd;
+}
 
 Failure refused(const std::string& name, const ipc::interprocess_exception& e) {
   if (e.get_error_code() == ipc::not_found_error) return failure(ErrorKind::not_found, ENOENT, name);
@@ -76,7 +75,8 @@ Result<std::unique_ptr<SharedMemory>> make(const std::string& name, std::size_t 
       return system_failure(error, fmt::format("shared memory {}", name));
     }
     ipc::mapped_region region(object, ipc::read_write);
-    auto segment = std::make_unique<Segment>(std::move(object), std::move(region));
+    VSNAP_TRY_ASSIGN(const int lock, another_descriptor(object));
+    auto segment = std::make_unique<Segment>(std::move(object), std::move(region), lock);
     if (!segment->hold()) { // by somebody who looks what it is
       ipc::shared_memory_object::remove(name.c_str());
       return failure(ErrorKind::busy, fmt::format("shared memory {}: in use", name));
@@ -95,7 +95,8 @@ Result<std::unique_ptr<SharedMemory>> open(const std::string& name) {
     if (!object.get_size(size) || size == 0)
       return failure(ErrorKind::not_found, ENOENT, name); // just being made
     ipc::mapped_region region(object, ipc::read_only);
-    return std::make_unique<Segment>(std::move(object), std::move(region));
+    VSNAP_TRY_ASSIGN(const int lock, another_descriptor(object));
+    return std::make_unique<Segment>(std::move(object), std::move(region), lock);
   } catch (const ipc::interprocess_exception& e) {
     return refused(name, e);
   }

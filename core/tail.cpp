@@ -83,7 +83,7 @@ Result<std::unique_ptr<Tail>> Tail::make(Env& env, const Uuid& pool, std::uint64
 }
 
 Result<std::optional<std::unique_ptr<Tail>>> Tail::find(Env& env, const Uuid& pool, std::uint64_t token,
-                                                        std::uint64_t applied) {
+                                                        std::uint64_t applied, bool takes_over) {
   if (token == 0) return std::nullopt;
   auto memory = env.open_shared_memory(name_of(pool));
   if (!memory) {
@@ -104,7 +104,11 @@ Result<std::optional<std::unique_ptr<Tail>>> Tail::find(Env& env, const Uuid& po
     return std::nullopt;
   if (text_of(header.boot_id) != env.boot_id() && !planted(Fault::tail_of_other_boot))
     return unused("from before the machine was started");
-  if (!hold_soon(env, **memory)) return unused("a daemon has it; this pool is a copy of that one's");
+  const bool held = hold_soon(env, **memory);
+  if (!held && takes_over)
+    return failure(ErrorKind::busy, EBUSY,
+                   fmt::format("{}: the daemon before has not let go of it", name_of(pool)));
+  if (!held) return unused("a daemon has it; this pool is a copy of that one's");
   if (applied < header.committed.load()) return unused("the pool is an older copy");
   return std::unique_ptr<Tail>(new Tail(std::move(*memory)));
 }

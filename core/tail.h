@@ -41,10 +41,12 @@ class Tail {
   [[nodiscard]] static Result<std::unique_ptr<Tail>> make(Env& env, const Uuid& pool, std::uint64_t token,
                                                           std::uint64_t committed, const std::string& member);
   // The one that a killed daemon left; nullopt: there is none that counts for a catalog that has the records
-  // up to `applied` (invariant 2). Fails where there may be one that this user must not read.
+  // up to `applied` (invariant 2). Fails where there may be one that this user must not read. `takes_over`:
+  // so it does where somebody still holds it, as this cannot be a copy of that one's pool.
   [[nodiscard]] static Result<std::optional<std::unique_ptr<Tail>>> find(Env& env, const Uuid& pool,
                                                                          std::uint64_t token,
-                                                                         std::uint64_t applied);
+                                                                         std::uint64_t applied,
+                                                                         bool takes_over = false);
   // False: somebody holds it, as the daemon of a pool of which this one is a copy.
   [[nodiscard]] static bool remove(Env& env, const Uuid& pool);
   void remove_own(Env& env, const Uuid& pool) const; // this one, which is held

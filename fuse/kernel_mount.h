@@ -51,6 +51,9 @@ class KernelMount {
   [[nodiscard]] const std::vector<int>& channels() const { return channels_; }
   [[nodiscard]] MountState& state() { return *state_; }
   [[nodiscard]] bool is_adopted() const { return adopted_; }
+  // Somebody holds the descriptors who starts a successor.
+  void set_kept() { kept_ = true; }
+  [[nodiscard]] bool is_kept() const { return kept_; }
   // Whether INIT was left to libfuse, for rings.
   [[nodiscard]] bool is_of_library() const { return state_->init().empty(); }
 
@@ -75,6 +78,7 @@ class KernelMount {
   const std::unique_ptr<MountState> state_;
   std::vector<int> channels_;
   const bool adopted_;
+  bool kept_ = false;
   bool mounted_ = true;
   std::function<void()> on_end_;
 };

@@ -1,6 +1,7 @@
 #include "fuse/mount_state.h"
 
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -41,7 +42,9 @@ struct MountState::Layout {
 
   std::atomic<std::uint64_t> magic; // last of all to be written
   std::atomic<std::uint32_t> processes;
-  std::atomic<std::uint32_t> init_bytes; // after the bytes
+  std::atomic<std::uint32_t> init_bytes;   // after the bytes
+  std::atomic<std::uint32_t> answer_bytes; // the same
+  std::array<std::byte, 256> answer;
   std::atomic<std::uint64_t> directories;
   std::array<std::byte, kMaxInitBytes> init;
   std::array<std::array<Note, kNotes>, kBanks> notes;
@@ -96,7 +99,7 @@ Result<std::unique_ptr<MountState>> MountState::map(int descriptor) {
 }
 
 MountState::MountState(int descriptor, Layout& layout) : descriptor_(descriptor), layout_(layout) {
-  bank_ = layout_.processes.fetch_add(1) % kBanks;
+  note_init_request();
   for (std::uint32_t slot = kMaxHandles; slot-- > 0;) {
     if (layout_.slots[slot].used.load() == 0) free_.push_back(slot);
   }
@@ -111,6 +114,23 @@ void MountState::keep_init(std::span<const std::byte> request) {
   VSNAP_ASSERT(request.size() <= kMaxInitBytes);
   std::copy(request.begin(), request.end(), layout_.init.begin());
   layout_.init_bytes.store(static_cast<std::uint32_t>(request.size()));
+  note_init_request();
+}
+
+void MountState::note_init_request() {
+  fuse_in_header header{};
+  if (init().size() < sizeof header) return;
+  std::memcpy(&header, init().data(), sizeof header);
+  init_request_ = header.unique;
+}
+
+bool MountState::agree_on(std::span<const std::byte> answer) {
+  if (answer.size() > layout_.answer.size()) return false;
+  if (const std::uint32_t bytes = layout_.answer_bytes.load(); bytes != 0)
+    return std::equal(answer.begin(), answer.end(), layout_.answer.begin(), layout_.answer.begin() + bytes);
+  std::copy(answer.begin(), answer.end(), layout_.answer.begin());
+  layout_.answer_bytes.store(static_cast<std::uint32_t>(answer.size()));
+  return true;
 }
 
 std::span<const std::byte> MountState::init() const {
@@ -157,8 +177,10 @@ std::optional<std::uint64_t> MountState::handle_opened_by(std::uint64_t request)
 
 std::uint64_t MountState::next_directory() { return layout_.directories.fetch_add(1) + 1; }
 
+void MountState::begin_notes() { bank_ = layout_.processes.fetch_add(1) % kBanks; }
+
 void MountState::note_answer(std::uint64_t request) {
-  layout_.notes[bank_][note_of_thread()].request.store(request, std::memory_order_release);
+  if (bank_) layout_.notes[*bank_][note_of_thread()].request.store(request, std::memory_order_release);
 }
 
 bool MountState::was_answered(std::uint64_t request) const {

@@ -1,8 +1,8 @@
 // What a mount has to remember longer than the process that serves it lives: memory that a process hands to
 // its successor, together with the mount's descriptors (kernel_mount.h).
 //
-//   INIT       the kernel's first request. Every process that serves the mount feeds it to libfuse anew, so
-//              all of them agree with the kernel about the protocol.
+//   INIT       the kernel's first request, and the answer to it. Every process that serves the mount feeds it
+//              to libfuse anew, and has to come to the same answer.
 //   handles    a slot for each open file. Its number is what the kernel gives back with each request.
 //   answers    the requests answered last by each thread: carried out already, should they come again.
 //
@@ -50,6 +50,10 @@ class MountState {
 
   void keep_init(std::span<const std::byte> request);
   [[nodiscard]] std::span<const std::byte> init() const; // empty: it was not kept
+  [[nodiscard]] std::uint64_t init_request() const { return init_request_; }
+  // Keeps the first answer to INIT. False: this one is another, so who gives it would speak otherwise with
+  // the kernel than the kernel with it.
+  [[nodiscard]] bool agree_on(std::span<const std::byte> answer);
 
   // `opened_by`: the request; see request_channel.h. nullopt: all slots are in use.
   [[nodiscard]] std::optional<std::uint64_t> add_handle(ObjectId view, bool direct, std::uint64_t opened_by);
@@ -63,16 +67,20 @@ class MountState {
   // A number that no open directory of this mount had before.
   [[nodiscard]] std::uint64_t next_directory();
 
+  // From now on this process notes what it answers.
+  void begin_notes();
   void note_answer(std::uint64_t request); // by the calling thread
   [[nodiscard]] bool was_answered(std::uint64_t request) const;
 
  private:
   struct Layout;
   MountState(int descriptor, Layout& layout);
+  void note_init_request();
 
   const int descriptor_;
   Layout& layout_;
-  std::uint32_t bank_ = 0;               // of the notes of this process
+  std::optional<std::uint32_t> bank_; // of the notes of this process
+  std::uint64_t init_request_ = 0;
   std::vector<std::uint32_t> free_ = {}; // slots, the next one last
 };
 

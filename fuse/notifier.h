@@ -7,7 +7,7 @@
 // Invariants
 // 1. What was queued before stop() is sent; names in order, contents in order.
 // 2. A write that was handed over is answered exactly once, after the pages it made stale are gone; or not at
-//    all, where a successor gets it again and drops all pages first.
+//    all, where a successor gets it again.
 // 3. A process that is killed lets go of the pool, and a successor can begin, although these threads may be
 //    stuck inside the kernel until that successor answers what they wait for: they have a table of
 //    descriptors of their own, with the mount's and the log's in it and nothing else.

@@ -9,8 +9,8 @@
 // 3. Data is read into a buffer of the worker, and written from the request's own: it is never copied.
 // 4. A request that comes again, because a process died that had read it (request_channel.h), has the effect
 //    of one. If it was carried out up to its answer, it is only answered; else it is carried out, and what it
-//    finds done is its own doing: while it is under way the kernel lets nobody else make, remove or rename
-//    that name.
+//    finds done is taken for its own doing: while it is under way the kernel lets no other file operation
+//    make, remove or rename that name.
 // 5. What a successor does not know is a copy_file_range under way (shared_copies.h): the kernel goes on with
 //    it by reads and writes.
 // Threads: handlers run on any worker of the session, several at a time.
@@ -64,6 +64,7 @@ struct Operations {
   PendingReads pending_reads;
   const uid_t uid; // of whoever mounted
   const gid_t gid;
+  bool other_terms = false;           // the answer to INIT is not what the kernel was told at first
   bool over_ring = false;             // asked for; from INIT on, whether it is so (request_ring.h)
   std::atomic<pid_t> first_worker{0}; // the thread that answered INIT; it works as long as the session
 };

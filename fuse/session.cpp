@@ -58,6 +58,14 @@ ssize_t send_answer(int, iovec* parts, int count, void* userdata) {
   KernelMount& mount = static_cast<Operations*>(userdata)->mount;
   fuse_out_header header{};
   std::memcpy(&header, parts[0].iov_base, sizeof header);
+  if (header.unique == mount.state().init_request()) {
+    std::vector<std::byte> answer;
+    for (const iovec& part : std::span(parts, static_cast<std::size_t>(count))) {
+      const auto* const bytes = static_cast<const std::byte*>(part.iov_base);
+      answer.insert(answer.end(), bytes, bytes + part.iov_len);
+    }
+    static_cast<Operations*>(userdata)->other_terms = !mount.state().agree_on(answer);
+  }
   if (header.unique != 0 && header.error == 0) mount.state().note_answer(header.unique & ~kSentAgain);
   return ::writev(at.channel >= 0 ? at.channel : mount.device(), parts, count);
 }
@@ -77,12 +85,18 @@ class FuseSession final : public MountSession {
   Result<> prepare();
   Result<> serve() override;
   void stop(Stop how) override;
+  [[nodiscard]] bool was_handed_over() const override { return hands_over_; }
 
  private:
   [[nodiscard]] Result<> serve_by_library();
   [[nodiscard]] Result<> serve_by_channels();
   void work(int channel, std::atomic<pid_t>& thread);
+  [[nodiscard]] Result<> negotiate();
   void take_up();
+  [[nodiscard]] bool was_stopped() {
+    MutexLock lock(mutex_);
+    return stopped_;
+  }
   void finish();
 
   const MountOptions options_;
@@ -130,20 +144,33 @@ Result<> FuseSession::prepare() {
     ::close(own);
     return failure(ErrorKind::failed, fmt::format("{}: libfuse: {}", options_.mount_point, complaint.text()));
   }
+  if (!mount_->is_of_library()) VSNAP_TRY(negotiate());
+  if (mount_->is_adopted())
+    operations_.files.restore(operations_.pool); // before any command can ask for them
   return {};
 }
 
 // Tells libfuse what the kernel said at first. The answer goes to the kernel each time: it takes the first.
-void FuseSession::take_up() {
+Result<> FuseSession::negotiate() {
   std::vector<std::byte> init(mount_->state().init().begin(), mount_->state().init().end());
   fuse_buf buffer{};
   buffer.mem = init.data();
   buffer.size = init.size();
   fuse_session_process_buf(session_, &buffer);
-  if (!mount_->is_adopted()) return;
-  operations_.files.restore(operations_.pool);
+  if (mount_->is_adopted() && operations_.other_terms) {
+    return failure(ErrorKind::failed, EPROTO,
+                   fmt::format("{}: mounted by a vsnap or libfuse that agreed with the kernel on other terms "
+                               "than this one would (umount and mount anew)",
+                               options_.mount_point));
+  }
+  return {};
+}
+
+void FuseSession::take_up() {
   // The predecessor may have died before it told the kernel.
   for (const ViewInfo& info : operations_.pool.list()) operations_.notifier.content_changed(info.id);
+  for (const MountState::Handle& handle : mount_->state().handles())
+    operations_.notifier.content_changed(handle.view);
   mount_->ask_again();
 }
 
@@ -159,8 +186,8 @@ void FuseSession::work(int channel, std::atomic<pid_t>& thread) {
     const ssize_t length = ::read(channel, buffer.bytes().data(), buffer.bytes().size());
     if (length < 0) {
       if (errno == EINTR || errno == EAGAIN || errno == ENOENT) continue; // ENOENT: the request was given up
-      if (errno != ENODEV) error_ = errno;
-      fuse_session_exit(session_); // ENODEV: unmounted
+      if (errno != ENODEV) error_ = errno; // ENODEV: unmounted, which the others are told as well
+      fuse_session_exit(session_);
       break;
     }
     fuse_in_header header{};
@@ -173,6 +200,11 @@ void FuseSession::work(int channel, std::atomic<pid_t>& thread) {
   }
   current_request() = {};
   thread = 0;
+  // After an error the main one, which ends the others, may wait for its next request.
+  while (error_ != 0 && workers_.front() != 0) {
+    send_wake_signal(workers_.front());
+    std::this_thread::sleep_for(kWakeInterval);
+  }
 }
 
 Result<> FuseSession::serve_by_channels() {
@@ -221,11 +253,19 @@ Result<> FuseSession::serve() {
     serving_ = true;
   }
   served_ = true;
+  mount_->state().begin_notes();
   const bool by_library = mount_->is_of_library();
-  operations_.notifier.start(session_, by_library ? std::vector<int>() : mount_->channels());
-  operations_.pool.set_observer(&operations_.notifier);
-  if (!by_library) take_up();
-  const Result<> served = by_library ? serve_by_library() : serve_by_channels();
+  Result<> served;
+  try {
+    operations_.notifier.start(session_, by_library ? std::vector<int>() : mount_->channels());
+    operations_.pool.set_observer(&operations_.notifier);
+    if (mount_->is_adopted()) take_up();
+    served = by_library ? serve_by_library() : serve_by_channels();
+  } catch (const std::exception& e) { // no memory, or no threads
+    error_ = EAGAIN;
+    served = failure(ErrorKind::failed, EAGAIN,
+                     fmt::format("{}: serving the mount: {}", options_.mount_point, e.what()));
+  }
   finish();
   return served;
 }
@@ -235,6 +275,7 @@ void FuseSession::finish() {
   operations_.pending_reads.wait_for_all();
   operations_.pool.set_observer(nullptr);
   operations_.notifier.stop();
+  if (error_ != 0 && mount_->is_kept()) hands_over_ = true; // another may have more luck
   if (hands_over_) {
     operations_.pool.keep_unlinked();
   } else { // nobody answers any more: whoever still waits gets ENOTCONN instead
@@ -243,8 +284,8 @@ void FuseSession::finish() {
       ::close(nowhere);
     }
     mount_->end();
+    operations_.files.remove_all();
   }
-  operations_.files.remove_all(); // here; not in what a successor sees
   MutexLock lock(mutex_);
   serving_ = false;
   ended_.notify_all();
@@ -267,12 +308,17 @@ void FuseSession::stop(Stop how) {
   MutexLock lock(mutex_);
   while (serving_) {
     if (const pid_t worker = operations_.first_worker.load(); worker != 0) send_wake_signal(worker);
+    for (const std::atomic<pid_t>& one : workers_) {
+      if (const pid_t worker = one.load(); worker != 0) send_wake_signal(worker);
+    }
     ended_.wait_for(mutex_, kWakeInterval);
   }
 }
 
 FuseSession::~FuseSession() {
-  if (hands_over_ || (mount_->is_adopted() && !served_)) mount_->leave(); // another may have more luck
+  // Files that are handed over stay open until here: commands may still look whether they are.
+  operations_.files.remove_all();
+  if (hands_over_ || (mount_->is_adopted() && !served_ && !was_stopped())) mount_->leave();
   mount_->end();
   if (session_ != nullptr) fuse_session_destroy(session_);
 }

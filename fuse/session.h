@@ -37,6 +37,8 @@ class MountSession {
   virtual Result<> serve() = 0;
   virtual void stop(Stop how) = 0; // returns when serve() is about to
   void stop() { stop(Stop::unmount); }
+  // After serve(): the mount stays, for another process; because of stop(), or because this one failed.
+  [[nodiscard]] virtual bool was_handed_over() const = 0;
 };
 
 } // namespace vsnap

@@ -1,4 +1,4 @@
-// What a mount remembers longer than the process that serves it lives; and the line to the keeper's end.
+// What a mount remembers longer than the process that serves it lives.
 #include "fuse/mount_state.h"
 
 #include <fcntl.h>
@@ -70,16 +70,24 @@ TEST_CASE("as many handles as there is room for, and then none") {
 
 TEST_CASE("what was answered is known to those that follow") {
   const auto state = MountState::make().value();
+  state->note_answer(8);
+  CHECK_FALSE(state->was_answered(8)); // it does not serve yet
+  state->begin_notes();
   CHECK_FALSE(state->was_answered(10));
   state->note_answer(10);
   CHECK(state->was_answered(10));
+  for (int i = 0; i < 20; ++i) { // that come and do not serve
+    CHECK(successor_of(*state)->was_answered(10));
+  }
   auto next = successor_of(*state);
   CHECK(next->was_answered(10));
+  next->begin_notes();
   next->note_answer(12); // in place of nobody else's
   CHECK(next->was_answered(10));
   const auto third = successor_of(*next);
   CHECK(third->was_answered(10));
   CHECK(third->was_answered(12));
+  third->begin_notes();
   third->note_answer(14);
   third->note_answer(16);
   CHECK_FALSE(third->was_answered(14)); // the kernel had that answer before the thread went on
@@ -94,6 +102,18 @@ TEST_CASE("INIT and the numbers of directories go on") {
   const auto next = successor_of(*state);
   CHECK(std::equal(init.begin(), init.end(), next->init().begin(), next->init().end()));
   CHECK(next->next_directory() > directory);
+}
+
+TEST_CASE("who would answer INIT in another way is found out") {
+  const auto state = MountState::make().value();
+  const std::array<std::byte, 3> answer = {std::byte{1}, std::byte{2}, std::byte{3}};
+  CHECK(state->agree_on(answer));
+  CHECK(state->agree_on(answer));
+  const auto next = successor_of(*state);
+  CHECK(next->agree_on(answer));
+  CHECK_FALSE(next->agree_on(std::span(answer).first<2>()));
+  CHECK_FALSE(next->agree_on(std::array{std::byte{1}, std::byte{2}, std::byte{4}}));
+  CHECK_FALSE(next->agree_on(std::vector<std::byte>(4096)));
 }
 
 TEST_CASE("memory of another layout is refused") {

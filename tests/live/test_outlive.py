@@ -87,7 +87,7 @@ class Load(OutliveTest):
         self.lab.unmap(device)
         self.end()
 
-    def test_a_mapped_file_and_one_read_through_the_cache(self):
+    def test_fio_on_a_mapped_file(self):
         self.lab.vsnap("create", "p/v", "--size", "64M")
         mapped = self.fio("mapped", f"--filename={self.point}/v", "--size=32M", "--ioengine=mmap",
                           "--fdatasync=64")
@@ -162,7 +162,7 @@ class Open(OutliveTest):
         self.assertGreater(self.lab.space()["available"], free + 7 * MIB)
         self.end()
 
-    def test_a_removed_volume_survives_an_upgrade_and_goes_when_nobody_takes_it_up(self):
+    def test_a_removed_volume_survives_an_upgrade_and_goes_when_it_is_closed(self):
         path = self.make("v", os.urandom(4 * MIB))
         content = read_all(path)
         fd = os.open(path, os.O_RDONLY)
@@ -230,6 +230,31 @@ class Processes(OutliveTest):
         self.assertEqual(len(self.lab.views()), 6)
         self.end()
 
+    def test_what_is_open_is_so_for_commands_too_while_daemons_change(self):
+        path = self.point / "v"
+        path.write_bytes(b"content")
+        (self.point / "gone").write_bytes(b"removed")
+        held = os.open(path, os.O_RDONLY)
+        removed = os.open(self.point / "gone", os.O_RDONLY)
+        os.unlink(self.point / "gone")
+        for turn in range(2 * KILLS):
+            change = None
+            if turn % 2:
+                change = self.lab.start(VSNAP, "upgrade", "p")
+                time.sleep(self.random.uniform(0, 0.03))
+            else:
+                os.kill(self.lab.daemon_pid(), signal.SIGKILL)
+            self.lab.vsnap("rm", "-y", "p/v", code=4)
+            self.assertEqual(os.pread(held, 20, 0), b"content")
+            self.assertEqual(os.pread(removed, 20, 0), b"removed")
+            if change:
+                output = change.communicate(timeout=30)[0]
+                self.assertEqual(change.returncode, 0, output)
+        os.close(held)
+        os.close(removed)
+        self.lab.vsnap("rm", "-y", "p/v")
+        self.end()
+
     def test_the_log_says_what_happened(self):
         pid = self.lab.daemon_pid()
         self.kill()
@@ -283,7 +308,8 @@ class Processes(OutliveTest):
         time.sleep(0.3)
         self.assertIsNone(waiting.poll())
         os.kill(pid, signal.SIGKILL)
-        self.assertEqual(waiting.wait(timeout=30), 0, waiting.stdout.read())
+        output = waiting.communicate(timeout=30)[0]
+        self.assertEqual(waiting.returncode, 0, output)
         self.lab.mount()
         self.assertEqual(read_all(self.point / "v"), b"content")
         self.end()
