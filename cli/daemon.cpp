@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <atomic>
+#include <chrono>
+#include <csignal>
 
 #include "cli/file_limit.h"
 #include "cli/keeper_line.h"
@@ -17,6 +20,8 @@
 
 namespace vsnap::cli {
 namespace {
+
+constexpr std::chrono::seconds kLongestLettingGo(3); // of a keeper that was stopped
 
 // Memory that this process needs to write out dirty pages must not wait for dirty pages to be written out.
 void become_io_flusher() {
@@ -107,14 +112,16 @@ Result<> Daemon::open_pool() {
 
 // Gives the mount to the keeper, where somebody can go on with it.
 void Daemon::keep_mount() {
-  const Result<> can = mount_->can_outlive();
+  Result<> can = mount_->can_outlive();
+  if (can && !pool_->survives_kill())
+    can = failure(ErrorKind::failed, "what writes change could not be kept in shared memory");
   if (options_.restart && !can)
     log::warning("{}: should the daemon die, the mount dies with it: {}", options_.pool, can.error().message);
   if (options_.restart && can) {
     kept_ = mount_->is_adopted() || keeper_.send_descriptors(mount_->descriptors());
     // Also if only some went there.
     mount_->set_on_end([this] {
-      if (keeper_.send(Word::let_go)) static_cast<void>(keeper_.receive());
+      if (keeper_.send(Word::let_go)) keeper_.wait(kLongestLettingGo);
     });
   }
   if (kept_) mount_->set_kept();
@@ -154,17 +161,19 @@ Result<> Daemon::make_session() {
 
 Result<> Daemon::serve_mount(ControlServer& server, bool again) {
   VSNAP_TRY(write_record(record_));
-  watch_.start([&] {
+  watch_.start([this, &server] {
     Wanted none = Wanted::nothing;
     wanted_.compare_exchange_strong(none, Wanted::end);
-    session_->stop(wanted_ == Wanted::successor ? MountSession::Stop::hand_over
-                                                : MountSession::Stop::unmount);
+    if (wanted_ != Wanted::successor) return session_->stop(MountSession::Stop::unmount);
+    server.stop(); // while there is somebody who tells the kernel what commands have changed
+    session_->stop(MountSession::Stop::hand_over);
   });
   ready_();
   if (!again) log::info("{}: mounted at {}, pid {}", record_.pool, record_.mount_point, record_.pid);
   const auto served = session_->serve();
   watch_.finish();
   handed_over_ = session_->was_handed_over();
+  if (handed_over_ && StopWatch::is_signalled()) ::kill(static_cast<pid_t>(options_.keeper_pid), SIGTERM);
   server.stop(); // running jobs give up, and answer
   return served;
 }

@@ -10,7 +10,7 @@
 
 #include "cli/first_line.h"
 #include "cli/loop_device.h"
-#include "cli/mount_table.h"
+#include "fuse/unmount.h"
 
 namespace vsnap::cli {
 namespace {

@@ -13,6 +13,7 @@
 #include <csignal>
 #include <optional>
 
+#include "cli/file_limit.h"
 #include "cli/keeper_line.h"
 #include "core/log.h"
 
@@ -85,7 +86,6 @@ class Keeper {
   Descriptor next_program_; // asked for
   Descriptor trying_;       // of the daemon that runs, while it has not served
   Descriptor previous_;     // that served before program_, until that one has served for a while
-  sigset_t mask_before_{};
 
   std::optional<KeeperLine> line_;
   pid_t daemon_ = 0;
@@ -105,10 +105,11 @@ Result<> Keeper::prepare() {
   sigset_t mask;
   ::sigemptyset(&mask);
   for (const int signal : {SIGTERM, SIGINT}) ::sigaddset(&mask, signal);
-  ::sigprocmask(SIG_BLOCK, &mask, &mask_before_);
+  ::sigprocmask(SIG_BLOCK, &mask, nullptr);
   ::signal(SIGHUP, SIG_IGN);
   signals_ = Descriptor(::signalfd(-1, &mask, SFD_CLOEXEC));
   if (signals_.get() < 0) return system_failure(errno, "signalfd");
+  raise_file_limit(); // it may have to hold a descriptor for each thread of the daemon
   // Of this release, also when another was installed over it.
   program_ = Descriptor(::open("/proc/self/exe", O_PATH | O_CLOEXEC));
   if (program_.get() < 0) return system_failure(errno, "/proc/self/exe");
@@ -139,7 +140,7 @@ Result<> Keeper::start() {
 }
 
 void Keeper::become_daemon(int program, const KeeperLine& line) const {
-  ::sigprocmask(SIG_SETMASK, &mask_before_, nullptr);
+  // SIGTERM and SIGINT stay blocked: one that comes before the daemon looks for them waits for it.
   const int socket = ::fcntl(line.socket(), F_DUPFD, STDERR_FILENO + 1); // not closed by exec
   const std::string number = fmt::format("{}", socket);
   std::array<const char*, 5> arguments = {"vsnap", "serve", options_.pool.c_str(), number.c_str(), nullptr};

@@ -1,6 +1,7 @@
 #include "cli/keeper_line.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <algorithm>
@@ -66,6 +67,11 @@ bool KeeperLine::send_descriptors(const std::vector<int>& descriptors) const {
     if (!send_message(socket_, Word::keep, {}, some)) return false;
   }
   return true;
+}
+
+void KeeperLine::wait(std::chrono::milliseconds longest) const {
+  pollfd answer{.fd = socket_, .events = POLLIN, .revents = 0};
+  if (::poll(&answer, 1, static_cast<int>(longest.count())) == 1) static_cast<void>(receive());
 }
 
 std::optional<KeeperMessage> KeeperLine::receive() const {

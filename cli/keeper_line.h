@@ -16,6 +16,7 @@
 // Threads: send() any; the rest one at each end.
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <vector>
@@ -54,6 +55,7 @@ class KeeperLine {
   // False: the other end is gone.
   bool send(Word word, const std::string& text = {}) const;
   bool send_descriptors(const std::vector<int>& descriptors) const; // as one or more `keep`
+  void wait(std::chrono::milliseconds longest) const;               // for an answer, which is not looked at
   [[nodiscard]] std::optional<KeeperMessage> receive()
       const; // nullopt: the other end is gone, or not all came
 

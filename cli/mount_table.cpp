@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "cli/registry.h"
+#include "fuse/unmount.h"
 #include "sync/daemon_record.h"
 
 namespace vsnap::cli {
@@ -79,22 +80,6 @@ Result<Spec> without_pool(const std::string& text, Result<Spec> spec) {
 } // namespace
 
 std::string fs_name(const std::string& pool) { return std::string(kSource) + pool; }
-
-// Blanks, tabs, line ends and backslashes stand there as \ooo.
-std::string unescaped_mount_field(std::string_view text) {
-  const auto octal = [](char c) { return c >= '0' && c <= '7'; };
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size() && octal(text[i + 1]) && octal(text[i + 2]) &&
-        octal(text[i + 3])) {
-      out += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
-      i += 3;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
-}
 
 std::vector<PoolMount> parse_mount_table(std::string_view mountinfo) {
   std::vector<PoolMount> out;

@@ -21,9 +21,6 @@ struct PoolMount {
 [[nodiscard]] std::vector<PoolMount> parse_mount_table(std::string_view mountinfo);
 [[nodiscard]] std::vector<PoolMount> pool_mounts(); // of this machine, newest last
 
-// Of a path as mountinfo has it: blanks stand there as \040.
-[[nodiscard]] std::string unescaped_mount_field(std::string_view text);
-
 // The view (or, for the mount point itself, the pool) that `path` stands for under one of `mounts`. Only text
 // is looked at: `path` is absolute and normal. nullopt: under none of them.
 [[nodiscard]] std::optional<Result<Spec>> spec_of_path(const std::string& path,

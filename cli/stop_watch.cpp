@@ -56,6 +56,12 @@ void StopWatch::start(std::function<void()> stop) {
   });
 }
 
+bool StopWatch::is_signalled() {
+  sigset_t pending;
+  return ::sigpending(&pending) == 0 &&
+         (::sigismember(&pending, SIGTERM) == 1 || ::sigismember(&pending, SIGINT) == 1);
+}
+
 void StopWatch::finish() {
   if (!thread_.joinable()) return;
   raise_event(finish_fd_);

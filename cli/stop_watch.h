@@ -26,6 +26,8 @@ class StopWatch {
   void start(
       std::function<void()> stop); // called once, in a thread of its own; also for what came before start()
   void finish();
+  // A signal came that nobody has taken: after the one that ended the wait, or after a request.
+  [[nodiscard]] static bool is_signalled();
 
  private:
   int signal_fd_ = -1;

@@ -26,7 +26,8 @@ struct Replaced {
 
 Result<wire::ControlReply> ask(const DaemonRecord& daemon, wire::ControlRequest request) {
   VSNAP_TRY_ASSIGN(const auto client,
-                   ControlClient::connect({daemon.socket_path, daemon.pool, {}, kSilence}));
+                   ControlClient::connect({daemon.socket_path, daemon.pool,
+                                           [&] { return is_running(Env::real(), daemon); }, kSilence}));
   SilentSink silent;
   return client->call(std::move(request), silent);
 }

@@ -60,6 +60,8 @@ Result<CheckReport> PoolImpl::check(bool repair, const Progress& progress) {
   if (!options_.for_check && engine_->check_writable()) VSNAP_TRY(engine_->commit());
   VSNAP_TRY_ASSIGN(const auto superblocks, engine_->members().check_superblocks(repair));
   for (const std::string& remark : superblocks) report.findings.push_back({remark, true, repair});
+  // After a crash the last checkpoint is to be made again; until then the copy may lack some of it.
+  if (options_.for_check) VSNAP_TRY(note_damage(report, engine_->checkpoint()));
   VSNAP_TRY_ASSIGN(const auto pages, engine_->check_catalog_copy(repair));
   for (const std::string& remark : pages) report.findings.push_back({remark, true, repair});
   if (!journal_damage_.empty()) {

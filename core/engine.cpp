@@ -354,6 +354,22 @@ void Engine::fail(const Error& why) {
   if (needs_check()) mark_failure();
 }
 
+void Engine::find_lost_places() {
+  if (!members_->flush_failed() || !log_ || lost_.load() != nullptr) return;
+  std::vector<LogRecord> records;
+  log_->copy(std::max(committed(), journal_->flushed()), log_->last(), records);
+  MutexLock lock(failure_mutex_);
+  if (lost_places_) return;
+  lost_places_ = std::make_unique<const LostPlaces>(records);
+  lost_.store(lost_places_.get(), std::memory_order_release);
+}
+
+Result<> Engine::lost_error(PlaceRun run) {
+  return failure(ErrorKind::failed, EIO,
+                 fmt::format("member {}, block {}: may be lost, as a flush has failed", run.start.member(),
+                             run.start.block()));
+}
+
 Result<> Engine::flush() {
   auto flushed = members_->flush_data();
   if (!flushed) mark_failure();
@@ -362,6 +378,7 @@ Result<> Engine::flush() {
 
 void Engine::mark_failure() {
   if (tail_) tail_->end();
+  find_lost_places();
   if (!marked_.load()) marked_.store(members_->mark_needs_check());
 }
 

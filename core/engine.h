@@ -26,6 +26,7 @@
 #include "core/extent_index.h"
 #include "core/grace.h"
 #include "core/journal.h"
+#include "core/lost_places.h"
 #include "core/member_set.h"
 #include "core/metadata_vfs.h"
 #include "core/net_changes.h"
@@ -51,6 +52,7 @@ class Engine {
   // A pool of before there was a journal, or that had no room for one, gets it. Without one every fsync
   // commits.
   void make_journal();
+  [[nodiscard]] bool has_tail() const { return tail_ != nullptr; }
   void make_catalog_copy(); // the same for the copy of the catalog's pages, or more of it
   // What is wrong with either, a line each: all of it can be mended.
   [[nodiscard]] Result<std::vector<std::string>> check_catalog_copy(bool repair);
@@ -134,6 +136,11 @@ class Engine {
   [[nodiscard]] Result<> flush();
   // Tries again where the members did not take it.
   void mark_failure();
+  // EIO where a failed flush may have lost what lies there.
+  [[nodiscard]] Result<> check_kept(PlaceRun run) const {
+    const LostPlaces* const lost = lost_.load(std::memory_order_acquire);
+    return lost != nullptr && lost->touches(run) ? lost_error(run) : Result<>();
+  }
   // What the members hold may contradict itself: a check has to run before the next change.
   [[nodiscard]] bool needs_check() const { return needs_check_.load() || members_->flush_failed(); }
   [[nodiscard]] SpaceInfo space();
@@ -168,6 +175,8 @@ class Engine {
     std::vector<PlaceRun> added, freed;
   };
   [[nodiscard]] Result<> apply_changes(Batch& batch, Places& places) VSNAP_REQUIRES(commit_mutex_);
+  void find_lost_places() VSNAP_EXCLUDES(failure_mutex_);
+  [[nodiscard]] static Result<> lost_error(PlaceRun run);
   void undo_durable(const std::vector<PlaceRun>& added, const std::vector<PlaceRun>& freed)
       VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] Result<> store_figures(SQLite::Database& db, const Batch& batch, const Step& step)
@@ -215,7 +224,9 @@ class Engine {
   std::string failure_ VSNAP_GUARDED_BY(failure_mutex_);
   std::atomic<bool> failed_{false};
   std::atomic<bool> needs_check_{false};
-  std::atomic<bool> marked_{false}; // on all members
+  std::unique_ptr<const LostPlaces> lost_places_ VSNAP_GUARDED_BY(failure_mutex_);
+  std::atomic<const LostPlaces*> lost_{nullptr}; // lost_places_, once a flush failed
+  std::atomic<bool> marked_{false};              // on all members
 };
 
 } // namespace vsnap

@@ -41,6 +41,8 @@ class File {
   // Gives the bytes back to whatever is below (hole punch, discard). Contents are undefined afterwards. Best
   // effort.
   virtual void discard(std::uint64_t offset, std::uint64_t length) = 0;
+  // Takes space for the bytes below, where they are a hole: writing them later needs none. Best effort.
+  virtual void take_space(std::uint64_t, std::uint64_t) {}
   [[nodiscard]] virtual std::uint64_t size_bytes() const = 0;
   [[nodiscard]] virtual Result<> resize(std::uint64_t size_bytes) = 0;
   // Two opens of the same file or device, by whatever path, give the same identity.

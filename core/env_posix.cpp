@@ -132,6 +132,11 @@ class PosixFile final : public File {
     }
   }
 
+  void take_space(std::uint64_t offset, std::uint64_t length) override {
+    if (!block_device_)
+      static_cast<void>(::fallocate(fd_, 0, static_cast<off_t>(offset), static_cast<off_t>(length)));
+  }
+
   [[nodiscard]] std::uint64_t size_bytes() const override { return size_bytes_; }
 
   Result<> resize(std::uint64_t size_bytes) override {

@@ -69,6 +69,11 @@ std::optional<std::uint64_t> Journal::place_for(std::uint64_t length) const {
   return length < tail ? std::optional<std::uint64_t>(0) : std::nullopt;
 }
 
+std::uint64_t Journal::flushed() const {
+  MutexLock lock(mutex_);
+  return flushed_;
+}
+
 Result<bool> Journal::sync(std::uint64_t wanted) {
   MutexLock lock(mutex_);
   flushed_ = std::max(flushed_, wanted);

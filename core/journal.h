@@ -65,6 +65,8 @@ class Journal {
   // Makes the records up to `wanted` durable; the caller has flushed the members since they were appended.
   // False: there is no room, only a commit can do it.
   [[nodiscard]] Result<bool> sync(std::uint64_t wanted) VSNAP_EXCLUDES(mutex_);
+  // Records up to this one had their data on the members when they were last flushed.
+  [[nodiscard]] std::uint64_t flushed() const VSNAP_EXCLUDES(mutex_);
   // Half of the ring is used: a commit would be good.
   [[nodiscard]] bool crowded() const { return used_.load(std::memory_order_relaxed) >= size_ / 2; }
 

@@ -375,6 +375,10 @@ Result<> MemberSet::write_durably(Place place, std::uint64_t offset_bytes, std::
   return written;
 }
 
+void MemberSet::take_space(PlaceRun run) {
+  slots_[run.start.member()]->file->take_space(run.start.block() * kBlockBytes, bytes(run.count));
+}
+
 void MemberSet::discard(PlaceRun run) {
   slots_[run.start.member()]->file->discard(run.start.block() * kBlockBytes, bytes(run.count));
 }

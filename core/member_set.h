@@ -57,6 +57,7 @@ class MemberSet {
   [[nodiscard]] Result<> write_durably(Place place, std::uint64_t offset_bytes,
                                        std::span<const std::byte> data);
   void discard(PlaceRun run);
+  void take_space(PlaceRun run); // below the member; best effort
   // Makes durable whatever was written before the call.
   [[nodiscard]] Result<> flush_data();
 

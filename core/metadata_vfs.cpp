@@ -22,6 +22,8 @@ constexpr std::size_t kPageBytes = 4096;
 constexpr std::uint64_t kCopyShare = 4;    // of the free space it takes at most a part like this
 constexpr std::size_t kReservedField = 20; // of the database header: how many bytes a page leaves to the VFS
 constexpr std::uint64_t kSmallestSegment = 16; // blocks
+// Of a segment so much is there from the start: a removal must not need space below the members.
+constexpr std::uint64_t kTakenBlocks = (4ULL << 20) / kBlockBytes;
 
 bool is_page(MetadataFile file, std::uint64_t offset, std::size_t size) {
   return file == MetadataFile::catalog && offset % kPageBytes == 0 && size == kPageBytes;
@@ -416,6 +418,7 @@ void MetadataVfs::extend_copy() {
     return;
   }
   copy.append(*run);
+  members_.take_space({run->start, BlockCount(std::min(run->count.value(), kTakenBlocks))});
   copy.set_size(copy.capacity_bytes());
   static_cast<void>(members_.update_layout([](Superblock&) {})); // the other copy as well; best effort
   const std::uint64_t pages = database.size_bytes() / kPageBytes;
@@ -431,6 +434,7 @@ Result<> MetadataVfs::grow(MetadataFile file, BlockCount wanted) {
   if (!run) return failure(ErrorKind::no_space, "no free space for metadata (vsnap rm or vsnap pool add)");
   VSNAP_TRY(members_.update_layout([&](Superblock& layout) { layout.segments.push_back({file, *run}); }));
   stream(file).append(*run);
+  members_.take_space({run->start, BlockCount(std::min(run->count.value(), kTakenBlocks))});
   static_cast<void>(members_.update_layout([](Superblock&) {})); // the other copy as well; best effort
   return {};
 }

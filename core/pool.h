@@ -98,6 +98,8 @@ class Pool {
   // From now on what is unlinked and open stays when its last handle is closed, for the process that opens
   // the pool next (OpenPoolOptions::still_open).
   virtual void keep_unlinked() = 0;
+  // Whether a process that opens the pool after this one was killed finds every write that returned.
+  [[nodiscard]] virtual bool survives_kill() const { return true; }
   virtual void set_observer(PoolObserver* observer) = 0;
   virtual void settle() = 0; // PoolObserver::settle(), of the observer there is
 

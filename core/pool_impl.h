@@ -32,6 +32,7 @@ class PoolImpl final : public Pool {
 
   Result<> close() override;
   void keep_unlinked() override { keep_unlinked_ = true; }
+  [[nodiscard]] bool survives_kill() const override { return engine_->has_tail(); }
   void set_observer(PoolObserver* observer) override { observer_.store(observer); }
   void settle() override;
   [[nodiscard]] std::string name() const override { return name_; }

@@ -173,6 +173,7 @@ Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out, Pendin
     }
     const std::uint64_t begin_byte = span.begin_in(block);
     const std::span<std::byte> part = out.subspan(begin_byte - span.from, span.end_in(end - 1) - begin_byte);
+    if (data) VSNAP_TRY(engine_.check_kept({entry.place(), BlockCount(end - block)}));
     if (data && pending != nullptr)
       VSNAP_TRY(start_part(*pending, entry.place(), begin_byte % kBlockBytes, part));
     else if (data && !planted(Fault::read_error_as_zeros))
@@ -187,7 +188,10 @@ Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out, Pendin
 }
 
 Result<> VolumeIo::read_block(Entry entry, std::span<std::byte> out) {
-  if (entry.kind() == BlockKind::data) return engine_.members().read(entry.place(), 0, out);
+  if (entry.kind() == BlockKind::data) {
+    VSNAP_TRY(engine_.check_kept({entry.place(), BlockCount(1)}));
+    return engine_.members().read(entry.place(), 0, out);
+  }
   std::memset(out.data(), 0, out.size());
   return {};
 }

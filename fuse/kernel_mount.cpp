@@ -95,6 +95,19 @@ Result<> add_arguments(const MountOptions& options, fuse_args& arguments) {
   return {};
 }
 
+// From now on the session believes that somebody has unmounted: it frees what it has and leaves the mount.
+// What it looks at is whether its descriptor is in error, as that of a pipe is that nobody reads.
+void forget_device(fuse_session* session) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) {
+    ::close(fuse_session_fd(session)); // poll() gives an error for it as well
+    return;
+  }
+  ::close(ends[0]);
+  ::dup3(ends[1], fuse_session_fd(session), O_CLOEXEC);
+  ::close(ends[1]);
+}
+
 // libfuse mounts, as root or with the help of fusermount3; of its session only the descriptor is wanted.
 Result<int> mount_device(const MountOptions& options) {
   const FuseComplaint complaint;
@@ -119,8 +132,9 @@ Result<int> mount_device(const MountOptions& options) {
   }
   const int fd = ::fcntl(fuse_session_fd(session), F_DUPFD_CLOEXEC, 0);
   const int error = errno;
-  if (fd < 0) fuse_session_unmount(session);
-  fuse_session_destroy(session); // closes its descriptor, and leaves the mount
+  if (fd >= 0) forget_device(session);
+  fuse_session_unmount(session);
+  fuse_session_destroy(session);
   if (fd < 0) return system_failure(error, options.mount_point);
   return fd;
 }
@@ -142,6 +156,7 @@ Result<std::unique_ptr<KernelMount>> KernelMount::make(const MountOptions& optio
   take_fuse_log();
   VSNAP_TRY_ASSIGN(auto state, MountState::make());
   VSNAP_TRY_ASSIGN(const int device, mount_device(options));
+  state->keep_device(device_mounted_at(options.mount_point));
   std::unique_ptr<KernelMount> made(new KernelMount(options.mount_point, std::move(state), {device}, false));
   if (options.io_uring && ring_mount_option() != nullptr) return made;
   VSNAP_TRY(made->read_init());
@@ -232,7 +247,8 @@ void KernelMount::end() {
   mounted_ = false;
   if (on_end_) on_end_();
   pollfd there{.fd = device(), .events = 0, .revents = 0};
-  const bool gone = ::poll(&there, 1, 0) == 1 && (there.revents & POLLERR) != 0;
+  const bool gone = (::poll(&there, 1, 0) == 1 && (there.revents & POLLERR) != 0) ||
+                    device_mounted_at(mount_point_) != state_->device();
   close_channels();
   if (!gone) {
     const int code = unmount_directory(mount_point_, Unmount::at_once);

@@ -45,6 +45,7 @@ struct MountState::Layout {
   std::atomic<std::uint32_t> init_bytes;   // after the bytes
   std::atomic<std::uint32_t> answer_bytes; // the same
   std::array<std::byte, 256> answer;
+  std::array<char, 32> device;
   std::atomic<std::uint64_t> directories;
   std::array<std::byte, kMaxInitBytes> init;
   std::array<std::array<Note, kNotes>, kBanks> notes;
@@ -136,6 +137,13 @@ bool MountState::agree_on(std::span<const std::byte> answer) {
 std::span<const std::byte> MountState::init() const {
   return std::span(layout_.init).first(layout_.init_bytes.load());
 }
+
+void MountState::keep_device(const std::string& device) {
+  VSNAP_ASSERT(device.size() < layout_.device.size());
+  std::copy(device.begin(), device.end(), layout_.device.begin());
+}
+
+std::string MountState::device() const { return layout_.device.data(); }
 
 std::optional<std::uint64_t> MountState::add_handle(ObjectId view, bool direct, std::uint64_t opened_by) {
   if (free_.empty()) return std::nullopt;

@@ -21,6 +21,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/description.h"
@@ -54,6 +55,10 @@ class MountState {
   // Keeps the first answer to INIT. False: this one is another, so who gives it would speak otherwise with
   // the kernel than the kernel with it.
   [[nodiscard]] bool agree_on(std::span<const std::byte> answer);
+
+  // What the mount is called in /proc/self/mountinfo, such as "0:45".
+  void keep_device(const std::string& device);
+  [[nodiscard]] std::string device() const;
 
   // `opened_by`: the request; see request_channel.h. nullopt: all slots are in use.
   [[nodiscard]] std::optional<std::uint64_t> add_handle(ObjectId view, bool direct, std::uint64_t opened_by);

@@ -144,9 +144,9 @@ Result<> FuseSession::prepare() {
     ::close(own);
     return failure(ErrorKind::failed, fmt::format("{}: libfuse: {}", options_.mount_point, complaint.text()));
   }
-  if (!mount_->is_of_library()) VSNAP_TRY(negotiate());
-  if (mount_->is_adopted())
-    operations_.files.restore(operations_.pool); // before any command can ask for them
+  if (!mount_->is_adopted()) return {};
+  VSNAP_TRY(negotiate());
+  operations_.files.restore(operations_.pool); // before any command can ask for them
   return {};
 }
 
@@ -259,8 +259,12 @@ Result<> FuseSession::serve() {
   try {
     operations_.notifier.start(session_, by_library ? std::vector<int>() : mount_->channels());
     operations_.pool.set_observer(&operations_.notifier);
-    if (mount_->is_adopted()) take_up();
-    served = by_library ? serve_by_library() : serve_by_channels();
+    if (mount_->is_adopted()) {
+      take_up();
+    } else if (!by_library) {
+      served = negotiate();
+    }
+    if (served) served = by_library ? serve_by_library() : serve_by_channels();
   } catch (const std::exception& e) { // no memory, or no threads
     error_ = EAGAIN;
     served = failure(ErrorKind::failed, EAGAIN,

@@ -4,6 +4,7 @@
 #include <climits>
 
 #include "core/log.h"
+#include "fuse/request_channel.h"
 
 namespace vsnap {
 namespace {
@@ -22,12 +23,15 @@ std::optional<std::uint64_t> SharedCopies::copy(View& from, View& to, std::uint6
 std::optional<std::uint64_t> SharedCopies::begin(View& from, View& to, std::uint64_t length) {
   const std::uint64_t size = from.size_bytes();
   if (size == 0 || (length < size && length != kLongestChunk) || to.size_bytes() > size) return std::nullopt;
+  // It may come again, after a process that had done it died: then nothing is left to be done.
+  const bool was_done =
+      current_request().again && to.size_bytes() == size && pool_.shares_all_of(to.id(), from.id());
   const Result<ViewInfo> target = pool_.info(to.id());
-  if (!target || target->used_bytes != 0) return std::nullopt;
+  if (!target || (target->used_bytes != 0 && !was_done)) return std::nullopt;
   // Counted before the extents are shared: a write of the source that ends later than this sees it and
   // settles.
   count_ = copies_.size() + 1;
-  const Result<> shared = pool_.share_into(from.id(), to.id());
+  const Result<> shared = was_done ? Result<>() : pool_.share_into(from.id(), to.id());
   const std::uint64_t done = std::min(length, size);
   if (shared && done < size) copies_[to.id()] = {from.id(), done, size};
   count_ = copies_.size();

@@ -46,7 +46,8 @@ struct ProcessState {
 
 std::optional<ProcessState> process_state(std::int64_t pid) {
   std::ifstream in(fmt::format("/proc/{}/stat", pid));
-  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  std::string text; // nothing where the process ends in this moment
+  std::getline(in, text, '\0');
   // The second field, the program's name in parentheses, may hold anything; the fields behind it are numbered
   // from 3.
   const auto end_of_name = text.rfind(')');

@@ -644,7 +644,8 @@ class Flushing(BelowTest):
         self.takes_no_changes()
         self.says_that_a_check_is_needed()
         self.is_right(lambda _: 0, "v@s")
-        self.is_old_or_new()
+        with contextlib.suppress(OSError):  # what may be lost is an error
+            self.is_old_or_new()
         self.lab.umount()
         self.is_refused_until_checked()
         self.is_right(lambda _: 0, "v@s")
@@ -710,8 +711,6 @@ class Flushing(BelowTest):
         self.is_old_or_new()
         self.is_right(lambda _: 0, "v@s")
 
-    # Fails: the daemon goes on reading places that the lost writes never reached.
-    @unittest.expectedFailure
     def test_while_it_stays_mounted_what_is_read_is_old_or_new_or_an_error(self):
         self.lab.vsnap("snapshot", "p/v@s")
         self.write_blocks(range(BLOCKS), 1)
@@ -1147,8 +1146,6 @@ class Full(LabTest):
         self.assertEqual("v@full" in self.lab.views(), done.code == 0)
         self.is_all_there(0, end)
 
-    # Fails: exit code 5; the catalog's blocks are holes of the member until they are first written.
-    @unittest.expectedFailure
     def test_a_removal_works_and_makes_room(self):
         end = self.fill()
         self.lab.vsnap("rm", "-y", "--wait", "p/gone")
