@@ -224,6 +224,7 @@ Result<> Daemon::run(std::vector<int> descriptors) {
   VSNAP_TRY(open_pool());
   VSNAP_TRY_ASSIGN(record_, make_record(*pool_, options_));
   const auto served = serve();
+  session_.reset(); // where it was made and something else failed
   const auto closed = close_pool();
   VSNAP_TRY(served);
   return closed;

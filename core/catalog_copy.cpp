@@ -73,6 +73,7 @@ Result<> CatalogCopy::write(std::uint64_t page, Page content) {
 }
 
 Result<> CatalogCopy::write_noted() {
+  if (planted(Fault::copy_not_written)) noted_.clear();
   std::array<std::byte, kPageBytes> content;
   for (const std::uint64_t page : noted_) {
     if (!read_database(page, content))

@@ -37,6 +37,8 @@ constexpr std::array kNames = {
     std::pair{Fault::tail_of_other_token, "tail_of_other_token"},
     std::pair{Fault::tail_not_ended, "tail_not_ended"},
     std::pair{Fault::tail_last_stays, "tail_last_stays"},
+    std::pair{Fault::copy_not_written, "copy_not_written"},
+    std::pair{Fault::lost_places_forgotten, "lost_places_forgotten"},
 };
 
 int chosen() {

@@ -32,8 +32,10 @@ enum class Fault {
   write_error_ignored,
   tail_of_other_boot,
   tail_of_other_token,
-  tail_not_ended,  // what one process brought to the catalog is brought again by the next
-  tail_last_stays, // the segment does not say how far its records go
+  tail_not_ended,        // what one process brought to the catalog is brought again by the next
+  tail_last_stays,       // the segment does not say how far its records go
+  copy_not_written,      // a checkpoint leaves the copy of the catalog as it was
+  lost_places_forgotten, // after a failed flush everything is read as if nothing were lost
 };
 
 #ifdef VSNAP_PLANTED_FAULTS

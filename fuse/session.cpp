@@ -320,10 +320,13 @@ void FuseSession::stop(Stop how) {
 }
 
 FuseSession::~FuseSession() {
-  // Files that are handed over stay open until here: commands may still look whether they are.
-  operations_.files.remove_all();
-  if (hands_over_ || (mount_->is_adopted() && !served_ && !was_stopped())) mount_->leave();
+  if (hands_over_ || (mount_->is_adopted() && !served_ && !was_stopped())) {
+    operations_.pool.keep_unlinked();
+    mount_->leave();
+  }
   mount_->end();
+  operations_.files
+      .remove_all(); // those that were left until here: commands may have asked whether they are open
   if (session_ != nullptr) fuse_session_destroy(session_);
 }
 

@@ -43,6 +43,8 @@ FOUND_BY = {
     "tail_of_other_token": "a tail*",
     "tail_not_ended": "a tail*",
     "tail_last_stays": KILLED,
+    "copy_not_written": "one damaged byte*",
+    "lost_places_forgotten": "after a failed flush*",
 }
 HANGS = {"lost_wakeup"}  # found by its never coming to an end
 THREE = {"commit_without_flush"}  # a snapshot, a first write, and a commit
