@@ -245,12 +245,12 @@ class Processes(OutliveTest):
             else:
                 os.kill(self.lab.daemon_pid(), signal.SIGKILL)
             self.lab.vsnap("rm", "-y", "p/v", code=(4, 7))  # 7: it was asked of a daemon that just ended
-            self.assertIn("v", self.lab.views())
             self.assertEqual(os.pread(held, 20, 0), b"content")
             self.assertEqual(os.pread(removed, 20, 0), b"removed")
             if change:
                 output = change.communicate(timeout=30)[0]
                 self.assertEqual(change.returncode, 0, output)
+            self.assertIn("v", self.lab.views())
         os.close(held)
         os.close(removed)
         self.lab.vsnap("rm", "-y", "p/v")
