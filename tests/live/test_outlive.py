@@ -225,7 +225,9 @@ class Processes(OutliveTest):
     def test_commands_wait_for_the_successor(self):
         self.lab.vsnap("create", "p/v", "--size", "1M")
         for turn in range(5):
-            os.kill(self.lab.daemon_pid(), signal.SIGKILL)
+            pid = self.lab.daemon_pid()
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not is_running(pid), what="killed")  # it would not answer any more
             self.lab.vsnap("snapshot", f"p/v@{turn}")
         self.assertEqual(len(self.lab.views()), 6)
         self.end()
