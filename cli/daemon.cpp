@@ -117,6 +117,8 @@ void Daemon::keep_mount() {
     can = failure(ErrorKind::failed, "what writes change could not be kept in shared memory");
   if (options_.restart && !can)
     log::warning("{}: should the daemon die, the mount dies with it: {}", options_.pool, can.error().message);
+  // What the predecessor gave it, it has: after this daemon nobody is to go on.
+  if (mount_->is_adopted() && !can && keeper_.send(Word::let_go)) keeper_.wait(kLongestLettingGo);
   if (options_.restart && can) {
     kept_ = mount_->is_adopted() || keeper_.send_descriptors(mount_->descriptors());
     // Also if only some went there.

@@ -4,6 +4,7 @@
 VSNAP_KILLS: how many times each load goes through it (20).
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -11,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -381,6 +383,37 @@ class WithoutRestart(OutliveTest):
         self.lab.mount()
         self.assertEqual(read_all(path), b"content")
         self.end()
+
+
+INSIDE = "VSNAP_TEST_SMALL_MEMORY"  # set where /dev/shm is one of our own, with room for one tail
+
+
+class WithoutMemory(LabTest):
+    def test_a_successor_that_has_no_room_for_its_tail_serves_and_is_the_last(self):
+        if INSIDE not in os.environ:
+            test = self.id().removeprefix("__main__.")
+            script = f"mount -t tmpfs -o size=45M none /dev/shm && exec {sys.executable} -B {__file__} {test}"
+            env = {INSIDE: "1", "VSNAP_TEST_DIR": "/var/tmp"}
+            self.lab.run("unshare", "-m", "--propagation", "private", "sh", "-c", script, env=env)
+            return
+        self.lab.pool()
+        point = self.lab.mount()
+        (point / "v").write_bytes(b"content")
+        pid = self.lab.daemon_pid()
+        keeper = keeper_of(pid)
+        os.kill(keeper, signal.SIGSTOP)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_running(pid), what="killed")
+        for tail in Path("/dev/shm").glob("vsnap-tail-*"):
+            tail.unlink()
+        with contextlib.suppress(OSError), open("/dev/shm/filler", "wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(65536))
+        os.kill(keeper, signal.SIGCONT)
+        self.assertEqual(os.listdir(point), ["v"])
+        self.mentions((self.lab.path / "run/p.log").read_text(), "the mount dies with it")
+        self.lab.umount()
+        wait_until(lambda: not is_running(keeper), what="the keeper ended")
 
 
 if __name__ == "__main__":
