@@ -1,34 +1,17 @@
 #include "core/engine.h"
 
-#include <fmt/format.h>
 #include <algorithm>
 #include <cstring>
 
 #include "core/assert.h"
+#include "core/budget.h"
 #include "core/catalog.h"
-#include "core/catalog_copy.h"
-#include "core/log.h"
 #include "core/planted.h"
-#include "core/schema.h"
 
 namespace vsnap {
 namespace {
 
-// Headroom in the catalog's segments: 1/64 of the pool, at least 512 pages (2 MiB), at most 32,768 (128 MiB).
-// Half of it is what pending changes may need; below half, writes that need rows are refused. See
-// log_limit().
-constexpr std::uint64_t kMinHeadroomBlocks = 512;
-constexpr std::uint64_t kMaxHeadroomBlocks = 32768;
 constexpr std::uint64_t kLooksForSpace = 64; // of so many commits one looks for more, though there was none
-
-// The WAL: 1/64 of the pool, 1 to 64 MiB. It starts anew at a quarter; a transaction dirties at most a leaf,
-// two split pages and a bitmap row (two pages) for each change, so that a 1/16 of its frames in changes
-// always fits.
-constexpr std::uint64_t kMinWalBlocks = 256;
-constexpr std::uint64_t kMaxWalBlocks = 16384;
-
-// Pending changes: in the log, and as many in the commit under way.
-constexpr std::uint64_t kMinLogRecords = 512;
 
 // One transaction. The more it has, the more changes share a page of the catalog.
 constexpr std::uint64_t kMaxBatchChanges = 16384;
@@ -39,336 +22,24 @@ constexpr std::uint64_t kMinPoliteChanges = 512;
 // Changes for which maps that are to be loaded, and snapshots, wait.
 constexpr std::uint64_t kChangesABreath = 256;
 
-// The journal: 1/64 of the pool, 256 KiB to 64 MiB; a frame takes a block at least.
-constexpr std::uint64_t kMinJournalBlocks = 64;
-constexpr std::uint64_t kMaxJournalBlocks = 16384;
-
-std::uint64_t wal_blocks(std::uint64_t pool_blocks) {
-  return std::clamp(pool_blocks / 64, kMinWalBlocks, kMaxWalBlocks);
-}
-std::uint64_t headroom_blocks(std::uint64_t pool_blocks) {
-  return std::clamp(pool_blocks / 64, kMinHeadroomBlocks, kMaxHeadroomBlocks);
-}
-
-std::uint64_t journal_blocks(std::uint64_t pool_blocks) {
-  return std::clamp(pool_blocks / 64, kMinJournalBlocks, kMaxJournalBlocks);
-}
-
-// How many changes certainly need no more than `pages`, when the catalog has `used` of them.
-//
-// A change makes at most three rows of some 35 bytes; half-full pages hold 50 of them: 1/16 page a change.
-// Besides, it may split a leaf that is full, but not more leaves than there are. So changes c cannot need
-// more pages than min(c, used) + c / 16.
-std::uint64_t changes_that_fit(std::uint64_t pages, std::uint64_t used) {
-  return pages > used + used / 16 ? (pages - used) * 16 : pages * 16 / 17;
-}
-
-// How many changes may be pending when `used` pages of the catalog are in use and `unused` are not: what fits
-// into half of those. With the smallest headroom, 512 records cannot add more than 512 pages, and to add that
-// many they would need 512 full leaves (2 MiB of index), at which size half of the splits share a leaf: at
-// most 256 pages, half the headroom.
-std::uint64_t log_limit(std::uint64_t used, std::uint64_t unused) {
-  return std::clamp(changes_that_fit(unused / 2, used) / 2, kMinLogRecords, ChangeLog::kMaxLimit);
-}
-
 } // namespace
-
-Engine::Engine(Env& env, std::unique_ptr<MemberSet> members, std::uint64_t cache_bytes)
-    : env_(env), cache_bytes_(cache_bytes), members_(std::move(members)) {
-  members_->set_on_failed_flush([this] {
-    if (tail_) tail_->end();
-  });
-}
-
-Engine::~Engine() {
-  page_count_.reset();
-  free_count_.reset();
-  cache_.reset();
-  index_.reset();
-  db_.reset();
-  vfs_.reset();
-}
-
-std::uint64_t Engine::headroom_target_blocks() const { return headroom_blocks(pool_blocks_.load()); }
-
-Result<> Engine::start(bool fresh) {
-  const Superblock layout = members_->layout();
-  for (const RosterEntry& member : layout.roster) {
-    allocator_.add_member(member.blocks, format::kHeaderBlocks);
-    pool_blocks_ += member.blocks;
-  }
-  for (const MetadataSegment& segment : layout.segments) {
-    if (!allocator_.take(segment.run)) {
-      return failure(ErrorKind::damaged, "metadata segments overlap (restore the members from a copy)");
-    }
-  }
-  vfs_ = std::make_unique<MetadataVfs>(*members_, allocator_);
-  VSNAP_TRY(vfs_->load());
-  if (fresh) {
-    const std::uint64_t headroom = headroom_target_blocks();
-    VSNAP_TRY(vfs_->grow(MetadataFile::catalog, BlockCount(headroom + headroom / 4)));
-    VSNAP_TRY(vfs_->grow(MetadataFile::wal, BlockCount(wal_blocks(pool_blocks_))));
-  }
-  VSNAP_TRY_ASSIGN(db_, Database::open(MetadataVfs::kDatabaseFile, vfs_->vfs_name(),
-                                       static_cast<int>(wal_blocks(pool_blocks_) / 4)));
-  return {};
-}
-
-Result<> Engine::create_catalog() {
-  VSNAP_TRY(start(true));
-  VSNAP_TRY(db_->write([](SQLite::Database& db) -> Result<> {
-    db.exec(schema::kCreate);
-    db.exec(fmt::format("PRAGMA application_id={}", schema::kApplicationId));
-    db.exec(fmt::format("PRAGMA user_version={}", schema::kVersion));
-    catalog::set_value(db, "generation", 1);
-    catalog::set_value(db, "next_object", 2); // 1 would be the inode of the mount's root
-    catalog::set_value(db, "next_branch", 1);
-    return {};
-  }));
-  return checkpoint();
-}
-
-Result<> Engine::open_catalog(bool for_check) {
-  VSNAP_TRY(start(false));
-  MutexLock lock(commit_mutex_);
-  std::uint64_t applied = 0;
-  VSNAP_TRY(db_->read([&](SQLite::Database& db) VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
-    if (db.execAndGet("PRAGMA application_id").getInt() != schema::kApplicationId) {
-      return failure(ErrorKind::damaged,
-                     "the catalog is missing or not a catalog (restore the members from a copy)");
-    }
-    if (const int version = db.execAndGet("PRAGMA user_version").getInt(); version != schema::kVersion) {
-      return failure(
-          ErrorKind::failed, ENOTSUP,
-          fmt::format("catalog version {}; this vsnap knows version {}", version, schema::kVersion));
-    }
-    VSNAP_TRY(members_->check_together(catalog::value(db, "opened")));
-    applied = catalog::value(db, "applied");
-    tail_token_ = catalog::value(db, "tail");
-    line_.frame = std::max<std::uint64_t>(catalog::value(db, "journal_frame"), 1);
-    line_.offset = catalog::value(db, "journal_offset");
-    std::vector<std::uint64_t> member_blocks;
-    for (const RosterEntry& member : members_->layout().roster) member_blocks.push_back(member.blocks);
-    index_ = std::make_unique<ExtentIndex>(db, std::move(member_blocks));
-    index_->load_space([&](const SpaceGroup& group) { sound_ = allocator_.load_group(group) && sound_; });
-    return {};
-  }));
-  if (!sound_ && !for_check) {
-    return failure(ErrorKind::damaged,
-                   "the catalog's record of used space contradicts the members (vsnap check --repair)");
-  }
-  cache_ = std::make_unique<RegionCache>(*db_, *index_, grace_, cache_bytes_);
-  // Regions with pending changes stay in memory: those of the log and of a commit make half of what the cache
-  // may hold.
-  log_ = std::make_unique<ChangeLog>(applied, kMinLogRecords, cache_->limit_regions() / 4);
-  cache_->set_committed(applied);
-  journal_ = std::make_unique<Journal>(*members_, *log_);
-  const Superblock layout = members_->layout();
-  for (const MetadataSegment& segment : layout.segments) {
-    if (segment.file == MetadataFile::journal) journal_->attach(segment.run, layout.pool_uuid);
-  }
-  return {};
-}
-
-void Engine::start_headroom() {
-  MutexLock lock(commit_mutex_);
-  if (sound_) keep_headroom();
-}
-
-Result<bool> Engine::replay(const Journal::Each& each, bool takes_over) {
-  MutexLock lock(commit_mutex_);
-  if (!sound_) return false; // once it was repaired
-  VSNAP_TRY(journal_->replay(line_, committed(), each));
-  // After a failed flush its records may name places that the data never reached.
-  if (members_->needs_check()) return log_->last() > committed();
-  VSNAP_TRY_ASSIGN(const auto tail,
-                   Tail::find(env_, members_->layout().pool_uuid, tail_token_, committed(), takes_over));
-  if (tail) {
-    for (const LogRecord& record : (*tail)->records(log_->last())) VSNAP_TRY(each(record));
-  }
-  return log_->last() > committed();
-}
-
-Result<> Engine::reset_journal() {
-  VSNAP_TRY(commit()); // what came before the damage
-  VSNAP_TRY(journal_->reset());
-  return start_tail(false);
-}
-
-// Old records are out of the way before the catalog may need others, whatever fails in between: with nothing
-// pending they say nothing that the catalog does not.
-Result<> Engine::start_tail(bool keep) {
-  MutexLock lock(commit_mutex_);
-  VSNAP_ASSERT(!tail_ && log_->committed() == log_->last());
-  const Uuid pool = members_->layout().pool_uuid;
-  if (!planted(Fault::tail_not_ended) && !Tail::remove(env_, pool)) keep = false;
-  std::uint64_t token = 0;
-  std::unique_ptr<Tail> tail;
-  if (keep) {
-    const Uuid random = env_.random_uuid();
-    std::memcpy(&token, random.data(), sizeof token);
-    token = token >> 2U | 1U; // what SQLite stores as it is, and not 0
-    auto made = Tail::make(env_, pool, token, log_->last(), members_->path(0));
-    if (!made)
-      log::warning("what no fsync confirmed is lost if this process is killed: {}", made.error().message);
-    else
-      tail = std::move(*made);
-  }
-  if (!tail) token = 0;
-  if (token != tail_token_ && !planted(Fault::tail_not_ended)) {
-    VSNAP_TRY(db_->write([&](SQLite::Database& db) -> Result<> {
-      catalog::set_value(db, "tail", token);
-      return {};
-    }));
-  }
-  tail_token_ = token;
-  tail_ = std::move(tail);
-  if (tail_) log_->move_to(tail_->slots(), tail_->last(), tail_->committed());
-  return {};
-}
-
-void Engine::end_tail() {
-  if (tail_) tail_->remove_own(env_, members_->layout().pool_uuid);
-}
-
-// Also where it lies in another /dev/shm than ours: the catalog does not name it any more.
-Result<> Engine::forget_tail() {
-  MutexLock lock(commit_mutex_);
-  if (tail_token_ != 0) {
-    VSNAP_TRY(db_->write([](SQLite::Database& db) -> Result<> {
-      catalog::set_value(db, "tail", 0);
-      return {};
-    }));
-    tail_token_ = 0;
-  }
-  static_cast<void>(Tail::remove(env_, members_->layout().pool_uuid));
-  return {};
-}
-
-void Engine::make_journal() {
-  if (journal_->attached()) return;
-  const auto run =
-      allocator_.allocate_segment(BlockCount(kMinJournalBlocks), BlockCount(journal_blocks(pool_blocks_)));
-  if (!run) return;
-  auto stored = members_->update_layout([&](Superblock& layout) {
-    layout.segments.push_back({MetadataFile::journal, *run});
-    layout.incompat |= format::kFeatureJournal;
-  });
-  if (!stored) {
-    log::warning("no journal: {}", stored.error().message);
-    return;
-  }
-  // Into the other copy as well: should this one be damaged later, a layout without the journal would count.
-  static_cast<void>(members_->update_layout([](Superblock&) {}));
-  journal_->attach(*run, members_->layout().pool_uuid);
-}
-
-void Engine::make_catalog_copy() {
-  static_cast<void>(db_->read([&](SQLite::Database&) -> Result<> {
-    vfs_->extend_copy();
-    return {};
-  }));
-}
-
-Result<std::vector<std::string>> Engine::check_catalog_copy(bool repair) {
-  constexpr std::uint64_t kPagesAtATime = 1024; // writers wait for the lock
-  CatalogCopy::Findings found;
-  std::uint64_t pages = 1;
-  for (std::uint64_t page = 0; page < pages; page += kPagesAtATime) {
-    VSNAP_TRY(db_->read([&](SQLite::Database& db) -> Result<> {
-      pages = static_cast<std::uint64_t>(db.execAndGet("PRAGMA page_count").getInt64());
-      VSNAP_TRY_ASSIGN(const auto some,
-                       vfs_->copy().compare(page, std::min(page + kPagesAtATime, pages), repair));
-      found.mended_database += some.mended_database;
-      found.mended_copy += some.mended_copy;
-      return {};
-    }));
-  }
-  std::vector<std::string> remarks;
-  if (found.mended_database > 0) {
-    remarks.push_back(fmt::format("catalog: {} of its pages are damaged, and their copies are good",
-                                  found.mended_database));
-  }
-  if (found.mended_copy > 0)
-    remarks.push_back(
-        fmt::format("catalog: the copies of {} pages are missing or damaged", found.mended_copy));
-  return remarks;
-}
-
-Result<> Engine::mark_opened() {
-  auto marked = [&]() -> Result<> {
-    VSNAP_TRY_ASSIGN(const std::uint64_t sequence, members_->mark_opened());
-    if (sequence == 0) return {};
-    return db_->write([&](SQLite::Database& db) -> Result<> {
-      catalog::set_value(db, "opened", sequence);
-      return {};
-    });
-  }();
-  if (marked || marked.error().kind != ErrorKind::no_space) return marked;
-  // No room below the members: what is there can still be read, and that is worth more than the mark.
-  log::warning("noting that the pool was opened: {}", marked.error().message);
-  return {};
-}
-
-void Engine::note_member_added(std::uint64_t blocks) {
-  // The index first: as soon as the allocator has the member, rows may name it.
-  static_cast<void>(db_->read([&](SQLite::Database&) -> Result<> {
-    index_->add_member(blocks);
-    return {};
-  }));
-  allocator_.add_member(blocks, format::kHeaderBlocks);
-  pool_blocks_ += blocks;
-  MutexLock lock(commit_mutex_);
-  grow_at_free_ = 0;
-  keep_headroom();
-}
 
 std::optional<PlaceRun> Engine::allocate(BlockCount wanted, std::optional<Place> near, std::uint64_t phase) {
   if (metadata_low()) return std::nullopt;
   return allocator_.allocate(wanted, near, phase);
 }
 
-Result<> Engine::check_writable() const {
-  if (!failed_.load(std::memory_order_acquire) && !members_->flush_failed()) return {};
-  return failure(ErrorKind::failed, EIO, fmt::format("the pool takes no changes: {}", health()));
-}
-
-std::string Engine::health() const {
-  constexpr std::string_view kNext = "unmount the pool and run vsnap check";
-  MutexLock lock(failure_mutex_);
-  if (!failure_.empty()) return needs_check() ? fmt::format("{} ({})", failure_, kNext) : failure_;
-  if (members_->flush_failed()) return fmt::format("a flush failed: {}", kNext);
-  return "ok";
-}
-
 void Engine::fail(const Error& why) {
-  {
-    MutexLock lock(failure_mutex_);
-    if (failure_.empty()) {
-      failure_ = why.message;
-      log::error("the pool takes no more changes: {}", why.message);
-    }
-    if (why.kind != ErrorKind::no_space) needs_check_.store(true);
-    failed_.store(true, std::memory_order_release);
-  }
+  failure_.fail(why);
   if (needs_check()) mark_failure();
 }
 
 void Engine::find_lost_places() {
-  if (!members_->flush_failed() || !log_ || lost_.load() != nullptr) return;
+  if (!members_->flush_failed() || !log_ || failure_.knows_lost_places()) return;
   if (planted(Fault::lost_places_forgotten)) return;
   std::vector<LogRecord> records;
   log_->copy(std::max(committed(), journal_->flushed()), log_->last(), records);
-  MutexLock lock(failure_mutex_);
-  if (lost_places_) return;
-  lost_places_ = std::make_unique<const LostPlaces>(records);
-  lost_.store(lost_places_.get(), std::memory_order_release);
-}
-
-Result<> Engine::lost_error(PlaceRun run) {
-  return failure(ErrorKind::failed, EIO,
-                 fmt::format("member {}, block {}: may be lost, as a flush has failed", run.start.member(),
-                             run.start.block()));
+  failure_.set_lost_places(records);
 }
 
 Result<> Engine::flush() {
@@ -380,7 +51,7 @@ Result<> Engine::flush() {
 void Engine::mark_failure() {
   if (tail_) tail_->end();
   find_lost_places();
-  if (!marked_.load()) marked_.store(members_->mark_needs_check());
+  failure_.mark_members();
 }
 
 // ---- commit ----
@@ -519,13 +190,13 @@ Result<> Engine::commit_line(const Step& step) {
 }
 
 // What a WAL that cannot grow certainly holds.
-std::uint64_t Engine::smallest_batch() const { return wal_blocks(pool_blocks_) / 16; }
+std::uint64_t Engine::smallest_batch() const { return budget::wal_blocks(pool_blocks_) / 16; }
 
 // What it holds in all likelihood.
 std::uint64_t Engine::largest_batch() const {
   const std::uint64_t pages = vfs_->capacity_bytes(MetadataFile::wal) / kBlockBytes / 4;
   const std::uint64_t used = metadata_used_bytes_.load() / kBlockBytes;
-  return std::clamp(changes_that_fit(pages, used), smallest_batch(), kMaxBatchChanges);
+  return std::clamp(budget::changes_that_fit(pages, used), smallest_batch(), kMaxBatchChanges);
 }
 
 Engine::Batch Engine::next_batch(std::uint64_t line, std::uint64_t limit) const {
@@ -680,12 +351,12 @@ void Engine::keep_headroom() {
   while (look && unused() < target) {
     const std::uint64_t quarter = vfs_->capacity_bytes(MetadataFile::catalog) / kBlockBytes / 4;
     if (!vfs_->grow(MetadataFile::catalog, BlockCount(std::max<std::uint64_t>(quarter, 256)))) {
-      grow_at_free_ = allocator_.free_blocks() + kMinHeadroomBlocks;
+      grow_at_free_ = allocator_.free_blocks() + budget::kMinHeadroomBlocks;
       break;
     }
   }
   if (look && log_) make_catalog_copy();
-  if (log_) log_->set_limit(log_limit(*used, unused()));
+  if (log_) log_->set_limit(budget::log_limit(*used, unused()));
   metadata_low_.store(unused() < target / 2, std::memory_order_relaxed);
 }
 

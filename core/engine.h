@@ -6,7 +6,7 @@
 // 1. The catalog changes only under commit_mutex().
 // 2. commit(): members are flushed before the catalog names what was written to them; a place that the
 //    catalog no longer names is released after the transaction is durable and a grace period has passed.
-// 3. After a failed flush or commit the pool takes no more changes (failure()); what is in memory stays
+// 3. After a failed flush or commit the pool takes no more changes (failure_state.h); what is in memory stays
 //    readable.
 // 4. There is always room in the metadata segments for the changes that were accepted: writes that need a new
 //    place or row are refused (ENOSPC) once the headroom is half used and cannot grow; removal never is.
@@ -24,9 +24,9 @@
 #include "core/description.h"
 #include "core/env.h"
 #include "core/extent_index.h"
+#include "core/failure_state.h"
 #include "core/grace.h"
 #include "core/journal.h"
-#include "core/lost_places.h"
 #include "core/member_set.h"
 #include "core/metadata_vfs.h"
 #include "core/net_changes.h"
@@ -127,8 +127,12 @@ class Engine {
   // Records up to this number are in the catalog.
   [[nodiscard]] std::uint64_t committed() const { return log_->committed(); }
   [[nodiscard]] bool metadata_low() const { return metadata_low_.load(std::memory_order_relaxed); }
-  [[nodiscard]] Result<> check_writable() const; // EIO / EROFS with the reason
-  [[nodiscard]] std::string health() const;
+  // Failures; see failure_state.h.
+  [[nodiscard]] bool failed() const { return failure_.failed(); }
+  [[nodiscard]] Result<> check_writable() const { return failure_.check_writable(); }
+  [[nodiscard]] std::string health() const { return failure_.health(); }
+  [[nodiscard]] Result<> check_kept(PlaceRun run) const { return failure_.check_kept(run); }
+  [[nodiscard]] bool needs_check() const { return failure_.needs_check(); }
   // From now on nothing is changed any more, until the pool is opened again.
   void fail(const Error& why);
   // Of all members. Should it fail, what only the tail knows counts no more, and the members say that a check
@@ -136,13 +140,6 @@ class Engine {
   [[nodiscard]] Result<> flush();
   // Tries again where the members did not take it.
   void mark_failure();
-  // EIO where a failed flush may have lost what lies there.
-  [[nodiscard]] Result<> check_kept(PlaceRun run) const {
-    const LostPlaces* const lost = lost_.load(std::memory_order_acquire);
-    return lost != nullptr && lost->touches(run) ? lost_error(run) : Result<>();
-  }
-  // What the members hold may contradict itself: a check has to run before the next change.
-  [[nodiscard]] bool needs_check() const { return needs_check_.load() || members_->flush_failed(); }
   [[nodiscard]] SpaceInfo space();
   void note_member_added(std::uint64_t blocks);
 
@@ -175,8 +172,7 @@ class Engine {
     std::vector<PlaceRun> added, freed;
   };
   [[nodiscard]] Result<> apply_changes(Batch& batch, Places& places) VSNAP_REQUIRES(commit_mutex_);
-  void find_lost_places() VSNAP_EXCLUDES(failure_mutex_);
-  [[nodiscard]] static Result<> lost_error(PlaceRun run);
+  void find_lost_places();
   void undo_durable(const std::vector<PlaceRun>& added, const std::vector<PlaceRun>& freed)
       VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] Result<> store_figures(SQLite::Database& db, const Batch& batch, const Step& step)
@@ -191,6 +187,7 @@ class Engine {
   Env& env_;
   const std::uint64_t cache_bytes_;
   std::unique_ptr<MemberSet> members_;
+  FailureState failure_;
   Allocator allocator_;
   std::unique_ptr<MetadataVfs> vfs_;
   std::unique_ptr<Database> db_;
@@ -220,13 +217,6 @@ class Engine {
   std::atomic<bool> metadata_low_{false};
   std::atomic<std::uint64_t> metadata_used_bytes_{0};
   std::atomic<std::uint64_t> pool_blocks_{0};
-  mutable Mutex failure_mutex_;
-  std::string failure_ VSNAP_GUARDED_BY(failure_mutex_);
-  std::atomic<bool> failed_{false};
-  std::atomic<bool> needs_check_{false};
-  std::unique_ptr<const LostPlaces> lost_places_ VSNAP_GUARDED_BY(failure_mutex_);
-  std::atomic<const LostPlaces*> lost_{nullptr}; // lost_places_, once a flush failed
-  std::atomic<bool> marked_{false};              // on all members
 };
 
 } // namespace vsnap

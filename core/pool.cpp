@@ -499,8 +499,11 @@ Result<ViewHandle> PoolImpl::open_view(ObjectId id) {
       MutexLock lock(objects_.mutex());
       object = objects_.find(id);
     }
-    // A snapshot is read from the catalog.
-    if (object && engine_->committed() < object->line) VSNAP_TRY(engine_->commit());
+    // A snapshot is read from the catalog, as long as that gets what belongs to it.
+    if (object && engine_->committed() < object->line && !engine_->failed()) {
+      if (auto committed = engine_->commit(); !committed && !engine_->failed())
+        return Failure(committed.error());
+    }
   }
   MutexLock lock(objects_.mutex());
   const ObjectPtr object = objects_.find(id);

@@ -11,6 +11,19 @@ RegionCache::RegionCache(Database& db, ExtentIndex& index, Grace& grace, std::ui
       limit_bytes_(std::max<std::uint64_t>(limit_bytes, kMinRegions * sizeof(Region))),
       evict_at_(limit_bytes_ + kEvictStep) {}
 
+std::vector<MapChange> RegionCache::pending(const ViewMap& map) const {
+  std::vector<MapChange> changes;
+  const std::uint64_t committed = committed_.load(std::memory_order_acquire);
+  if (map.head || map.line <= committed || log_ == nullptr) return changes;
+  std::vector<LogRecord> records;
+  log_->copy(committed, map.line, records);
+  for (const LogRecord& record : records) {
+    if (record.type != RecordType::map || record.subject != map.branch->id.value()) continue;
+    if (record.born <= map.number.value()) changes.push_back(change_of(record));
+  }
+  return changes;
+}
+
 Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
   if (Region* const region = map.table.find(index)) {
     if (!region->used_lately.load(std::memory_order_relaxed))
@@ -23,6 +36,7 @@ Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
   // never too seldom.
   const Version version = map.branch->version();
   auto region = std::make_unique<Region>(index, version);
+  const std::vector<MapChange> over = pending(map); // before the catalog is read: so nothing falls between
   // A commit under way changes no row that this view sees: what it brings of this map is in memory, or was
   // written after the version that is read here.
   VSNAP_TRY(db_.peek([&](SQLite::Database&) -> Result<> {
@@ -32,6 +46,14 @@ Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
       index_.load_region(*map.branch, map.number, std::nullopt, *region);
     return {};
   }));
+  for (const MapChange& change : over) {
+    if (region_of(change.start) != index) continue;
+    const std::uint64_t from = (change.start - first_block(index)).value();
+    MutexLock filling(region->mutex());
+    const Entry first(change.kind, change.place, false);
+    region->make_room(from, change.count.value(), first);
+    region->set_run(from, change.count.value(), first);
+  }
   region->count_in(bytes_);
   Region* const loaded = region.release();
   map.table.insert(loaded);

@@ -7,6 +7,8 @@
 //    memory always say all.
 // 2. Regions that were taken out are freed by collect(), after a grace period.
 // 3. get() never takes out the region that it returns.
+// 4. What the log has of a snapshot and the catalog has not is laid over what is loaded. As a rule there is
+//    nothing: a snapshot is opened after a commit, unless the pool commits no more.
 // Threads: get() from any thread inside a grace section. collect() outside. drop_all() with the branch's gate
 // closed.
 #pragma once
@@ -17,6 +19,7 @@
 #include <vector>
 
 #include "core/branch.h"
+#include "core/change_log.h"
 #include "core/database.h"
 #include "core/extent_index.h"
 #include "core/grace.h"
@@ -26,7 +29,8 @@ namespace vsnap {
 
 struct ViewMap { // the map of one open view
   Branch* branch = nullptr;
-  Version number; // of a snapshot
+  Version number;         // of a snapshot
+  std::uint64_t line = 0; // of a snapshot: records up to this one may belong to it
   bool head = false;
   RegionTable table;
 };
@@ -34,6 +38,10 @@ struct ViewMap { // the map of one open view
 class RegionCache {
  public:
   RegionCache(Database& db, ExtentIndex& index, Grace& grace, std::uint64_t limit_bytes);
+  // Before there are snapshots to read.
+  void set_log(const ChangeLog& log) { log_ = &log; }
+  // The map records that the log has of the snapshot and the catalog has not, in order.
+  [[nodiscard]] std::vector<MapChange> pending(const ViewMap& map) const;
 
   [[nodiscard]] Result<Region*> get(ViewMap& map, RegionIndex index) VSNAP_EXCLUDES(load_mutex_);
   // Records up to this number are in the catalog.
@@ -73,6 +81,7 @@ class RegionCache {
   Database& db_;
   ExtentIndex& index_;
   Grace& grace_;
+  const ChangeLog* log_ = nullptr;
   const std::uint64_t limit_bytes_;
   std::atomic<std::uint64_t> committed_{0};
   std::atomic<std::uint64_t> bytes_{0}; // of regions in tables

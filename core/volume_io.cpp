@@ -50,6 +50,7 @@ VolumeIo::VolumeIo(Engine& engine, Objects& objects, ObjectPtr object, std::shar
   map_.branch = object_->branch;
   map_.head = object_->kind == ViewKind::volume;
   map_.number = object_->number;
+  map_.line = object_->line;
 }
 
 VolumeIo::~VolumeIo() { engine_.cache().forget(map_); }
@@ -589,6 +590,10 @@ Result<std::optional<RegionIndex>> VolumeIo::next_mapped_region(RegionIndex from
       best = region.index();
       return false;
     });
+  }
+  for (const MapChange& change : engine_.cache().pending(map_)) {
+    const RegionIndex found = region_of(change.start);
+    if (found >= from && (!best || found < *best)) best = found;
   }
   VSNAP_TRY(engine_.db().read([&](SQLite::Database&) -> Result<> {
     for (const Branch* link = map_.branch; link != nullptr; link = link->parent) {

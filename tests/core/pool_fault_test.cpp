@@ -138,6 +138,27 @@ TEST_CASE("after a failed flush every fsync fails until the pool has been checke
   REQUIRE(v->fsync().has_value());
 }
 
+TEST_CASE("after a failed flush a snapshot never read before shows what it has, and nothing younger") {
+  SmallPool lab;
+  lab.create("v", 64 * kMiB);
+  ViewHandle v = lab.view("v");
+  REQUIRE(v->write(0, block_of(1)).has_value());
+  REQUIRE(v->write(40 * kMiB, block_of(1)).has_value()); // of another region
+  REQUIRE(v->write(5 * kBlockBytes, block_of(1)).has_value());
+  REQUIRE(v->discard(5 * kBlockBytes, kBlockBytes).has_value());
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(v->write(0, block_of(2)).has_value());
+  REQUIRE(v->write(kBlockBytes, block_of(2)).has_value());
+  lab.env.fail_flush_once();
+  REQUIRE_FALSE(v->fsync().has_value());
+  ViewHandle s = lab.view("v@s");
+  REQUIRE(read_from(*s, 0) == block_of(1));
+  REQUIRE(read_from(*s, kBlockBytes) == block_of(0));
+  REQUIRE(read_from(*s, 5 * kBlockBytes) == block_of(0));
+  REQUIRE(read_from(*s, 40 * kMiB) == block_of(1));
+  REQUIRE(s->seek_data(kBlockBytes).value() == 40 * kMiB);
+}
+
 TEST_CASE("a block that cannot be read is an error, never zeros") {
   SmallPool lab;
   lab.create("v", kMiB);

@@ -13,8 +13,6 @@ read-only or whose file is cut or has no space to be in, members that are cut, e
 
 Runs in 45 s. VSNAP_BELOW_ROUNDS: how many rounds of random faults under a random load, for each kind of
 member (12), and of random cuts (a quarter of that); 1,000 is the long run. VSNAP_TEST_SEED repeats one.
-
-Cases marked with expectedFailure are promises that vsnap does not keep yet; above each stands what is wrong.
 """
 
 import contextlib
@@ -654,8 +652,6 @@ class Flushing(BelowTest):
         fsync(self.volume)
         self.is_right(lambda _: 2)
 
-    # Fails: a snapshot that nobody has read before needs a commit to be opened, and that is refused.
-    @unittest.expectedFailure
     def test_after_a_failed_flush_a_snapshot_that_was_confirmed_before_can_be_read(self):
         self.write_blocks([0], 1)
         self.lab.vsnap("snapshot", "p/v@s")
