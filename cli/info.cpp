@@ -24,6 +24,8 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
   const auto size = [](std::uint64_t n) { return fmt::format("{} ({} bytes)", format_size(n), n); };
   print_pairs({{"name", spec.pool + "/" + view.name.text()},
                {"type", view.kind == ViewKind::snapshot ? "snapshot" : "volume"},
+               {"form", std::string(to_string(view.form))},
+               {"state", view.state.empty() ? "-" : view.state},
                {"size", size(view.size_bytes)},
                {"used", size(view.used_bytes)},
                {"origin", origin_text(spec.pool, view).value_or("-")},

@@ -18,6 +18,8 @@ struct Options {
 Table make_table() {
   return Table({{"name"},
                 {"type"},
+                {"form"},
+                {"state"},
                 {"size", true},
                 {"used", true},
                 {"origin"},
@@ -30,11 +32,13 @@ Table make_table() {
 
 void add_row(Table& table, const std::string& pool, const ViewInfo& view) {
   table.add({Cell::text(pool + "/" + view.name.text()),
-             Cell::text(view.kind == ViewKind::snapshot ? "snapshot" : "volume"), Cell::size(view.size_bytes),
-             Cell::size(view.used_bytes), Cell::optional_text(origin_text(pool, view)),
-             Cell::time(view.created_ns), Cell::time(view.modified_ns),
-             Cell::text(fmt::format("{:04o}", view.mode)), Cell::number(view.open_handles),
-             Cell::number(view.id.value())});
+             Cell::text(view.kind == ViewKind::snapshot ? "snapshot" : "volume"),
+             Cell::text(std::string(to_string(view.form))),
+             Cell::optional_text(view.state.empty() ? std::nullopt : std::optional(view.state)),
+             Cell::size(view.size_bytes), Cell::size(view.used_bytes),
+             Cell::optional_text(origin_text(pool, view)), Cell::time(view.created_ns),
+             Cell::time(view.modified_ns), Cell::text(fmt::format("{:04o}", view.mode)),
+             Cell::number(view.open_handles), Cell::number(view.id.value())});
 }
 
 Result<> add_pool(Table& table, const Spec& spec, const std::string& type) {

@@ -188,6 +188,8 @@ Json view_json(const std::string& pool, const ViewInfo& view) {
   out["volume"] = view.name.volume;
   out["snapshot"] = view.name.is_snapshot() ? Json(view.name.snapshot) : Json(nullptr);
   out["type"] = view.kind == ViewKind::snapshot ? "snapshot" : "volume";
+  out["form"] = to_string(view.form);
+  out["state"] = view.state.empty() ? Json(nullptr) : Json(view.state);
   out["size"] = view.size_bytes;
   out["used"] = view.used_bytes;
   const auto origin = origin_text(pool, view);

@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/env.h"
@@ -14,10 +15,17 @@
 namespace vsnap {
 
 enum class ViewKind { volume, snapshot };
+enum class ViewForm {
+  thin,    // mapped by the extent index, blocks shared until they are written
+  adopted, // a volume that lies in an image or partition of its own, in place
+  full,    // a snapshot with, or on its way to, a copy of its own of every block
+};
+[[nodiscard]] std::string_view to_string(ViewForm form); // "thin", "adopted", "full"
 
 struct ViewInfo {
   ObjectId id;
   ViewKind kind = ViewKind::volume;
+  ViewForm form = ViewForm::thin;
   ViewName name;
   std::uint64_t size_bytes = 0;
   std::uint64_t used_bytes = 0; // mapped: space it alone and with others uses; st_blocks * 512
@@ -28,6 +36,7 @@ struct ViewInfo {
   std::uint32_t gid = 0;
   std::uint32_t open_handles = 0;
   std::optional<std::string> origin; // of a clone: "VOLUME@SNAPSHOT", or "(removed snapshot)"
+  std::string state = {}; // empty: nothing is under way; else a word or two: "draining", "copying 43 %"
 };
 
 struct MemberInfo {

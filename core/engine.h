@@ -47,8 +47,9 @@ class Engine {
 
   [[nodiscard]] Result<> create_catalog();
   [[nodiscard]] Result<> open_catalog(
-      bool for_check);                  // reads the space table; kind damaged where it contradicts itself
-  [[nodiscard]] Result<> mark_opened(); // before the first change; see member_set.h
+      bool for_check);                      // reads the space table; kind damaged where it contradicts itself
+  [[nodiscard]] Result<> mark_opened();     // before the first change; see member_set.h
+  [[nodiscard]] Result<> upgrade_catalog(); // of an older version: gets the tables that it lacks
   // A pool of before there was a journal, or that had no room for one, gets it. Without one every fsync
   // commits.
   void make_journal();

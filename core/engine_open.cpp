@@ -58,6 +58,7 @@ Result<> Engine::create_catalog() {
   VSNAP_TRY(start(true));
   VSNAP_TRY(db_->write([](SQLite::Database& db) -> Result<> {
     db.exec(schema::kCreate);
+    db.exec(schema::kAddedIn2);
     db.exec(fmt::format("PRAGMA application_id={}", schema::kApplicationId));
     db.exec(fmt::format("PRAGMA user_version={}", schema::kVersion));
     catalog::set_value(db, "generation", 1);
@@ -77,7 +78,7 @@ Result<> Engine::open_catalog(bool for_check) {
       return failure(ErrorKind::damaged,
                      "the catalog is missing or not a catalog (restore the members from a copy)");
     }
-    if (const int version = db.execAndGet("PRAGMA user_version").getInt(); version != schema::kVersion) {
+    if (const int version = db.execAndGet("PRAGMA user_version").getInt(); version < 1 || version > schema::kVersion) {
       return failure(
           ErrorKind::failed, ENOTSUP,
           fmt::format("catalog version {}; this vsnap knows version {}", version, schema::kVersion));
@@ -234,6 +235,15 @@ Result<std::vector<std::string>> Engine::check_catalog_copy(bool repair) {
     remarks.push_back(
         fmt::format("catalog: the copies of {} pages are missing or damaged", found.mended_copy));
   return remarks;
+}
+
+Result<> Engine::upgrade_catalog() {
+  return db_->write([](SQLite::Database& db) -> Result<> {
+    if (db.execAndGet("PRAGMA user_version").getInt() >= schema::kVersion) return {};
+    db.exec(schema::kAddedIn2);
+    db.exec(fmt::format("PRAGMA user_version={}", schema::kVersion));
+    return {};
+  });
 }
 
 Result<> Engine::mark_opened() {

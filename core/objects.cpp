@@ -4,6 +4,18 @@
 
 namespace vsnap {
 
+std::string_view to_string(ViewForm form) {
+  switch (form) {
+    case ViewForm::thin:
+      return "thin";
+    case ViewForm::adopted:
+      return "adopted";
+    case ViewForm::full:
+      return "full";
+  }
+  return "thin";
+}
+
 ObjectPtr Objects::volume(const std::string& name) {
   const auto found = volumes_.find(name);
   return found == volumes_.end() ? nullptr : found->second;

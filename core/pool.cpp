@@ -206,6 +206,11 @@ Result<> PoolImpl::start() {
     return recovered;
   if (options_.for_check) return {};
   VSNAP_TRY(engine_->mark_opened());
+  if (auto upgraded = engine_->upgrade_catalog(); !upgraded) {
+    return failure(upgraded.error().kind, upgraded.error().errno_value,
+                   fmt::format("pool {}: bringing the catalog to the present version: {}", name_,
+                               upgraded.error().message));
+  }
   may_change_ = true;
   engine_->make_journal();
   engine_->make_catalog_copy();

@@ -65,4 +65,12 @@ CREATE TABLE sweep(             -- branches in which versions nobody can see any
 );
 )sql";
 
+const char* const kAddedIn2 = R"sql(
+CREATE TABLE preserved(         -- images that programs go on writing to under the handles that they had
+  id     INTEGER PRIMARY KEY,   -- of a volume without a name, whose snapshot this becomes
+  volume INTEGER NOT NULL,      -- that has the name now; where its branch has no row, the image shows
+  name   TEXT NOT NULL          -- of the snapshot
+);
+)sql";
+
 } // namespace vsnap::schema

@@ -52,6 +52,23 @@ vsnap::ErrorKind from_wire(ErrorKind kind) {
   }
 }
 
+ViewForm to_wire(vsnap::ViewForm form) {
+  switch (form) {
+    case vsnap::ViewForm::thin:
+      return FORM_THIN;
+    case vsnap::ViewForm::adopted:
+      return FORM_ADOPTED;
+    case vsnap::ViewForm::full:
+      return FORM_FULL;
+  }
+  return FORM_THIN;
+}
+
+vsnap::ViewForm from_wire(ViewForm form) {
+  if (form == FORM_ADOPTED) return vsnap::ViewForm::adopted;
+  return form == FORM_FULL ? vsnap::ViewForm::full : vsnap::ViewForm::thin;
+}
+
 } // namespace
 
 ViewName to_wire(const vsnap::ViewName& name) {
@@ -77,6 +94,8 @@ ViewInfo to_wire(const vsnap::ViewInfo& info) {
   out.set_gid(info.gid);
   out.set_open_handles(info.open_handles);
   if (info.origin) out.set_origin(*info.origin);
+  out.set_form(to_wire(info.form));
+  out.set_state(info.state);
   return out;
 }
 
@@ -94,6 +113,8 @@ vsnap::ViewInfo from_wire(const ViewInfo& info) {
   out.gid = info.gid();
   out.open_handles = info.open_handles();
   if (info.has_origin()) out.origin = info.origin();
+  out.form = from_wire(info.form());
+  out.state = info.state();
   return out;
 }
 

@@ -30,6 +30,8 @@ ViewInfo some_view() {
   view.gid = 0xffffffff;
   view.open_handles = 3;
   view.origin = "base@golden";
+  view.form = ViewForm::full;
+  view.state = "copying 43 %";
   return view;
 }
 
@@ -46,6 +48,8 @@ void require_same(const ViewInfo& a, const ViewInfo& b) {
   CHECK(a.gid == b.gid);
   CHECK(a.open_handles == b.open_handles);
   CHECK(a.origin == b.origin);
+  CHECK(a.form == b.form);
+  CHECK(a.state == b.state);
 }
 
 SpaceInfo some_space() { return {1ULL << 40, 1, 2, 3, 4, 5, 6}; }
