@@ -78,7 +78,8 @@ Result<> Engine::open_catalog(bool for_check) {
       return failure(ErrorKind::damaged,
                      "the catalog is missing or not a catalog (restore the members from a copy)");
     }
-    if (const int version = db.execAndGet("PRAGMA user_version").getInt(); version < 1 || version > schema::kVersion) {
+    if (const int version = db.execAndGet("PRAGMA user_version").getInt();
+        version < 1 || version > schema::kVersion) {
       return failure(
           ErrorKind::failed, ENOTSUP,
           fmt::format("catalog version {}; this vsnap knows version {}", version, schema::kVersion));

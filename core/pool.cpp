@@ -206,10 +206,10 @@ Result<> PoolImpl::start() {
     return recovered;
   if (options_.for_check) return {};
   VSNAP_TRY(engine_->mark_opened());
+  // Members without space can be read all the same.
   if (auto upgraded = engine_->upgrade_catalog(); !upgraded) {
-    return failure(upgraded.error().kind, upgraded.error().errno_value,
-                   fmt::format("pool {}: bringing the catalog to the present version: {}", name_,
-                               upgraded.error().message));
+    if (upgraded.error().kind != ErrorKind::no_space) return upgraded;
+    log::warning("pool {}: bringing the catalog to its present version: {}", name_, upgraded.error().message);
   }
   may_change_ = true;
   engine_->make_journal();
@@ -219,7 +219,10 @@ Result<> PoolImpl::start() {
     MutexLock config(config_mutex_);
     VSNAP_TRY(finish_open());
   }
-  if (!options_.background) return {};
+  return options_.background ? start_background() : Result<>();
+}
+
+Result<> PoolImpl::start_background() {
   if (auto counters = LiveCounters::create(to_string(uuid_)))
     counters_ = std::move(*counters);
   else

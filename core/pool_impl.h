@@ -143,6 +143,7 @@ class PoolImpl final : public Pool {
   Result<> replay_places(const LogRecord& record, const MapChange& change);
 
   // Background
+  Result<> start_background();
   void background_loop();
   void mark_failure();
   void warn_about_space();
