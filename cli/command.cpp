@@ -350,6 +350,8 @@ void register_all(Program& program) {
   register_snapshot(program);
   register_rollback(program);
   register_clone(program);
+  register_preserve(program);
+  register_wait(program);
   register_flatten(program);
   register_diff(program);
   register_rm(program);

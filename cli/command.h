@@ -131,6 +131,8 @@ void register_resize(Program& program);
 void register_snapshot(Program& program);
 void register_rollback(Program& program);
 void register_clone(Program& program);
+void register_preserve(Program& program);
+void register_wait(Program& program);
 void register_flatten(Program& program);
 void register_diff(Program& program);
 void register_rm(Program& program);

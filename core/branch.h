@@ -38,6 +38,10 @@ struct Branch : Viewers {
   BranchId id;
   Branch* parent = nullptr;
   Version parent_number;
+  // The parent is the head of a first image that is still written to (image_pair.h): it has no number to be
+  // seen at yet, is not pinned, and its rows are not part of this branch's maps. Changes as `parent` does.
+  std::atomic<bool> parent_draining{false};
+  [[nodiscard]] Branch* seen_parent() const { return parent_draining.load() ? nullptr : parent; }
   std::atomic<std::uint64_t> number{1};
   std::atomic<std::int64_t> floor{kNoFloor};
   std::atomic<std::int64_t> mapped{0}; // blocks mapped in the head

@@ -106,6 +106,44 @@ Result<> load_snapshots(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(o
   return {};
 }
 
+bool has_preserved(SQLite::Database& db) { return db.tableExists("preserved"); } // since version 2
+
+Result<> load_preserved(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
+  if (!has_preserved(db)) return {};
+  std::vector<std::pair<ObjectPtr, std::string>> images;
+  SQLite::Statement s(db, "SELECT id, volume, name FROM preserved WHERE final = 0 ORDER BY id");
+  while (s.executeStep()) {
+    const ObjectPtr image = objects.find(ObjectId(static_cast<std::uint64_t>(s.getColumn(0).getInt64())));
+    const ObjectPtr next = objects.find(ObjectId(static_cast<std::uint64_t>(s.getColumn(1).getInt64())));
+    std::string name = s.getColumn(2).getString();
+    if (!image || !next || image == next || image->kind != ViewKind::volume ||
+        next->kind != ViewKind::volume || !image->name.empty() || next->branch->parent != image->branch ||
+        !valid_name(name)) {
+      return damaged(fmt::format("preserved image {} has no volume", vsnap::quoted(name)));
+    }
+    image->continued_by = next;
+    images.emplace_back(image, std::move(name));
+  }
+  for (const auto& [image, name] : images) {
+    ObjectPtr volume = image->continued_by; // branches have no cycles, so neither have these
+    while (volume->continued_by) volume = volume->continued_by;
+    if (objects.find(ViewName{volume->name, name}))
+      return damaged(fmt::format("two snapshots have the name {}", vsnap::quoted(name)));
+    objects.erase(image);
+    image->kind = ViewKind::snapshot;
+    image->draining = true;
+    image->name = name;
+    image->volume = volume;
+    image->number = image->branch->version();
+    objects.add(image);
+    Branch& next = *image->continued_by->branch;
+    next.parent_draining.store(true);
+    const auto pin = image->branch->pins.find(next.parent_number.value());
+    if (pin != image->branch->pins.end()) image->branch->pins.erase(pin);
+  }
+  return {};
+}
+
 } // namespace
 
 Result<> load(SQLite::Database& db, Objects& objects) {
@@ -113,6 +151,7 @@ Result<> load(SQLite::Database& db, Objects& objects) {
   VSNAP_TRY(load_branches(db, objects));
   VSNAP_TRY(load_volumes(db, objects));
   VSNAP_TRY(load_snapshots(db, objects));
+  VSNAP_TRY(load_preserved(db, objects));
   for (Branch* branch : objects.branches()) {
     if (!branch->pins.empty() &&
         *branch->pins.rbegin() > branch->number.load() - (branch->has_head ? 1 : 0)) {
@@ -184,6 +223,12 @@ void set_mapped(SQLite::Database& db, BranchId branch, std::int64_t mapped) {
   s.bind(1, mapped);
   s.bind(2, branch.sql());
   s.exec();
+}
+
+std::int64_t mapped(SQLite::Database& db, BranchId branch) {
+  SQLite::Statement s(db, "SELECT mapped FROM branch WHERE id = ?");
+  s.bind(1, branch.sql());
+  return s.executeStep() ? s.getColumn(0).getInt64() : 0;
 }
 
 void add_mapped(SQLite::Database& db, BranchId branch, std::int64_t change) {
@@ -260,6 +305,48 @@ void set_snapshot_mapped(SQLite::Database& db, ObjectId snapshot, std::uint64_t 
   s.bind(1, static_cast<std::int64_t>(mapped));
   s.bind(2, snapshot.sql());
   s.exec();
+}
+
+void move_snapshots(SQLite::Database& db, ObjectId from, ObjectId to) {
+  SQLite::Statement s(db, "UPDATE snapshot SET volume = ? WHERE volume = ?");
+  s.bind(1, to.sql());
+  s.bind(2, from.sql());
+  s.exec();
+}
+
+void insert_preserved(SQLite::Database& db, ObjectId image, ObjectId volume, const std::string& name) {
+  SQLite::Statement s(db, "INSERT INTO preserved(id, volume, name, final) VALUES(?,?,?,0)");
+  s.bind(1, image.sql());
+  s.bind(2, volume.sql());
+  s.bind(3, name);
+  s.exec();
+}
+
+void make_final(SQLite::Database& db, const Object& image) {
+  SQLite::Statement erase(db, "DELETE FROM volume WHERE id = ?");
+  erase.bind(1, image.id.sql());
+  erase.exec();
+  insert_snapshot(db, image);
+  SQLite::Statement s(db, "UPDATE preserved SET final = 1 WHERE id = ?");
+  s.bind(1, image.id.sql());
+  s.exec();
+}
+
+void erase_preserved(SQLite::Database& db, ObjectId image) {
+  SQLite::Statement s(db, "DELETE FROM preserved WHERE id = ?");
+  s.bind(1, image.sql());
+  s.exec();
+}
+
+std::vector<std::pair<ObjectId, ObjectId>> uncounted(SQLite::Database& db) {
+  std::vector<std::pair<ObjectId, ObjectId>> found;
+  if (!has_preserved(db)) return found;
+  SQLite::Statement s(db, "SELECT id, volume FROM preserved WHERE final = 1 ORDER BY id");
+  while (s.executeStep()) {
+    found.emplace_back(ObjectId(static_cast<std::uint64_t>(s.getColumn(0).getInt64())),
+                       ObjectId(static_cast<std::uint64_t>(s.getColumn(1).getInt64())));
+  }
+  return found;
 }
 
 void rename(SQLite::Database& db, const Object& object, const std::string& name) {

@@ -6,6 +6,8 @@
 #include <SQLiteCpp/SQLiteCpp.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "core/objects.h"
@@ -25,6 +27,7 @@ void insert_branch(SQLite::Database& db, const Branch& branch);
 void update_branch(SQLite::Database& db, BranchId branch, Version number);
 void set_parent(SQLite::Database& db, BranchId branch, const Branch* parent, Version number); // nullptr: none
 void set_mapped(SQLite::Database& db, BranchId branch, std::int64_t mapped);
+[[nodiscard]] std::int64_t mapped(SQLite::Database& db, BranchId branch);
 void add_mapped(SQLite::Database& db, BranchId branch, std::int64_t change);
 void delete_branch(SQLite::Database& db, BranchId branch);
 
@@ -35,6 +38,16 @@ void update_volume(SQLite::Database& db, Objects& objects, const Object& volume)
 void point_volume(SQLite::Database& db, ObjectId volume, BranchId branch, std::uint64_t size_bytes);
 void insert_snapshot(SQLite::Database& db, const Object& snapshot);
 void set_snapshot_mapped(SQLite::Database& db, ObjectId snapshot, std::uint64_t mapped);
+// The snapshots of a volume become those of another.
+void move_snapshots(SQLite::Database& db, ObjectId from, ObjectId to);
+// A volume without a name that is a draining image, and the one that goes on in its place; see
+// Object::draining.
+void insert_preserved(SQLite::Database& db, ObjectId image, ObjectId volume, const std::string& name);
+// It is a snapshot from now on. `preserved` keeps the row until the volume's count of mapped blocks is right.
+void make_final(SQLite::Database& db, const Object& image);
+void erase_preserved(SQLite::Database& db, ObjectId image);
+// Final images whose volume's count of mapped blocks is not right yet, and those volumes.
+std::vector<std::pair<ObjectId, ObjectId>> uncounted(SQLite::Database& db);
 void rename(SQLite::Database& db, const Object& object, const std::string& name); // "": unlinked
 void erase(SQLite::Database& db, const Object& object);
 

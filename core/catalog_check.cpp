@@ -241,7 +241,7 @@ Result<> CatalogCheck::check_objects() {
   std::map<BranchId, Counts> counts;
   for (const Branch* const branch : branches) {
     std::vector<const Branch*> line; // what has to be counted before, and itself
-    for (const Branch* at = branch; at != nullptr && !counts.contains(at->id); at = at->parent)
+    for (const Branch* at = branch; at != nullptr && !counts.contains(at->id); at = at->seen_parent())
       line.push_back(at);
     for (; !line.empty(); line.pop_back()) counts[line.back()->id] = count_mapped(*line.back(), counts);
   }
@@ -254,16 +254,17 @@ CatalogCheck::Counts CatalogCheck::count_mapped(const Branch& branch,
                                                 const std::map<BranchId, Counts>& done) {
   Counts counts;
   std::int64_t inherited = 0;
-  if (branch.parent != nullptr) inherited = done.at(branch.parent->id).at(branch.parent_number.value());
+  const Branch* const parent = branch.seen_parent();
+  if (parent != nullptr) inherited = done.at(parent->id).at(branch.parent_number.value());
   for (const std::uint64_t pin : branch.pins) counts[pin] = inherited;
   counts[kHead] = inherited;
   for (RegionIndex at(0);;) {
     const auto found = index_.next_region(branch.id, at);
     if (!found) return counts;
     std::vector<bool> mapped(kRegionBlocks);
-    if (branch.parent != nullptr) {
+    if (parent != nullptr) {
       const auto map = std::make_unique<Region>(*found, Version(0));
-      index_.load_region(*branch.parent, branch.parent_number, std::nullopt, *map);
+      index_.load_region(*parent, branch.parent_number, std::nullopt, *map);
       for (std::uint64_t block = 0; block < kRegionBlocks; ++block)
         mapped[block] = map->entry(block).mapped();
     }
@@ -288,9 +289,12 @@ CatalogCheck::Counts CatalogCheck::count_mapped(const Branch& branch,
 }
 
 void CatalogCheck::compare_counts(const std::map<BranchId, Counts>& counts) {
+  std::set<ObjectId> uncounted; // where the count is known to be put right later
+  for (const auto& [image, volume] : catalog::uncounted(db_)) uncounted.insert(volume);
   MutexLock lock(objects_.mutex());
   for (const ObjectPtr& object : objects_.everything()) {
-    const bool head = object->kind == ViewKind::volume;
+    if (uncounted.contains(object->id)) continue;
+    const bool head = object->kind == ViewKind::volume || object->draining;
     const std::int64_t counted = counts.at(object->branch->id).at(head ? kHead : object->number.value());
     const std::int64_t stored =
         head ? object->branch->mapped.load() : static_cast<std::int64_t>(object->mapped_blocks);

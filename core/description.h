@@ -36,6 +36,11 @@ struct ViewInfo {
   std::uint32_t gid = 0;
   std::uint32_t open_handles = 0;
   std::optional<std::string> origin; // of a clone: "VOLUME@SNAPSHOT", or "(removed snapshot)"
+  bool draining = false; // a snapshot that programs still write to, under the handles that they had
+  bool shows_draining =
+      false; // a volume in which such writes show: its content changes by other means than its file
+  bool moved_lately =
+      false;              // draining, and who opens it to write may have meant the volume: is to look again
   std::string state = {}; // empty: nothing is under way; else a word or two: "draining", "copying 43 %"
 };
 

@@ -49,6 +49,11 @@ Result<> PoolImpl::diff(const ViewName& from, const ViewName& to,
   // Handles first: they keep both views and their branches from going away, and from being rolled back.
   VSNAP_TRY_ASSIGN(const ObjectPtr old_object, object_named(from));
   VSNAP_TRY_ASSIGN(const ObjectPtr new_object, object_named(to));
+  {
+    MutexLock lock(objects_.mutex());
+    VSNAP_TRY(check_settled(*old_object));
+    VSNAP_TRY(check_settled(*new_object));
+  }
   VSNAP_TRY_ASSIGN(const ViewHandle old_handle, open_view(old_object->id));
   VSNAP_TRY_ASSIGN(const ViewHandle new_handle, open_view(new_object->id));
   VolumeIo& old_view = static_cast<VolumeIo&>(*old_handle);

@@ -118,7 +118,7 @@ void ExtentIndex::load_region(const Branch& branch, Version number, std::optiona
   std::uint64_t open = kRegionBlocks;
   const std::uint64_t base = first_block(region.index()).value();
   std::uint64_t seen_number = number.value();
-  for (const Branch* link = &branch; link != nullptr && open > 0; link = link->parent) {
+  for (const Branch* link = &branch; link != nullptr && open > 0; link = link->seen_parent()) {
     born.fill(-1);
     auto& s = prepared(view_rows_,
                        "SELECT start, born, count, kind, member, physical FROM extent "

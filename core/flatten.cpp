@@ -53,6 +53,7 @@ Result<> PoolImpl::begin_flatten(const std::string& name, FlattenRun& run) {
   }
   {
     MutexLock lock(objects_.mutex());
+    VSNAP_TRY(check_settled(*run.volume));
     for (const ObjectId id : flattening_) {
       const Object& other = *objects_.find(id);
       if (&other == run.volume.get()) VSNAP_TRY(check_not_flattening(other));

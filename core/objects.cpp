@@ -1,5 +1,7 @@
 #include "core/objects.h"
 
+#include <algorithm>
+
 #include "core/assert.h"
 
 namespace vsnap {
@@ -39,6 +41,9 @@ std::vector<ObjectPtr> Objects::snapshots(const Object& volume) {
        at != in_order_.end() && at->first.first == volume.id; ++at) {
     if (!at->second->name.empty()) found.push_back(at->second);
   }
+  // A preserved image has the number of the volume that it was.
+  std::stable_sort(found.begin(), found.end(),
+                   [](const ObjectPtr& a, const ObjectPtr& b) { return a->created_ns < b->created_ns; });
   return found;
 }
 
@@ -77,10 +82,16 @@ ViewInfo Objects::describe(const Object& object) {
   info.kind = object.kind;
   info.name = name_of(object);
   info.size_bytes = object.size_bytes.load();
-  const std::uint64_t mapped = object.kind == ViewKind::snapshot
+  const std::uint64_t mapped = object.kind == ViewKind::snapshot && !object.draining
                                    ? object.mapped_blocks
                                    : static_cast<std::uint64_t>(object.branch->mapped.load());
   info.used_bytes = mapped * kBlockBytes;
+  info.draining = object.draining;
+  info.moved_lately = object.moved_lately;
+  if (object.draining) info.state = "draining";
+  info.shows_draining = object.branch->parent_draining.load();
+  for (const Branch* at = object.branch; at->parent_draining.load(); at = at->parent)
+    info.used_bytes += static_cast<std::uint64_t>(at->parent->mapped.load()) * kBlockBytes; // at most
   info.created_ns = object.created_ns;
   info.modified_ns = object.modified_ns.load();
   info.mode = object.kind == ViewKind::snapshot ? owner.mode & 0444 : owner.mode;
@@ -159,6 +170,21 @@ void Objects::erase(const ObjectPtr& object) {
   if (object->kind != ViewKind::snapshot) return;
   in_order_.erase({object->volume->id, object->id});
   by_view_.erase({object->branch->id, object->number, object->id});
+}
+
+void Objects::move_snapshots(const Object& from, const ObjectPtr& to) {
+  std::vector<ObjectPtr> moved;
+  for (auto at = in_order_.lower_bound({from.id, ObjectId(0)});
+       at != in_order_.end() && at->first.first == from.id; ++at)
+    moved.push_back(at->second);
+  for (const ObjectPtr& snapshot : moved) {
+    in_order_.erase({from.id, snapshot->id});
+    if (!snapshot->name.empty()) snapshots_.erase({from.id, snapshot->name});
+    snapshot->volume = to;
+    in_order_.emplace(std::pair(to->id, snapshot->id), snapshot);
+    if (!snapshot->name.empty())
+      VSNAP_ASSERT(snapshots_.emplace(std::pair(to->id, snapshot->name), snapshot).second);
+  }
 }
 
 Branch* Objects::branch(BranchId id) {

@@ -51,6 +51,14 @@ struct Object { // what volumes and snapshots have in common
   std::uint32_t open_handles = 0;
   bool still_open = false; // unlinked, and to be opened again: see OpenPoolOptions
   bool withheld = false;   // a rollback or removal is under way: not to be opened
+  // A snapshot that programs still write to under the handles that they had (pool_preserve.cpp): the first of
+  // two images (image_pair.h). Its row is in the table volume until it is final.
+  bool draining = false;
+  std::shared_ptr<Object> continued_by; // the volume, or draining image, that is the second
+  std::uint32_t old_handles = 0;        // of open_handles: those that may write
+  std::uint32_t expected_handles = 0;   // old ones that a successor is to open again
+  bool moved_lately = false;            // who opens it to write may have meant the volume
+  std::atomic<bool> frozen{false};      // became final: whoever has its head takes no more writes
 };
 using ObjectPtr = std::shared_ptr<Object>;
 
@@ -78,6 +86,8 @@ class Objects {
   void add(const ObjectPtr& object) VSNAP_REQUIRES(mutex_);
   void rename(const ObjectPtr& object, const std::string& name) VSNAP_REQUIRES(mutex_); // "": unlinked
   void erase(const ObjectPtr& object) VSNAP_REQUIRES(mutex_);
+  // All snapshots of `from`, unlinked ones too, become those of `to`.
+  void move_snapshots(const Object& from, const ObjectPtr& to) VSNAP_REQUIRES(mutex_);
 
   [[nodiscard]] Branch* branch(BranchId id) VSNAP_REQUIRES(mutex_);
   Branch& add_branch(std::unique_ptr<Branch> branch) VSNAP_REQUIRES(mutex_);

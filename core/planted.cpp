@@ -38,6 +38,8 @@ constexpr std::array kNames = {
     std::pair{Fault::tail_not_ended, "tail_not_ended"},
     std::pair{Fault::tail_last_stays, "tail_last_stays"},
     std::pair{Fault::copy_not_written, "copy_not_written"},
+    std::pair{Fault::pair_entry_unlocked, "pair_entry_unlocked"},
+    std::pair{Fault::pair_read_unlocked, "pair_read_unlocked"},
     std::pair{Fault::lost_places_forgotten, "lost_places_forgotten"},
 };
 

@@ -35,6 +35,8 @@ enum class Fault {
   tail_not_ended,        // what one process brought to the catalog is brought again by the next
   tail_last_stays,       // the segment does not say how far its records go
   copy_not_written,      // a checkpoint leaves the copy of the catalog as it was
+  pair_entry_unlocked,   // an entry of a second image is made while the first is written to
+  pair_read_unlocked,    // a second image reads what an entry named a moment ago
   lost_places_forgotten, // after a failed flush everything is read as if nothing were lost
 };
 

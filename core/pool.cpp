@@ -5,6 +5,7 @@
 #include <array>
 #include <system_error>
 
+#include "core/late_reader.h"
 #include "core/log.h"
 #include "core/member_set.h"
 #include "core/new_member.h"
@@ -278,6 +279,12 @@ Result<> PoolImpl::finish_open() {
     if (auto trimmed = finish_trim(volume); !trimmed) // before the volume grows it is tried again
       log::warning("{}/{}: freeing what a shrink left: {}", name_, volume->name, trimmed.error().message);
   }
+  // Members without space can be read all the same; it is tried again later.
+  if (auto resumed = resume_preserved(); !resumed) {
+    if (resumed.error().kind != ErrorKind::no_space) return resumed;
+    log::warning("{}: a preserved image cannot be made final yet: {}", name_, resumed.error().message);
+    preserve_ready_.store(true);
+  }
   return unlinked.empty() ? Result<>() : erase_objects(unlinked);
 }
 
@@ -294,6 +301,7 @@ Result<> PoolImpl::close() {
   }
   Result<> done;
   if (may_change_ && engine_->check_writable()) {
+    finish_preserved_if_asked();
     done = engine_->commit();
     // A command leaves nothing to be done; the daemon's successor goes on where it stopped.
     while (done && !options_.background) {
@@ -339,6 +347,7 @@ void PoolImpl::background_loop() {
     if (auto committed = engine_->commit_if_needed(); !committed)
       log::error("commit: {}", committed.error().message);
     warn_about_space();
+    finish_preserved_if_asked();
     for (bool more = true; more;) {
       const std::int64_t begin = env_.monotonic_ns();
       auto swept = sweep_step();
@@ -522,6 +531,7 @@ Result<ViewHandle> PoolImpl::open_view(ObjectId id) {
                                                 objects_.name_of(*object).text()));
   }
   ++object->open_handles;
+  if (object->draining) return open_draining(object);
   return ViewHandle(this, view_of_locked(object));
 }
 
@@ -530,8 +540,14 @@ void PoolImpl::handle_closed(View& view) noexcept {
   ObjectPtr unlinked;
   {
     MutexLock lock(objects_.mutex());
-    const ObjectPtr object = static_cast<VolumeIo&>(view).object();
+    auto* const late = dynamic_cast<LateReader*>(&view);
+    const ObjectPtr object = late != nullptr ? late->image().object() : static_cast<VolumeIo&>(view).object();
+    if (late == nullptr && note_old_handle_closed(*object)) {
+      preserve_ready_.store(true);
+      background_wake_.notify_all();
+    }
     if (--object->open_handles > 0) return;
+    if (object->draining) return; // as with a volume
     object->still_open = object->still_open && keep_unlinked_;
     if (object->name.empty() && keep_unlinked_) return;
     if (object->name.empty())

@@ -139,6 +139,10 @@ class Pool {
   [[nodiscard]] virtual Result<> share_into(ObjectId from, ObjectId to) = 0;
   // Whether `view` starts from `origin` and so holds what origin holds wherever nobody wrote.
   [[nodiscard]] virtual bool shares_all_of(ObjectId view, ObjectId origin) = 0;
+  // A second image for a volume. Handles that are open go on with the first, which becomes the snapshot
+  // `name` once the last of them is closed, and until then is listed as it, draining; later opens get the
+  // second, in which writes to the first show through wherever it has no block of its own. The snapshot.
+  [[nodiscard]] virtual Result<ViewInfo> preserve(const ViewName& name) = 0;
   [[nodiscard]] virtual Result<> flatten(const std::string& volume, const Progress& progress) = 0;
 
   struct RemoveOptions {

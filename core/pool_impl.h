@@ -1,7 +1,7 @@
 // The pool behind core/pool.h. Its methods are spread over files by subject:
 //   pool.cpp (create, open, close, describe)   pool_volumes.cpp (create, rename, resize, attributes, members)
 //   pool_views.cpp (snapshot, clone, roll back, share)   pool_removal.cpp (remove, sweep, usage)
-//   flatten.cpp   diff.cpp   check.cpp
+//   pool_preserve.cpp (a second image while programs write to the first)   flatten.cpp   diff.cpp   check.cpp
 //
 // Lock order: core/README.md. handle_closed() may need the config lock, so no handle is closed under any
 // other.
@@ -56,6 +56,7 @@ class PoolImpl final : public Pool {
   Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) override;
   Result<> share_into(ObjectId from, ObjectId to) override;
   [[nodiscard]] bool shares_all_of(ObjectId view, ObjectId origin) override;
+  Result<ViewInfo> preserve(const ViewName& name) override;
   Result<> flatten(const std::string& volume, const Progress& progress) override;
   Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
   Result<> wait_for_removals(const Progress& progress) override;
@@ -108,6 +109,23 @@ class PoolImpl final : public Pool {
   Result<> start_tail();
   Result<> finish_open() VSNAP_REQUIRES(config_mutex_);
   Result<> finish_trim(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+
+  // Preserve
+  Result<ObjectPtr> plan_preserve(const ViewName& name) VSNAP_REQUIRES(config_mutex_);
+  Result<> store_preserve(const ViewName& name, const ObjectPtr& first, const ObjectPtr& second,
+                          Branch& branch) VSNAP_REQUIRES(engine_->commit_mutex());
+  void become_draining(const ViewName& name, const ObjectPtr& first, const ObjectPtr& second)
+      VSNAP_REQUIRES(objects_.mutex());
+  Result<> finish_preserved() VSNAP_REQUIRES(config_mutex_);
+  Result<> make_final(const ObjectPtr& image) VSNAP_REQUIRES(config_mutex_);
+  Result<> count_second(ObjectId image, const Object& second) VSNAP_REQUIRES(config_mutex_);
+  Result<> resume_preserved() VSNAP_REQUIRES(config_mutex_);
+  void finish_preserved_if_asked() VSNAP_EXCLUDES(config_mutex_);
+  [[nodiscard]] bool note_old_handle_closed(Object& image) VSNAP_REQUIRES(objects_.mutex());
+  ViewHandle open_draining(const ObjectPtr& image) VSNAP_REQUIRES(objects_.mutex());
+  [[nodiscard]] Failure still_draining(const Object& image) VSNAP_REQUIRES(objects_.mutex());
+  // Busy where the object, or the image that shows through it, is still written to under old handles.
+  [[nodiscard]] Result<> check_settled(const Object& object) VSNAP_REQUIRES(objects_.mutex());
 
   // Removal
   struct RemovalSet {
@@ -164,6 +182,7 @@ class PoolImpl final : public Pool {
   std::atomic<PoolObserver*> observer_{nullptr};
   bool closed_ = false;
   std::atomic<bool> keep_unlinked_{false};
+  std::atomic<bool> preserve_ready_{false}; // an image can be made final
   bool may_change_ = false; // opened in order, not to be checked: close() has something to finish
 
   Mutex config_mutex_;

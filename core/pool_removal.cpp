@@ -73,6 +73,7 @@ Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> na
   MutexLock lock(objects_.mutex());
   for (const ObjectPtr& object : set.objects) {
     VSNAP_TRY(check_not_flattening(*object));
+    VSNAP_TRY(check_settled(*object));
     if (!options.even_if_open) VSNAP_TRY(check_idle(*object));
     if (object->kind == ViewKind::volume) {
       if (objects_.has_unlinked_snapshot(*object)) {
@@ -254,8 +255,9 @@ Result<DiskUsage> PoolImpl::disk_usage() {
   {
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : objects_.all()) {
-      const auto number =
-          object->kind == ViewKind::volume ? std::nullopt : std::optional(object->number.value());
+      const auto number = object->kind == ViewKind::volume || object->draining
+                              ? std::nullopt
+                              : std::optional(object->number.value());
       usage.rows.push_back({objects_.describe(*object), 0});
       pins.push_back({object->branch->id, number});
     }

@@ -42,6 +42,10 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
     VSNAP_TRY(check_name("snapshot", name.snapshot));
     VSNAP_TRY_ASSIGN(ObjectPtr volume, volume_named(name.volume));
     VSNAP_TRY(check_free(name));
+    {
+      MutexLock lock(objects_.mutex());
+      VSNAP_TRY(check_settled(*volume));
+    }
     auto snapshot = std::make_shared<Object>();
     snapshot->kind = ViewKind::snapshot;
     snapshot->name = name.snapshot;
@@ -101,6 +105,10 @@ Result<ViewInfo> PoolImpl::clone(const ViewName& from, const std::string& new_vo
   }
   VSNAP_TRY_ASSIGN(const ObjectPtr origin, object_named(from));
   VSNAP_TRY(check_free({new_volume, {}}));
+  {
+    MutexLock lock(objects_.mutex());
+    VSNAP_TRY(check_settled(*origin));
+  }
   auto branch = new_branch(origin->branch, origin->number, static_cast<std::int64_t>(origin->mapped_blocks));
   const ObjectPtr volume = make_volume(new_volume, origin->size_bytes.load());
   {
@@ -126,6 +134,8 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
   {
     MutexLock lock(objects_.mutex());
     VSNAP_TRY(check_not_flattening(*volume));
+    VSNAP_TRY(check_settled(*volume));
+    VSNAP_TRY(check_settled(*target));
     VSNAP_TRY(check_idle(*volume));
     if (!discard) {
       ViewName name;
@@ -227,6 +237,8 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
     if (!origin || !volume || volume->kind != ViewKind::volume || origin == volume) {
       return failure(ErrorKind::usage, EXDEV, "not a view and an empty volume");
     }
+    if (!check_settled(*origin))
+      return failure(ErrorKind::busy, EXDEV, "a preserved image is still written to");
     if (volume->branch->parent != nullptr || !volume->branch->pins.empty() ||
         volume->branch->mapped.load() != 0) {
       return failure(ErrorKind::usage, EXDEV, "the volume is not empty");

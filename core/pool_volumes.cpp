@@ -96,6 +96,10 @@ Result<ViewInfo> PoolImpl::create_volume(const std::string& name, std::uint64_t 
 Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name, bool replace) {
   MutexLock config(config_mutex_);
   VSNAP_TRY_ASSIGN(const ObjectPtr object, object_named(from));
+  {
+    MutexLock lock(objects_.mutex());
+    if (object->draining) return still_draining(*object);
+  }
   const ViewName to = from.is_snapshot() ? ViewName{from.volume, new_name} : ViewName{new_name, {}};
   if (to == from) return {};
   if (new_name.empty()) return check_name(from.is_snapshot() ? "snapshot" : "volume", new_name);
@@ -156,7 +160,7 @@ Result<> PoolImpl::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shri
   {
     MutexLock lock(objects_.mutex());
     volume = objects_.find(id);
-    if (!volume || volume->kind != ViewKind::volume)
+    if (!volume || (volume->kind != ViewKind::volume && !volume->draining))
       return failure(ErrorKind::not_found, ESTALE, "no such volume");
     name = volume->name;
   }
@@ -178,6 +182,7 @@ Result<> PoolImpl::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shri
     volume->trim.store(blocks_for(size_bytes).value());
     volume->size_bytes.store(size_bytes);
   } else {
+    VSNAP_TRY(view->hide_below(old_size, size_bytes));
     VSNAP_TRY(view->zero_tail(old_size));
     view->grow_to(size_bytes);
   }
@@ -208,7 +213,7 @@ Result<> PoolImpl::set_attributes(ObjectId id, std::optional<std::uint32_t> mode
     MutexLock lock(objects_.mutex());
     object = objects_.find(id);
     if (!object) return failure(ErrorKind::not_found, "no such volume");
-    if (object->kind == ViewKind::snapshot)
+    if (object->kind == ViewKind::snapshot && !object->draining)
       return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
     if (mode) object->mode = *mode & 07777;
     if (uid) object->uid = *uid;

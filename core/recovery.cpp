@@ -63,7 +63,7 @@ Result<> PoolImpl::replay_figures(const LogRecord& record) {
       engine_->log().append(LogRecord(), false);
       return {};
     }
-    if (volume->kind != ViewKind::volume) return damaged(record, "not of a volume");
+    if (volume->kind != ViewKind::volume && !volume->draining) return damaged(record, "not of a volume");
     volume->modified_ns.store(static_cast<std::int64_t>(record.born));
     if (record.type == RecordType::size && planted(Fault::replay_skips_sizes)) {
       engine_->log().append(LogRecord(), false);

@@ -68,8 +68,9 @@ CREATE TABLE sweep(             -- branches in which versions nobody can see any
 const char* const kAddedIn2 = R"sql(
 CREATE TABLE preserved(         -- images that programs go on writing to under the handles that they had
   id     INTEGER PRIMARY KEY,   -- of a volume without a name, whose snapshot this becomes
-  volume INTEGER NOT NULL,      -- that has the name now; where its branch has no row, the image shows
-  name   TEXT NOT NULL          -- of the snapshot
+  volume INTEGER NOT NULL,      -- that goes on in its place; where its branch has no row, the image shows
+  name   TEXT NOT NULL,         -- of the snapshot
+  final  INTEGER NOT NULL       -- 1: it is one; blocks mapped in the volume are still to be counted
 );
 )sql";
 

@@ -6,31 +6,12 @@
 #include <cstring>
 
 #include "core/assert.h"
-#include "core/planted.h"
+#include "core/change_range.h"
 
 namespace vsnap {
 
-struct VolumeIo::Span {
-  RegionIndex region;
-  std::uint64_t from = 0; // bytes within the region
-  std::uint64_t to = 0;
-  [[nodiscard]] std::uint64_t first_block() const { return from / kBlockBytes; }
-  [[nodiscard]] std::uint64_t end_block() const { return (to + kBlockBytes - 1) / kBlockBytes; }
-  // The part of a block that the span covers.
-  [[nodiscard]] std::uint64_t begin_in(std::uint64_t block) const {
-    return std::max(from, block * kBlockBytes);
-  }
-  [[nodiscard]] std::uint64_t end_in(std::uint64_t block) const {
-    return std::min(to, (block + 1) * kBlockBytes);
-  }
-  [[nodiscard]] bool whole(std::uint64_t block) const {
-    return end_in(block) - begin_in(block) == kBlockBytes;
-  }
-};
-
 namespace {
 
-constexpr std::uint64_t kRegionBytes = kRegionBlocks * kBlockBytes;
 // A piece makes at most one record a block; see ChangeLog.
 constexpr std::uint64_t kPieceBytes = ChangeLog::kMaxPieceRecords * kBlockBytes;
 static_assert(kRegionBytes % kPieceBytes == 0);
@@ -48,7 +29,7 @@ VolumeIo::VolumeIo(Engine& engine, Objects& objects, ObjectPtr object, std::shar
       object_(std::move(object)),
       counters_(counters ? std::move(counters) : std::make_shared<ViewCounters>()) {
   map_.branch = object_->branch;
-  map_.head = object_->kind == ViewKind::volume;
+  map_.head = object_->kind == ViewKind::volume || object_->draining;
   map_.number = object_->number;
   map_.line = object_->line;
 }
@@ -69,7 +50,7 @@ Result<> VolumeIo::in_regions(std::uint64_t offset, std::uint64_t length, Body b
 }
 
 Result<> VolumeIo::check_range(std::uint64_t offset, std::uint64_t length) const {
-  if (!map_.head) return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
+  if (!writable()) return failure(ErrorKind::failed, EROFS, "a snapshot never changes");
   if (offset > kMaxVolumeBytes || length > kMaxVolumeBytes - offset) {
     return failure(ErrorKind::usage, EFBIG, "beyond the largest size of a volume");
   }
@@ -162,6 +143,8 @@ Result<> VolumeIo::start_part(PendingRead& pending, Place place, std::uint64_t o
 }
 
 Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out, PendingRead* pending) {
+  // Before the map is looked at: it may be loaded anew, with what is below in it, and then there is no pair.
+  if (ImagePair* const pair = below_.load(std::memory_order_acquire)) return read_through(*pair, span, out);
   VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
   for (std::uint64_t block = span.first_block(); block < span.end_block();) {
     const Entry entry = region->entry(block);
@@ -188,7 +171,10 @@ Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out, Pendin
   return {};
 }
 
-Result<> VolumeIo::read_block(Entry entry, std::span<std::byte> out) {
+Result<> VolumeIo::read_block(const Region& region, std::uint64_t block, std::span<std::byte> out) {
+  const Entry entry = planted(Fault::merge_forgotten) ? Entry() : region.entry(block);
+  if (ImagePair* const pair = below_.load(); pair != nullptr && entry.kind() == BlockKind::none)
+    return pair->first().read_as_below({region.index(), block * kBlockBytes, (block + 1) * kBlockBytes}, out);
   if (entry.kind() == BlockKind::data) {
     VSNAP_TRY(engine_.check_kept({entry.place(), BlockCount(1)}));
     return engine_.members().read(entry.place(), 0, out);
@@ -252,7 +238,23 @@ Result<> VolumeIo::prepare_growth(std::uint64_t offset, std::uint64_t length) {
   const std::uint64_t size = size_bytes();
   if (length == 0 || offset + length <= size) return {};
   VSNAP_TRY(finish_trim());
+  VSNAP_TRY(hide_below(size, offset + length));
   return offset > size ? zero_tail(size) : Result<>();
+}
+
+Result<> VolumeIo::hide_below(std::uint64_t from, std::uint64_t to) {
+  if (below_.load() == nullptr) return {};
+  const std::uint64_t begin = blocks_for(from).value() * kBlockBytes;
+  const std::uint64_t end = blocks_for(to).value() * kBlockBytes;
+  for (std::uint64_t at = begin; at < end;) {
+    VSNAP_TRY_ASSIGN(const auto mapped, next_mapped_region(RegionIndex(at / kRegionBytes)));
+    if (!mapped || mapped->value() * kRegionBytes >= end) return {};
+    at = std::max(at, mapped->value() * kRegionBytes);
+    const std::uint64_t piece_end = std::min(end, (at / kRegionBytes + 1) * kRegionBytes);
+    VSNAP_TRY(change(at, piece_end - at, [&](const Span& span, std::uint64_t) { return hide_piece(span); }));
+    at = piece_end;
+  }
+  return {};
 }
 
 // A volume grows while a range that holds its last block is held (write_piece), so that whoever finds the old
@@ -262,9 +264,10 @@ Result<> VolumeIo::zero_tail(std::uint64_t size) {
   return change(size, kBlockBytes - size % kBlockBytes, [&](const Span& span, std::uint64_t) -> Result<> {
     for (;;) {
       VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
-      const RangeLock range(*region, span.first_block(), span.end_block());
+      const ChangeRange range(*this, *region, span.first_block(), span.end_block());
       if (!range.held()) continue;
-      if (size_bytes() != size || region->entry(span.first_block()).kind() != BlockKind::data) return {};
+      VSNAP_TRY_ASSIGN(const Entry seen, seen_entry(below_.load(), *region, span.first_block()));
+      if (size_bytes() != size || seen.kind() != BlockKind::data) return {};
       return write_held(*region, span, std::span(kZeros).first(span.to - span.from));
     }
   });
@@ -334,7 +337,7 @@ void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, B
 Result<> VolumeIo::write_piece(const Span& span, std::span<const std::byte> data, std::uint64_t grown) {
   for (;;) {
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
-    const RangeLock range(*region, span.first_block(), span.end_block());
+    const ChangeRange range(*this, *region, span.first_block(), span.end_block());
     if (!range.held()) continue; // taken out of the cache meanwhile
     VSNAP_TRY(write_held(*region, span, data));
     grow_to(grown);
@@ -425,7 +428,7 @@ Result<> VolumeIo::write_run(const Span& span, std::span<const std::byte> data, 
       continue;
     }
     std::array<std::byte, kBlockBytes> merged;
-    VSNAP_TRY(read_block(planted(Fault::merge_forgotten) ? Entry() : region.entry(at), merged));
+    VSNAP_TRY(read_block(region, at, merged));
     const std::uint64_t begin_byte = span.begin_in(at);
     const auto part = data.subspan(begin_byte - span.from, span.end_in(at) - begin_byte);
     std::memcpy(merged.data() + begin_byte % kBlockBytes, part.data(), part.size());
@@ -470,12 +473,13 @@ Result<> VolumeIo::discard_tail(std::uint64_t from, std::uint64_t size) {
   return change(from, size - from, [&](const Span& span, std::uint64_t) -> Result<> {
     for (;;) {
       VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
-      const RangeLock range(*region, span.first_block(), span.end_block());
+      const ChangeRange range(*this, *region, span.first_block(), span.end_block());
       if (!range.held()) continue;
-      if (!region->entry(span.first_block()).mapped()) return {};
+      VSNAP_TRY_ASSIGN(const Entry seen, seen_entry(below_.load(), *region, span.first_block()));
+      if (!seen.mapped()) return {};
       if (from % kBlockBytes == 0 && size_bytes() == size)
         return unmap_in_region(*region, span.first_block(), span.end_block());
-      if (region->entry(span.first_block()).kind() != BlockKind::data) return {};
+      if (seen.kind() != BlockKind::data) return {};
       return write_held(*region, span, std::span(kZeros).first(span.to - span.from));
     }
   });
@@ -486,7 +490,8 @@ Result<> VolumeIo::discard_piece(const Span& span) {
   std::uint64_t to = span.end_block();
   const auto zero_part = [&](std::uint64_t block) -> Result<> {
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
-    if (region->entry(block).kind() != BlockKind::data) return {};
+    VSNAP_TRY_ASSIGN(const Entry seen, seen_entry(below_.load(), *region, block));
+    if (seen.kind() != BlockKind::data) return {};
     const Span part{span.region, span.begin_in(block), span.end_in(block)};
     return write_piece(part, std::span(kZeros).first(part.to - part.from));
   };
@@ -495,7 +500,7 @@ Result<> VolumeIo::discard_piece(const Span& span) {
   if (from >= to) return {};
   for (;;) {
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
-    const RangeLock range(*region, from, to);
+    const ChangeRange range(*this, *region, from, to);
     if (!range.held()) continue;
     return unmap_in_region(*region, from, to);
   }
@@ -504,7 +509,8 @@ Result<> VolumeIo::discard_piece(const Span& span) {
 Result<> VolumeIo::unmap_in_region(Region& region, std::uint64_t from, std::uint64_t to) {
   region.refresh_own(map_.branch->version());
   for (std::uint64_t block = from; block < to;) {
-    if (!region.entry(block).mapped()) {
+    VSNAP_TRY_ASSIGN(const Entry seen, seen_entry(below_.load(), region, block));
+    if (!seen.mapped()) {
       ++block;
       continue;
     }
@@ -514,7 +520,10 @@ Result<> VolumeIo::unmap_in_region(Region& region, std::uint64_t from, std::uint
       return failure(ErrorKind::no_space, "no space for metadata (vsnap rm, or vsnap pool add)");
     }
     std::uint64_t end = block + 1;
-    while (end < to && region.entry(end).mapped() && region.entry(end).own() == own) ++end;
+    for (; end < to && region.entry(end).own() == own; ++end) {
+      VSNAP_TRY_ASSIGN(const Entry next, seen_entry(below_.load(), region, end));
+      if (!next.mapped()) break;
+    }
     record(region, block, end - block, BlockKind::hole, Place());
     block = end;
   }
@@ -559,16 +568,20 @@ Result<> VolumeIo::reserve(std::uint64_t offset, std::uint64_t length, bool exte
 Result<> VolumeIo::reserve_piece(const Span& span) {
   for (;;) {
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
-    const RangeLock range(*region, span.first_block(), span.end_block());
+    const ChangeRange range(*this, *region, span.first_block(), span.end_block());
     if (!range.held()) continue;
     region->refresh_own(map_.branch->version());
     for (std::uint64_t block = span.first_block(); block < span.end_block();) {
-      if (region->entry(block).mapped()) {
+      VSNAP_TRY_ASSIGN(const Entry seen, seen_entry(below_.load(), *region, block));
+      if (seen.mapped()) {
         ++block;
         continue;
       }
       std::uint64_t end = block + 1;
-      while (end < span.end_block() && !region->entry(end).mapped()) ++end;
+      for (; end < span.end_block(); ++end) {
+        VSNAP_TRY_ASSIGN(const Entry next, seen_entry(below_.load(), *region, end));
+        if (next.mapped()) break;
+      }
       const auto run = engine_.allocate(BlockCount(end - block), std::nullopt, block % kNeighbourhoodBlocks);
       if (!run) return failure(ErrorKind::no_space, "the pool is full (vsnap rm, or vsnap pool add)");
       record(*region, block, run->count.value(), BlockKind::reserved, run->start);
@@ -595,8 +608,12 @@ Result<std::optional<RegionIndex>> VolumeIo::next_mapped_region(RegionIndex from
     const RegionIndex found = region_of(change.start);
     if (found >= from && (!best || found < *best)) best = found;
   }
+  if (ImagePair* const pair = below_.load(std::memory_order_acquire)) {
+    VSNAP_TRY_ASSIGN(const auto found, pair->first().next_mapped_region(from));
+    if (found && (!best || *found < *best)) best = found;
+  }
   VSNAP_TRY(engine_.db().read([&](SQLite::Database&) -> Result<> {
-    for (const Branch* link = map_.branch; link != nullptr; link = link->parent) {
+    for (const Branch* link = map_.branch; link != nullptr; link = link->seen_parent()) {
       const auto found = engine_.index().next_region(link->id, from);
       if (found && (!best || *found < *best)) best = found;
     }
@@ -614,11 +631,13 @@ Result<std::uint64_t> VolumeIo::count_mapped(std::uint64_t offset, std::uint64_t
     if (!found || first_block(*found).value() >= end) return mapped;
     index = *found;
     const Grace::Section section(engine_.grace());
+    ImagePair* const pair = below_.load(std::memory_order_acquire); // before the map; see read_piece()
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, index));
     const std::uint64_t base = first_block(index).value();
     const std::uint64_t to = std::min(kRegionBlocks, end - base);
     for (std::uint64_t block = first > base ? first - base : 0; block < to; ++block) {
-      mapped += region->entry(block).mapped() ? 1 : 0;
+      VSNAP_TRY_ASSIGN(const Entry seen, seen_entry(pair, *region, block));
+      mapped += seen.mapped() ? 1 : 0;
     }
   }
 }
@@ -637,11 +656,13 @@ Result<std::optional<std::uint64_t>> VolumeIo::seek(std::uint64_t offset, bool d
       block = 0;
     }
     const Grace::Section section(engine_.grace());
+    ImagePair* const pair = below_.load(std::memory_order_acquire); // before the map; see read_piece()
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, region_index));
     for (; block < kRegionBlocks; ++block) {
       const std::uint64_t at = (first_block(region_index).value() + block) * kBlockBytes;
       if (at >= size) return data ? std::optional<std::uint64_t>() : std::optional(size);
-      if ((region->entry(block).kind() == BlockKind::data) == data) return std::max(offset, at);
+      VSNAP_TRY_ASSIGN(const Entry seen, seen_entry(pair, *region, block));
+      if ((seen.kind() == BlockKind::data) == data) return std::max(offset, at);
     }
     region_index = RegionIndex(region_index.value() + 1);
     block = 0;

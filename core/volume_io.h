@@ -5,9 +5,11 @@
 #include <memory>
 
 #include "core/engine.h"
+#include "core/image_pair.h"
 #include "core/live_counters.h"
 #include "core/objects.h"
 #include "core/view.h"
+#include "core/view_span.h"
 
 namespace vsnap {
 
@@ -18,7 +20,7 @@ class VolumeIo final : public View {
   ~VolumeIo() override;
 
   [[nodiscard]] ObjectId id() const override { return object_->id; }
-  [[nodiscard]] bool writable() const override { return map_.head; }
+  [[nodiscard]] bool writable() const override { return map_.head && !object_->frozen.load(); }
   [[nodiscard]] std::uint64_t size_bytes() const override {
     return object_->size_bytes.load(std::memory_order_acquire);
   }
@@ -42,6 +44,8 @@ class VolumeIo final : public View {
   Result<> zero_tail(std::uint64_t size);
   // Unmaps what a shrink has left behind the end, if it has; see Object::trim.
   Result<> finish_trim() VSNAP_EXCLUDES(trim_mutex_);
+  // Of a second image, before its end moves from `from` to `to`: what the first one has there does not show.
+  Result<> hide_below(std::uint64_t from, std::uint64_t to);
   // Makes the size at least `size_bytes`.
   void grow_to(std::uint64_t size_bytes);
   // For configuration operations: the map, and the object it belongs to.
@@ -50,8 +54,16 @@ class VolumeIo final : public View {
   // Regions at or after `from` that may have something mapped; nullopt: none.
   Result<std::optional<RegionIndex>> next_mapped_region(RegionIndex from);
 
+  // The pair in which this is the second image, or the first; see image_pair.h. Set before the view has
+  // users, or with the branch's gate closed; cleared once the map has what is below in it.
+  void set_below(std::shared_ptr<ImagePair> pair);
+  void set_above(std::shared_ptr<ImagePair> pair);
+  // After clearing, once a grace period is over.
+  void let_pairs_go();
+
  private:
-  struct Span; // a piece of a request that lies in one region
+  using Span = ViewSpan;
+  class ChangeRange;
   struct PendingRead;
   template <class Body>
   Result<> in_regions(std::uint64_t offset, std::uint64_t length, Body body);
@@ -70,7 +82,13 @@ class VolumeIo final : public View {
                                         std::span<const std::byte> data);
   Result<> write_run(const Span& span, std::span<const std::byte> data, Place place, std::uint64_t block,
                      std::uint64_t count, const Region& region);
-  Result<> read_block(Entry entry, std::span<std::byte> out);
+  Result<> read_block(const Region& region, std::uint64_t block, std::span<std::byte> out);
+  // What the block's entry says, or, where it has none, that of the first image of the pair, if there is one.
+  Result<Entry> seen_entry(ImagePair* pair, const Region& region, std::uint64_t block);
+  Result<> read_through(ImagePair& pair, const Span& span, std::span<std::byte> out);
+  Result<> hide_piece(const Span& span);
+  // For the image above: zeros past the end.
+  Result<> read_as_below(const Span& span, std::span<std::byte> out);
   Result<> discard_piece(const Span& span);
   Result<> unmap_in_region(Region& region, std::uint64_t from, std::uint64_t to);
   Result<> reserve_piece(const Span& span);
@@ -89,6 +107,8 @@ class VolumeIo final : public View {
   ViewMap map_;
   std::shared_ptr<ViewCounters> counters_;
   Mutex trim_mutex_; // before any gate; one finish_trim() at a time
+  std::atomic<ImagePair*> below_{nullptr}, above_{nullptr};
+  std::vector<std::shared_ptr<ImagePair>> pairs_; // that these are or were; changed under the commit lock
 };
 
 } // namespace vsnap

@@ -77,12 +77,13 @@ void getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info*) {
   });
 }
 
-void setattr(fuse_req_t req, fuse_ino_t ino, struct stat* wanted, int which, fuse_file_info*) {
+void setattr(fuse_req_t req, fuse_ino_t ino, struct stat* wanted, int which, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
     if (ino == FUSE_ROOT_ID) return refuse(EPERM);
     const ObjectId id(ino);
     VSNAP_TRY_ASSIGN(const ViewInfo before, operations.pool.info(id));
-    if (before.kind == ViewKind::snapshot) return refuse(EROFS);
+    // Through an old handle of a draining image as before; by its name never.
+    if (before.kind == ViewKind::snapshot && (!before.draining || fi == nullptr)) return refuse(EROFS);
     if (operations.was_answered()) which = 0;
     if ((which & FUSE_SET_ATTR_SIZE) != 0) {
       if (wanted->st_size < 0) return refuse(EINVAL);
@@ -165,7 +166,7 @@ struct stat Operations::describe_root() const {
 Result<> Operations::set_size(ObjectId id, std::uint64_t size_bytes) {
   shared_copies.settle(id);
   VSNAP_TRY_ASSIGN(const ViewInfo info, pool.info(id));
-  if (info.kind == ViewKind::snapshot) return refuse(EROFS);
+  if (info.kind == ViewKind::snapshot && !info.draining) return refuse(EROFS);
   if (size_bytes > kMaxVolumeBytes) return refuse(EFBIG);
   VSNAP_TRY(pool.resize(id, size_bytes, true));
   shared_copies.settle(id);

@@ -162,10 +162,12 @@ Result<OpenFile*> open_file(Operations& operations, const ViewInfo& info, int fl
   if (OpenFile* const file = request.again ? operations.files.find_opened_by(request.id) : nullptr)
     return file;
   const bool to_write = (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0;
-  if (to_write && info.kind == ViewKind::snapshot) return refuse(EROFS);
+  // ESTALE: the kernel looks the name up again, and finds the volume that has it now.
+  if (to_write && info.kind == ViewKind::snapshot) return refuse(info.moved_lately ? ESTALE : EROFS);
   VSNAP_TRY_ASSIGN(ViewHandle view, operations.pool.open_view(info.id));
   if ((flags & O_TRUNC) != 0 && view->size_bytes() != 0) VSNAP_TRY(operations.set_size(info.id, 0));
-  return operations.files.add(std::move(view), (flags & O_DIRECT) != 0 || operations.over_ring, request.id);
+  return operations.files.add(
+      std::move(view), (flags & O_DIRECT) != 0 || operations.over_ring || info.shows_draining, request.id);
 }
 
 void add_data_operations(fuse_lowlevel_ops& table) {

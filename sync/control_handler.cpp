@@ -233,6 +233,12 @@ Result<ControlReply> create_volume(Pool& pool, const wire::CreateVolumeRequest& 
   return view_reply(pool.create_volume(request.name(), request.size_bytes()));
 }
 
+Result<ControlReply> preserve(Pool& pool, const wire::PreserveRequest& request) {
+  VSNAP_TRY_ASSIGN(const ViewName name, checked(request.name()));
+  VSNAP_TRY(existing_volume(pool, name.volume));
+  return view_reply(pool.preserve(name));
+}
+
 Result<ControlReply> flatten(Pool& pool, const wire::FlattenRequest& request, const Progress& progress) {
   VSNAP_TRY_ASSIGN(const std::string volume, existing_volume(pool, request.volume()));
   return done_if(pool.flatten(volume, progress));
@@ -249,6 +255,7 @@ bool changes_content(const ControlRequest& request) {
   switch (request.operation_case()) {
     case ControlRequest::kResize:
     case ControlRequest::kRollback:
+    case ControlRequest::kPreserve:
     case ControlRequest::kFlatten:
       return true;
     default:
@@ -286,6 +293,8 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
       return rollback(pool, request.rollback());
     case ControlRequest::kClone:
       return clone(pool, request.clone());
+    case ControlRequest::kPreserve:
+      return preserve(pool, request.preserve());
     case ControlRequest::kFlatten:
       return flatten(pool, request.flatten(), progress);
     case ControlRequest::kRemove:

@@ -35,8 +35,8 @@ _vsnap_candidates() { # COMMAND NUMBER-OF-ARGUMENTS-BEFORE
     ls:0 | df:0) _vsnap_pools; [[ $_vsnap_word != */* ]] || _vsnap_specs volume ;;
     info:0) _vsnap_pools; [[ $_vsnap_word != */* ]] || _vsnap_specs all ;;
     resize:0 | flatten:0) _vsnap_specs volume ;;
-    snapshot:*) _vsnap_specs volume | sed 's|[^/]$|&@|' ;;
-    rollback:0 | clone:0) _vsnap_specs snapshot ;;
+    snapshot:* | preserve:0) _vsnap_specs volume | sed 's|[^/]$|&@|' ;;
+    rollback:0 | clone:0 | wait:0) _vsnap_specs snapshot ;;
     rename:0 | map:0 | diff:0 | diff:1 | rm:*) _vsnap_specs all; [[ $_vsnap_word != [./~]* ]] || echo FILES ;;
     unmap:0) _vsnap_specs all; [[ $_vsnap_word != /* ]] || compgen -G '/dev/loop[0-9]*' ;;
     help:0) _vsnap_commands ;;
@@ -57,7 +57,7 @@ _vsnap() {
 
   for word in "${words[@]:1}"; do
     case $previous:$word in
-      --size:* | --sector-size:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
+      --size:* | --sector-size:* | --timeout:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
       *:-*) previous=$word ;;
       *)
         previous=''
@@ -71,7 +71,7 @@ _vsnap() {
   done
 
   case $previous in
-    --size) return ;;
+    --size | --timeout) return ;;
     --sector-size) offered=$'512\n1024\n2048\n4096' ;;
     -t) offered=$'volume\nsnapshot\nall' ;;
     -o) [[ $command == mount ]] || return; offered=$'allow_other\nthreads=\ncache=\ndirect=on\ndirect=off\nio_uring\ndebug' ;;

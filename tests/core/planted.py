@@ -44,6 +44,8 @@ FOUND_BY = {
     "tail_not_ended": "a tail*",
     "tail_last_stays": KILLED,
     "copy_not_written": "one damaged byte*",
+    "pair_entry_unlocked": "threads on both images*",
+    "pair_read_unlocked": "threads on both images*",
     "lost_places_forgotten": "after a failed flush*",
 }
 HANGS = {"lost_wakeup"}  # found by its never coming to an end

@@ -157,7 +157,8 @@ def check_metadata(segments: list[tuple]):
 
 # The commands whose JSON is held against vsnap(1), with the entry that describes each.
 JSON_COMMANDS = [
-    ('create', 'create lab/j --size 1M'), ('snapshot', 'snapshot lab/j@s'), ('clone', 'clone lab/j@s k'),
+    ('create', 'create lab/j --size 1M'), ('snapshot', 'snapshot lab/j@s'), ('preserve', 'preserve lab/j@p'),
+    ('wait', 'wait lab/j@p'), ('clone', 'clone lab/j@s k'),
     ('info', 'info lab/j'), ('ls', 'ls lab'), ('df', 'df lab'), ('pool list', 'pool list'),
     ('pool status', 'pool status lab'), ('info No of a pool', 'info lab'), ('diff', 'diff lab/base@one'),
     ('resize', 'resize lab/j 2M'), ('resize', 'resize -n --shrink lab/j 1M'),

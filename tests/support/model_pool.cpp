@@ -83,6 +83,9 @@ ViewInfo ModelPool::describe(const ModelObject& object) {
   if (object.removed) (object.info.name.is_snapshot() ? out.name.snapshot : out.name.volume).clear();
   out.used_bytes = object.blocks.size() * kBlockBytes;
   out.open_handles = object.handles;
+  out.draining = object.draining;
+  out.shows_draining = object.own.has_value();
+  if (object.draining) out.state = "draining";
   if (object.clone_of) {
     const auto origin = objects_.find(object.clone_of->value());
     const bool there = origin != objects_.end() && !origin->second->removed;

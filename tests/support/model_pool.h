@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "core/mutex.h"
 #include "core/pool.h"
@@ -37,6 +38,9 @@ struct ModelObject {
   std::optional<ObjectId> clone_of;    // cleared by flatten
   std::optional<ObjectId> starts_from; // what it was made a copy of
   std::map<std::uint64_t, ModelBlock> blocks;
+  bool draining = false;                      // a preserved image that old handles write to
+  std::weak_ptr<ModelObject> above;           // the second image, in which this one shows ...
+  std::optional<std::set<std::uint64_t>> own; // ... but for these blocks of it
 };
 
 class ModelPool : public Pool {
@@ -75,6 +79,9 @@ class ModelPool : public Pool {
   Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) override;
   Result<> share_into(ObjectId from, ObjectId to) override;
   [[nodiscard]] bool shares_all_of(ObjectId view, ObjectId origin) override;
+  Result<ViewInfo> preserve(const ViewName& name) override;
+  // Images that nobody has open any more are final, the oldest first; the caller says when.
+  void finish_preserved() VSNAP_EXCLUDES(mutex_);
   Result<> flatten(const std::string& volume, const Progress& progress) override;
   Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
   Result<> wait_for_removals(const Progress&) override { return {}; }
@@ -112,6 +119,18 @@ class ModelPool : public Pool {
   Result<std::vector<Object>> chosen_for_removal(std::span<const ViewName> names,
                                                  const RemoveOptions& options) VSNAP_REQUIRES(mutex_);
   ModelBlock& block_for_writing(ModelObject& object, std::uint64_t index) VSNAP_REQUIRES(mutex_);
+  // After a change of blocks [first, last] of an image, those above it are changed where it shows.
+  void show_through(const ModelObject& object, std::uint64_t first, std::uint64_t last)
+      VSNAP_REQUIRES(mutex_);
+  // Whether the object stands still, or a preserved image is in the way.
+  Result<> check_settled(const ModelObject& object) VSNAP_REQUIRES(mutex_);
+  // What shows behind the end is gone before the end moves on.
+  void hide_below(ModelObject& object, std::uint64_t end) VSNAP_REQUIRES(mutex_);
+  // What grows with a gap writes zeros to the rest of its last block, where that has data.
+  void decide_end(ModelObject& object, bool grows) VSNAP_REQUIRES(mutex_);
+  static void decide(ModelObject& object, std::uint64_t block) {
+    if (object.own) object.own->insert(block);
+  }
   void set_size(ModelObject& object, std::uint64_t size_bytes) VSNAP_REQUIRES(mutex_);
   SpaceInfo space_locked() VSNAP_REQUIRES(mutex_);
 

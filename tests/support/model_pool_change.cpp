@@ -60,10 +60,15 @@ Result<> ModelPool::make_room(ModelObject& object, std::uint64_t first, std::uin
 }
 
 void ModelPool::set_size(ModelObject& object, std::uint64_t size_bytes) {
+  hide_below(object, size_bytes);
+  decide_end(object, size_bytes > object.info.size_bytes);
   if (size_bytes < object.info.size_bytes) {
+    for (auto it = object.blocks.lower_bound(blocks_for(size_bytes).value()); it != object.blocks.end(); ++it)
+      decide(object, it->first);
     object.blocks.erase(object.blocks.lower_bound(blocks_for(size_bytes).value()), object.blocks.end());
     const auto last = object.blocks.find(size_bytes / kBlockBytes);
     if (last != object.blocks.end() && !last->second.reserved) {
+      decide(object, last->first);
       auto& content = block_for_writing(object, last->first).content;
       std::fill(content.begin() + static_cast<std::ptrdiff_t>(size_bytes % kBlockBytes), content.end(),
                 std::byte{0});
@@ -71,6 +76,31 @@ void ModelPool::set_size(ModelObject& object, std::uint64_t size_bytes) {
   }
   object.info.size_bytes = size_bytes;
   object.info.modified_ns = Env::real().wall_clock_ns();
+  show_through(object, size_bytes / kBlockBytes, blocks_for(kMaxVolumeBytes).value());
+}
+
+void ModelPool::decide_end(ModelObject& object, bool grows) {
+  if (!grows || object.info.size_bytes % kBlockBytes == 0) return;
+  const auto last = object.blocks.find(object.info.size_bytes / kBlockBytes);
+  if (last == object.blocks.end() || last->second.reserved) return;
+  decide(object, last->first);
+  auto& content = last->second.content;
+  std::fill(content.begin() + static_cast<std::ptrdiff_t>(object.info.size_bytes % kBlockBytes),
+            content.end(), std::byte{0});
+  show_through(object, last->first, last->first);
+}
+
+void ModelPool::hide_below(ModelObject& object, std::uint64_t end) {
+  if (!object.own) return;
+  const std::uint64_t last = blocks_for(end).value();
+  for (auto it = object.blocks.lower_bound(blocks_for(object.info.size_bytes).value());
+       it != object.blocks.end() && it->first < last;) {
+    if (object.own->insert(it->first).second)
+      it = object.blocks.erase(it);
+    else
+      ++it;
+  }
+  show_through(object, blocks_for(object.info.size_bytes).value(), last);
 }
 
 Result<> ModelPool::add_member(const MemberSpec& member, bool) {
@@ -83,6 +113,83 @@ Result<> ModelPool::add_member(const MemberSpec& member, bool) {
   capacity_bytes_ += member.size_bytes;
   ++generation_;
   return {};
+}
+
+// ---- preserve ----
+
+Result<> ModelPool::check_settled(const ModelObject& object) {
+  if (!object.draining && !object.own) return {};
+  return failure(ErrorKind::busy,
+                 fmt::format("{}/{}: a preserved image is still written to", name_, object.info.name.text()));
+}
+
+void ModelPool::show_through(const ModelObject& object, std::uint64_t first, std::uint64_t last) {
+  const Object above = object.above.lock();
+  if (!above || !above->own) return;
+  std::set<std::uint64_t> blocks;
+  for (auto it = object.blocks.lower_bound(first); it != object.blocks.end() && it->first <= last; ++it)
+    blocks.insert(it->first);
+  for (auto it = above->blocks.lower_bound(first); it != above->blocks.end() && it->first <= last; ++it)
+    blocks.insert(it->first);
+  for (const std::uint64_t block : blocks) {
+    if (above->own->contains(block)) continue;
+    const auto found = object.blocks.find(block);
+    if (found == object.blocks.end())
+      above->blocks.erase(block);
+    else
+      above->blocks[block] = found->second;
+    const std::uint64_t start = block * kBlockBytes;
+    if (found == object.blocks.end() || start + kBlockBytes <= object.info.size_bytes) continue;
+    const std::uint64_t kept = object.info.size_bytes > start ? object.info.size_bytes - start : 0;
+    auto& content = above->blocks[block].content; // nothing shows from behind the end
+    std::fill(content.begin() + static_cast<std::ptrdiff_t>(kept), content.end(), std::byte{0});
+  }
+  show_through(*above, first, last);
+}
+
+Result<ViewInfo> ModelPool::preserve(const ViewName& name) {
+  ViewInfo info;
+  {
+    MutexLock lock(mutex_);
+    if (!name.is_snapshot()) return failure(ErrorKind::usage, "name the image");
+    VSNAP_TRY(check_name("snapshot", name.snapshot));
+    VSNAP_TRY_ASSIGN(const Object first, look_up(ViewName{name.volume, {}}));
+    if (look_up(name)) return failure(ErrorKind::failed, EEXIST, name_ + ": exists already");
+    auto second = std::make_shared<ModelObject>(*first);
+    second->info.id = ObjectId(next_id_++);
+    second->handles = 0;
+    second->own.emplace();
+    second->clone_of.reset();
+    objects_[second->info.id.value()] = second;
+    first->info.kind = ViewKind::snapshot;
+    first->info.name = name;
+    first->info.created_ns = Env::real().wall_clock_ns();
+    first->draining = true;
+    first->clone_of.reset();
+    first->above = second;
+    ++generation_;
+    info.id = first->info.id;
+  }
+  finish_preserved();
+  announce({{name.volume, name.text()}, {}});
+  return this->info(info.id);
+}
+
+void ModelPool::finish_preserved() {
+  MutexLock lock(mutex_);
+  for (bool more = true; more;) {
+    more = false;
+    for (const auto& [id, object] : objects_) {
+      if (!object->draining || object->own || object->handles > 0) continue;
+      object->draining = false;
+      if (const Object above = object->above.lock()) {
+        hide_below(*above, kMaxVolumeBytes);
+        above->own.reset();
+      }
+      object->above.reset();
+      more = true;
+    }
+  }
 }
 
 Result<ViewInfo> ModelPool::create_volume(const std::string& volume, std::uint64_t size_bytes) {
@@ -108,6 +215,7 @@ Result<> ModelPool::rename(const ViewName& from, const std::string& new_name, bo
     MutexLock lock(mutex_);
     VSNAP_TRY(check_name(from.is_snapshot() ? "snapshot" : "volume", new_name));
     VSNAP_TRY_ASSIGN(const Object object, look_up(from));
+    if (object->draining) VSNAP_TRY(check_settled(*object));
     const ViewName to = from.is_snapshot() ? ViewName{from.volume, new_name} : ViewName{new_name, {}};
     if (to == from) return {};
     if (const auto there = look_up(to)) {
@@ -183,6 +291,7 @@ Result<> ModelPool::snapshot(std::span<const ViewName> names) {
       if (look_up(name) || !wanted.insert(name.text()).second) {
         return failure(ErrorKind::failed, EEXIST, fmt::format("{}/{}: exists already", name_, name.text()));
       }
+      VSNAP_TRY(check_settled(**look_up(ViewName{name.volume, {}})));
     }
     for (const ViewName& name : names) {
       copy_as_snapshot(**look_up(ViewName{name.volume, {}}), name.snapshot);
@@ -202,6 +311,8 @@ Result<RollbackResult> ModelPool::rollback(const ViewName& to, bool discard, boo
     VSNAP_TRY(check_name("snapshot", to.snapshot));
     VSNAP_TRY_ASSIGN(const Object snapshot, look_up(to));
     VSNAP_TRY_ASSIGN(const Object volume, look_up(ViewName{to.volume, {}}));
+    VSNAP_TRY(check_settled(*snapshot));
+    VSNAP_TRY(check_settled(*volume));
     if (volume->handles != 0) {
       return failure(ErrorKind::busy, fmt::format("{}/{}: in use (close it first)", name_, to.volume));
     }
@@ -235,6 +346,7 @@ Result<ViewInfo> ModelPool::clone(const ViewName& from, const std::string& new_v
     VSNAP_TRY(check_name("snapshot", from.snapshot));
     VSNAP_TRY_ASSIGN(const Object origin, look_up(from));
     VSNAP_TRY_ASSIGN(const Object object, free_volume_name(new_volume));
+    VSNAP_TRY(check_settled(*origin));
     object->info.size_bytes = origin->info.size_bytes;
     object->info.mode = origin->info.mode;
     object->info.uid = origin->info.uid;
@@ -278,6 +390,7 @@ Result<> ModelPool::flatten(const std::string& volume, const Progress& progress)
   }
   MutexLock lock(mutex_);
   VSNAP_TRY_ASSIGN(const Object object, look_up(ViewName{volume, {}}));
+  VSNAP_TRY(check_settled(*object));
   if (!object->clone_of) return {};
   object->clone_of.reset();
   object->starts_from.reset();
@@ -297,6 +410,7 @@ Result<std::vector<ModelPool::Object>> ModelPool::chosen_for_removal(std::span<c
   };
   for (const ViewName& name : names) {
     VSNAP_TRY_ASSIGN(const Object object, look_up(name));
+    VSNAP_TRY(check_settled(*object));
     choose(object);
     if (name.is_snapshot() || !options.recursive) continue;
     for (const Object& snapshot : snapshots_of(name.volume)) choose(snapshot);

@@ -20,7 +20,9 @@ void for_each_block(std::uint64_t offset, std::uint64_t length, Each each) {
 
 } // namespace
 
-bool ModelView::writable() const { return object_->info.kind == ViewKind::volume; }
+bool ModelView::writable() const {
+  return object_->info.kind == ViewKind::volume || (object_->draining && !late_);
+}
 
 std::uint64_t ModelView::size_bytes() const {
   MutexLock lock(pool_.mutex_);
@@ -65,12 +67,16 @@ Result<> ModelView::write(std::uint64_t offset, std::span<const std::byte> data)
   if (data.empty()) return {};
   VSNAP_TRY(pool_.make_room(*object_, offset / kBlockBytes, (offset + data.size() - 1) / kBlockBytes));
   const std::byte* from = data.data();
+  pool_.hide_below(*object_, offset + data.size());
+  pool_.decide_end(*object_, offset > object_->info.size_bytes);
   for_each_block(offset, data.size(), [&](std::uint64_t block, std::uint64_t at, std::uint64_t part) {
+    pool_.decide(*object_, block);
     std::memcpy(pool_.block_for_writing(*object_, block).content.data() + at, from, part);
     from += part;
   });
   object_->info.size_bytes = std::max(object_->info.size_bytes, offset + data.size());
   object_->info.modified_ns = Env::real().wall_clock_ns();
+  pool_.show_through(*object_, offset / kBlockBytes, (offset + data.size() - 1) / kBlockBytes);
   return {};
 }
 
@@ -85,12 +91,15 @@ Result<> ModelView::discard(std::uint64_t offset, std::uint64_t length) {
     if (found == object_->blocks.end()) return;
     const bool to_its_end = at + part == kBlockBytes || block * kBlockBytes + at + part == size;
     if (at == 0 && to_its_end) {
+      pool_.decide(*object_, block);
       object_->blocks.erase(found);
     } else if (!found->second.reserved) {
+      pool_.decide(*object_, block);
       std::memset(pool_.block_for_writing(*object_, block).content.data() + at, 0, part);
     }
   });
   object_->info.modified_ns = Env::real().wall_clock_ns();
+  pool_.show_through(*object_, offset / kBlockBytes, (offset + length - 1) / kBlockBytes);
   return {};
 }
 
@@ -100,11 +109,15 @@ Result<> ModelView::reserve(std::uint64_t offset, std::uint64_t length, bool ext
   const std::uint64_t end = extend ? offset + length : std::min(offset + length, object_->info.size_bytes);
   if (length == 0 || offset >= end) return {};
   VSNAP_TRY(pool_.make_room(*object_, offset / kBlockBytes, (end - 1) / kBlockBytes));
+  pool_.hide_below(*object_, end);
+  pool_.decide_end(*object_, end > object_->info.size_bytes);
   for (std::uint64_t block = offset / kBlockBytes; block <= (end - 1) / kBlockBytes; ++block) {
     if (object_->blocks.contains(block)) continue;
+    pool_.decide(*object_, block);
     pool_.block_for_writing(*object_, block).reserved = true;
   }
   object_->info.size_bytes = std::max(object_->info.size_bytes, end);
+  pool_.show_through(*object_, offset / kBlockBytes, (end - 1) / kBlockBytes);
   return {};
 }
 

@@ -8,7 +8,8 @@ namespace vsnap {
 
 class ModelView : public View {
  public:
-  ModelView(ModelPool& pool, std::shared_ptr<ModelObject> object) : pool_(pool), object_(std::move(object)) {}
+  ModelView(ModelPool& pool, std::shared_ptr<ModelObject> object)
+      : pool_(pool), object_(std::move(object)), late_(object_->draining) {}
 
   [[nodiscard]] ObjectId id() const override { return object_->info.id; }
   [[nodiscard]] bool writable() const override;
@@ -26,6 +27,7 @@ class ModelView : public View {
 
   ModelPool& pool_;
   const std::shared_ptr<ModelObject> object_;
+  const bool late_; // opened when the image was preserved already
 };
 
 } // namespace vsnap

@@ -45,6 +45,7 @@ class SlowPool final : public Pool {
     return inner_->rollback(t, d, n);
   }
   Result<ViewInfo> clone(const ViewName& f, const std::string& n) override { return inner_->clone(f, n); }
+  Result<ViewInfo> preserve(const ViewName& n) override { return inner_->preserve(n); }
   Result<> share_into(ObjectId f, ObjectId t) override { return inner_->share_into(f, t); }
   bool shares_all_of(ObjectId v, ObjectId o) override { return inner_->shares_all_of(v, o); }
   Result<> flatten(const std::string&, const Progress& progress) override {
