@@ -54,14 +54,17 @@ Result<Superblock> newest_superblock(File& file, const std::string& path, std::v
 }
 
 Result<> lock_member(Env& env, File& file, const std::string& path, int wait_ms) {
-  const std::int64_t until_ns = env.monotonic_ns() + static_cast<std::int64_t>(wait_ms) * 1'000'000;
+  const auto now_ns = [&] {
+    return planted(Fault::wait_by_wall_clock) ? env.wall_clock_ns() : env.monotonic_ns();
+  };
+  const std::int64_t until_ns = now_ns() + static_cast<std::int64_t>(wait_ms) * 1'000'000;
   for (bool first = true;; first = false) {
     VSNAP_TRY_ASSIGN(const bool locked, file.try_lock());
     if (locked) return {};
     const auto owner = read_owner(file);
     // A daemon stays for long; only another command is worth waiting for. But the record may be that of one
     // that was killed, and the lock that of Pool::look, which has it for a moment: so everybody tries twice.
-    const bool wait = first || (env.monotonic_ns() < until_ns && !(owner && owner->role == "daemon"));
+    const bool wait = first || (now_ns() < until_ns && !(owner && owner->role == "daemon"));
     if (!wait) {
       if (!owner)
         return failure(ErrorKind::busy,

@@ -39,6 +39,10 @@ constexpr std::array kNames = {
     std::pair{Fault::tail_last_stays, "tail_last_stays"},
     std::pair{Fault::copy_not_written, "copy_not_written"},
     std::pair{Fault::lost_places_forgotten, "lost_places_forgotten"},
+    std::pair{Fault::short_read_whole, "short_read_whole"},
+    std::pair{Fault::short_write_whole, "short_write_whole"},
+    std::pair{Fault::short_ring_read_whole, "short_ring_read_whole"},
+    std::pair{Fault::wait_by_wall_clock, "wait_by_wall_clock"},
 };
 
 int chosen() {

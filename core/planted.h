@@ -36,6 +36,10 @@ enum class Fault {
   tail_last_stays,       // the segment does not say how far its records go
   copy_not_written,      // a checkpoint leaves the copy of the catalog as it was
   lost_places_forgotten, // after a failed flush everything is read as if nothing were lost
+  short_read_whole,      // a system call that read a part is taken to have read all
+  short_write_whole,     // the same of one that wrote
+  short_ring_read_whole, // the same of io_uring
+  wait_by_wall_clock,    // a jump of the clock ends a wait for a lock, or makes it long
 };
 
 #ifdef VSNAP_PLANTED_FAULTS

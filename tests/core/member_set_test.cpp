@@ -270,6 +270,21 @@ TEST_CASE("a locked member is refused with its owner named") {
   CHECK(says(error, "vsnap daemon with pid " + std::to_string(::getpid()) + " on host host"));
 }
 
+TEST_CASE("a wait for a locked member takes as long as it is told, however the wall clock jumps") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  const auto first = open_members(env, {"/a"});
+  const bool wild = GENERATE(true, false);
+  env.wild_wall_clock(wild);
+  for (int i = 0; i < 5; ++i) {
+    const std::int64_t begin_ns = env.monotonic_ns();
+    CHECK(refusal(MemberSet::open(env, {"/a"}, "command", 5)).kind == ErrorKind::busy);
+    const std::int64_t took_ns = env.monotonic_ns() - begin_ns;
+    CHECK(took_ns >= 5'000'000);
+    CHECK(took_ns < 10'000'000);
+  }
+}
+
 TEST_CASE("a locked member without an owner record is refused as busy") {
   MemoryEnv env;
   create_members(env, "lab", {"/a"});

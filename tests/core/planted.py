@@ -45,6 +45,10 @@ FOUND_BY = {
     "tail_last_stays": KILLED,
     "copy_not_written": "one damaged byte*",
     "lost_places_forgotten": "after a failed flush*",
+    "short_read_whole": "a range is read as a whole*",
+    "short_write_whole": "a range is written as a whole*",
+    "short_ring_read_whole": "what io_uring reads in parts*",
+    "wait_by_wall_clock": "a wait for a locked member*",
 }
 HANGS = {"lost_wakeup"}  # found by its never coming to an end
 THREE = {"commit_without_flush"}  # a snapshot, a first write, and a commit
