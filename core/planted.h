@@ -39,6 +39,7 @@ enum class Fault {
   short_read_whole,      // a system call that read a part is taken to have read all
   short_write_whole,     // the same of one that wrote
   short_ring_read_whole, // the same of io_uring
+  flag_in_old_copy,      // "needs check" goes into copies that do not count any more
   wait_by_wall_clock,    // a jump of the clock ends a wait for a lock, or makes it long
 };
 

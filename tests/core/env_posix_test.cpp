@@ -148,7 +148,8 @@ class BusyReaders {
 
 // What reads come to that are left to the ring, whose part of the transfers is `fate`.
 std::vector<Result<>> read_by_ring(File& file, const std::vector<Range>& ranges,
-                                   std::vector<std::vector<std::byte>>& out, const ShortTransfers::Fate& fate) {
+                                   std::vector<std::vector<std::byte>>& out,
+                                   const ShortTransfers::Fate& fate) {
   BusyReaders readers;
   const ShortTransfers transfers([&](Call call, std::size_t asked) -> Outcome {
     if (call == Call::read_cached) return {0, EAGAIN};
@@ -159,9 +160,8 @@ std::vector<Result<>> read_by_ring(File& file, const std::vector<Range>& ranges,
   std::vector<Result<>> results;
   for (std::size_t i = 0; i < ranges.size(); ++i) {
     out.emplace_back(ranges[i].size);
-    const auto started = file.start_read(ranges[i].at, out[i], [&ends, i](Result<> end) {
-      ends[i].set_value(std::move(end));
-    });
+    const auto started = file.start_read(ranges[i].at, out[i],
+                                         [&ends, i](Result<> end) { ends[i].set_value(std::move(end)); });
     CHECK(started.has_value());
     CHECK(*started == File::Progress::pending);
   }
@@ -248,8 +248,8 @@ TEST_CASE("a write that comes to nothing or fails in its middle is an error, wha
     CAPTURE(error, direct);
     for (const bool durably : {false, true}) {
       const ShortTransfers transfers(nth(Call::write, 3, {0, error}));
-      const Error refused = refusal(durably ? scratch.file->write_durably(0, data)
-                                            : scratch.file->write_at(0, data));
+      const Error refused =
+          refusal(durably ? scratch.file->write_durably(0, data) : scratch.file->write_at(0, data));
       CHECK(refused.kind == (error == ENOSPC ? ErrorKind::no_space : ErrorKind::failed));
       if (error != ENOSPC) CHECK(refused.errno_value == EIO);
     }

@@ -48,6 +48,7 @@ FOUND_BY = {
     "short_read_whole": "a range is read as a whole*",
     "short_write_whole": "a range is written as a whole*",
     "short_ring_read_whole": "what io_uring reads in parts*",
+    "flag_in_old_copy": "the flag for a check*",
     "wait_by_wall_clock": "a wait for a locked member*",
 }
 HANGS = {"lost_wakeup"}  # found by its never coming to an end

@@ -1,6 +1,6 @@
 // System calls that move less than they were asked to. Linked into a test program, these stand before pread,
-// pwrite, preadv2, pwritev2 and fdatasync of libc, and before what hands reads to io_uring: as after a signal,
-// on a disk that is almost full, or where the page cache has a part.
+// pwrite, preadv2, pwritev2 and fdatasync of libc, and before what hands reads to io_uring: as after a
+// signal, on a disk that is almost full, or where the page cache has a part.
 //
 // Invariants
 // 1. Nothing is different while there is no ShortTransfers.
