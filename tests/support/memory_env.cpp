@@ -31,6 +31,10 @@ class MemorySegment final : public SharedMemory {
     segment_->held = holds_ = true;
     return true;
   }
+  bool has_its_name() override {
+    MutexLock lock(env_.mutex_);
+    return std::ranges::any_of(env_.shared_, [&](const auto& named) { return named.second == segment_; });
+  }
 
  private:
   MemoryEnv& env_;
