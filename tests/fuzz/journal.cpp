@@ -70,18 +70,27 @@ std::uint32_t crc_of(std::span<const std::byte> frame) {
   return crc32c(copy);
 }
 
-// A member with a ring: as man/vsnap-pool-format.5 has it, written without the code that is tried.
-struct Member {
-  Member() {
+// A pool of one member, which is the same for all inputs.
+struct Sound {
+  Sound() {
     log::set_level(log::Level::off);
-    auto file = env.open_file("/a", {.create = true});
+    MemoryEnv made;
+    auto file = made.open_file("/a", {.create = true});
     VSNAP_HOLDS((*file)->resize(format::kMinMemberBytes).has_value());
     std::vector<std::pair<std::string, std::unique_ptr<File>>> files;
     files.emplace_back("/a", std::move(*file));
-    const auto made = MemberSet::create(env, "lab", std::move(files));
-    VSNAP_HOLDS(made.has_value());
-    pool = (*made)->layout().pool_uuid;
+    const auto members = MemberSet::create(made, "lab", std::move(files));
+    VSNAP_HOLDS(members.has_value());
+    pool = (*members)->layout().pool_uuid;
+    env = made.fork();
   }
+  std::unique_ptr<MemoryEnv> env;
+  Uuid pool{};
+};
+
+// A member with a ring: as man/vsnap-pool-format.5 has it, written without the code that is tried.
+struct Member {
+  explicit Member(const Sound& sound) : own_env(sound.env->fork()), env(*own_env), pool(sound.pool) {}
   [[nodiscard]] std::span<std::byte> ring() { return {env.bytes_of("/a").data() + kStart, kRingBytes}; }
 
   // One frame of the input: eight bytes that say what it is, then up to 64 records.
@@ -127,8 +136,9 @@ struct Member {
     return found;
   }
 
-  MemoryEnv env;
-  Uuid pool{};
+  std::unique_ptr<MemoryEnv> own_env;
+  MemoryEnv& env;
+  Uuid pool;
   std::uint64_t number = 0, applied = 0;
 };
 
@@ -195,7 +205,8 @@ void give_up(Member& member, Journal::Position from, std::uint64_t applied) {
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  Member member;
+  static const Sound kSound;
+  Member member(kSound);
   Input input(std::span(data, size));
   const Journal::Position from{input.number(8), input.number(8)};
   member.number = from.frame;
