@@ -355,7 +355,9 @@ void Engine::keep_headroom() {
       break;
     }
   }
-  if (look && log_) make_catalog_copy();
+  const bool copy_is_short =
+      vfs_->capacity_bytes(MetadataFile::copy) < vfs_->capacity_bytes(MetadataFile::catalog);
+  if (look && log_ && copy_is_short) make_catalog_copy(); // which takes the database's lock
   if (log_) log_->set_limit(budget::log_limit(*used, unused()));
   metadata_low_.store(unused() < target / 2, std::memory_order_relaxed);
 }

@@ -1,8 +1,19 @@
 #include "core/env.h"
 
 #include <fmt/format.h>
+#include <chrono>
+#include <thread>
 
 namespace vsnap {
+
+bool hold_soon(Env& env, SharedMemory& memory) {
+  const std::int64_t until_ns = env.monotonic_ns() + 1'000'000'000;
+  while (!memory.hold()) {
+    if (env.monotonic_ns() > until_ns) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return true;
+}
 
 std::string to_string(const Uuid& uuid) {
   std::string text;

@@ -75,7 +75,14 @@ class SharedMemory {
   [[nodiscard]] virtual std::span<std::byte> bytes() = 0; // aligned to a page
   // Until this object ends nobody else can: false: somebody else does.
   [[nodiscard]] virtual bool hold() = 0;
+  // Its name is still its own: nobody removed it, or made another in its place.
+  [[nodiscard]] virtual bool has_its_name() = 0;
 };
+
+class Env;
+// Holds it, if need be after a second at most: a process that is being killed lets go of its descriptors one
+// after the other, the lock of its members perhaps before this.
+[[nodiscard]] bool hold_soon(Env& env, SharedMemory& memory);
 
 struct OpenMode {
   bool create = false; // a missing regular file is made; an existing one is kept

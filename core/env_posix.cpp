@@ -24,6 +24,7 @@
 #include "core/io_ring.h"
 #include "core/mutex.h"
 #include "core/names.h"
+#include "core/planted.h"
 #include "core/shared_memory.h"
 
 namespace vsnap {
@@ -69,6 +70,7 @@ class PosixFile final : public File {
       if (n < 0) return io_failure(errno, fmt::format("{}: read at {}", path_, offset));
       if (n == 0)
         return failure(ErrorKind::failed, EIO, fmt::format("{}: read at {}: end of file", path_, offset));
+      if (planted(Fault::short_read_whole)) break;
       out = out.subspan(static_cast<std::size_t>(n));
       offset += static_cast<std::uint64_t>(n);
     }
@@ -173,6 +175,7 @@ class PosixFile final : public File {
       if (n == 0)
         return failure(ErrorKind::failed, EIO,
                        fmt::format("{}: write at {}: nothing written", path_, offset));
+      if (planted(Fault::short_write_whole)) break;
       data = data.subspan(static_cast<std::size_t>(n));
       offset += static_cast<std::uint64_t>(n);
     }

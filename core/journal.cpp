@@ -226,8 +226,11 @@ Result<> Journal::replay_frame(const Found& found, std::uint64_t number, std::ui
 
 Result<> Journal::replay(Position from, std::uint64_t applied, const Each& each) {
   MutexLock lock(mutex_);
-  next_ = from;
+  next_ = {from.frame, 0};
   durable_ = flushed_ = applied;
+  if (from.offset > size_ || from.offset % kBlockBytes != 0)
+    return damaged(from.frame, "the catalog says that it lies outside of the ring");
+  next_ = from;
   while (attached()) {
     VSNAP_TRY_ASSIGN(const auto found, find_frame(next_));
     if (!found) break;

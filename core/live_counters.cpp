@@ -6,13 +6,17 @@
 #include <boost/interprocess/shared_memory_object.hpp>
 #include <cstring>
 #include <memory>
+#include <string_view>
+
+#include "core/log.h"
 
 namespace vsnap {
 namespace ipc = boost::interprocess;
 
 namespace {
 constexpr std::size_t kSlots = 1024;
-constexpr std::uint64_t kLayout = 2; // of the segment; a reader of another layout keeps away
+constexpr std::string_view kPrefix = "vsnap-live-";
+constexpr std::uint64_t kLayout = 3; // of the segment; a reader of another layout keeps away
 constexpr std::uint64_t kSharedId = ~0ULL;
 
 void set_name(ViewCounters& slot, const std::string& text) {
@@ -41,7 +45,7 @@ std::string name_of(const ViewCounters& slot) {
 
 Failure no_daemon() { return failure(ErrorKind::not_found, "no daemon shows the pool (vsnap mount)"); }
 
-std::string segment_name(const std::string& uuid) { return "vsnap-live-" + uuid; }
+std::string segment_name(const std::string& uuid) { return std::string(kPrefix) + uuid; }
 } // namespace
 
 struct LiveCounters::Segment {
@@ -50,49 +54,63 @@ struct LiveCounters::Segment {
 };
 
 struct LiveCounters::Mapping {
-  std::string name;
+  explicit Mapping(const ipc::shared_memory_object& memory) : region(memory, ipc::read_only) {}
   ipc::mapped_region region;
-  [[nodiscard]] Segment& segment() const { return *static_cast<Segment*>(region.get_address()); }
 };
 
-LiveCounters::LiveCounters(std::unique_ptr<Mapping> mapping, bool owner)
-    : mapping_(std::move(mapping)), owner_(owner) {}
-
-LiveCounters::~LiveCounters() {
-  if (owner_) ipc::shared_memory_object::remove(mapping_->name.c_str());
+LiveCounters::LiveCounters(Env& env, std::string name, std::unique_ptr<SharedMemory> memory)
+    : env_(&env),
+      name_(std::move(name)),
+      memory_(std::move(memory)),
+      segment_(std::construct_at(reinterpret_cast<Segment*>(memory_->bytes().data()))) { // NOLINT: of a page
+  segment_->layout.store(kLayout, std::memory_order_release);
 }
 
-Result<std::unique_ptr<LiveCounters>> LiveCounters::create(const std::string& uuid) {
-  try {
-    auto mapping = std::make_unique<Mapping>();
-    mapping->name = segment_name(uuid);
-    ipc::shared_memory_object::remove(mapping->name.c_str()); // of a daemon that was killed
-    ipc::shared_memory_object memory(ipc::create_only, mapping->name.c_str(), ipc::read_write,
-                                     ipc::permissions(0600));
-    std::unique_ptr<LiveCounters> counters(new LiveCounters(std::move(mapping), true)); // removes it
-    Mapping& made = *counters->mapping_;
-    memory.truncate(sizeof(Segment));
-    made.region = ipc::mapped_region(memory, ipc::read_write);
-    Segment* const segment = std::construct_at(static_cast<Segment*>(made.region.get_address()));
-    segment->layout.store(kLayout, std::memory_order_release);
-    return counters;
-  } catch (const ipc::interprocess_exception& e) {
-    return failure(ErrorKind::failed, fmt::format("live counters: {}", e.what()));
+LiveCounters::LiveCounters(std::unique_ptr<Mapping> mapping)
+    : mapping_(std::move(mapping)), segment_(static_cast<Segment*>(mapping_->region.get_address())) {}
+
+LiveCounters::~LiveCounters() {
+  if (memory_ && memory_->has_its_name()) env_->remove_shared_memory(name_);
+}
+
+Result<std::unique_ptr<LiveCounters>> LiveCounters::create(Env& env, const std::string& uuid) {
+  const std::string name = segment_name(uuid);
+  // Of a daemon that was killed. Held until the new one is: so nobody takes that for the dead one.
+  const auto before = env.open_shared_memory(name);
+  if (before && (*before)->has_its_name() && !hold_soon(env, **before)) {
+    return failure(
+        ErrorKind::busy,
+        fmt::format("live counters: another process shows a pool {} (vsnap top goes without)", uuid));
+  }
+  VSNAP_TRY_ASSIGN(auto memory, env.make_shared_memory(name, sizeof(Segment)));
+  return std::unique_ptr<LiveCounters>(new LiveCounters(env, name, std::move(memory)));
+}
+
+void LiveCounters::remove_dead(Env& env) {
+  for (const std::string& name : env.shared_memory_names(std::string(kPrefix))) {
+    const auto memory = env.open_shared_memory(name);
+    if (!memory || (*memory)->bytes().size() < sizeof(Segment))
+      continue; // somebody else's, or of another version
+    if (!(*memory)->hold() || !(*memory)->has_its_name()) continue;
+    const auto& segment = *reinterpret_cast<const Segment*>((*memory)->bytes().data()); // NOLINT: of a page
+    // Daemons of versions before this layout do not hold theirs.
+    if (segment.layout.load(std::memory_order_acquire) != kLayout) continue;
+    log::info("{}: removed, as its daemon was killed", name);
+    env.remove_shared_memory(name);
   }
 }
 
 Result<std::unique_ptr<LiveCounters>> LiveCounters::open(const std::string& uuid) {
   try {
-    auto mapping = std::make_unique<Mapping>();
-    mapping->name = segment_name(uuid);
-    ipc::shared_memory_object memory(ipc::open_only, mapping->name.c_str(), ipc::read_only);
+    ipc::shared_memory_object memory(ipc::open_only, segment_name(uuid).c_str(), ipc::read_only);
     ipc::offset_t size = 0;
     if (!memory.get_size(size) || size == 0) return no_daemon(); // it is just being made
-    mapping->region = ipc::mapped_region(memory, ipc::read_only);
-    if (mapping->region.get_size() < sizeof(Segment) || mapping->segment().layout.load() != kLayout) {
+    auto mapping = std::make_unique<Mapping>(memory);
+    const bool whole = mapping->region.get_size() >= sizeof(Segment);
+    std::unique_ptr<LiveCounters> counters(new LiveCounters(std::move(mapping)));
+    if (!whole || counters->segment_->layout.load() != kLayout)
       return failure(ErrorKind::failed, "the daemon is of another version of vsnap");
-    }
-    return std::unique_ptr<LiveCounters>(new LiveCounters(std::move(mapping), false));
+    return counters;
   } catch (const ipc::interprocess_exception& e) {
     if (e.get_error_code() == ipc::not_found_error) return no_daemon();
     return failure(ErrorKind::failed, e.get_native_error() != 0 ? e.get_native_error() : EIO,
@@ -101,7 +119,7 @@ Result<std::unique_ptr<LiveCounters>> LiveCounters::open(const std::string& uuid
 }
 
 std::shared_ptr<ViewCounters> LiveCounters::take(ObjectId id, const std::string& name) {
-  auto& slots = mapping_->segment().slots;
+  auto& slots = segment_->slots;
   for (std::size_t i = 0; i + 1 < kSlots; ++i) {
     ViewCounters& slot = slots[i];
     if (slot.id.load(std::memory_order_acquire) != 0) continue;
@@ -117,14 +135,14 @@ std::shared_ptr<ViewCounters> LiveCounters::take(ObjectId id, const std::string&
 }
 
 void LiveCounters::rename(ObjectId id, const std::string& name) {
-  for (ViewCounters& slot : mapping_->segment().slots) {
+  for (ViewCounters& slot : segment_->slots) {
     if (slot.id.load(std::memory_order_acquire) == id.value()) set_name(slot, name);
   }
 }
 
 std::vector<LiveCounters::Sample> LiveCounters::read() const {
   std::vector<Sample> samples;
-  for (const ViewCounters& slot : mapping_->segment().slots) {
+  for (const ViewCounters& slot : segment_->slots) {
     Sample s;
     s.id = slot.id.load(std::memory_order_acquire);
     if (s.id == 0) continue;

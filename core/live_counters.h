@@ -1,10 +1,12 @@
-// Live counters of a mounted pool, in a Boost.Interprocess shared-memory segment: `vsnap top` reads them
-// without asking anybody, and the daemon pays one relaxed addition for each.
+// Live counters of a mounted pool, in shared memory: `vsnap top` reads them without asking anybody, and the
+// daemon pays one relaxed addition for each.
 //
 // Invariants
 // 1. A slot belongs to one view for as long as its id is not 0; counters only grow while it does.
 // 2. Everything in the segment is a lock-free atomic.
 // 3. A name is whole where its version was even, and the same, before and after it was read.
+// 4. The daemon holds its segment (SharedMemory::hold); one that nobody holds is of a daemon that was killed,
+//    and the next daemon of any pool removes it. A name is taken or removed only by who holds what has it.
 // Threads: any; writers and readers in different processes.
 #pragma once
 
@@ -33,9 +35,13 @@ static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
 class LiveCounters {
  public:
-  // `uuid`: the pool's, as text. The daemon's: made anew, removed by the destructor.
-  static Result<std::unique_ptr<LiveCounters>> create(const std::string& uuid);
-  // A reader's; not_found when no daemon has the pool, failed when this user may not look.
+  // `uuid`: the pool's, as text. The daemon's: made anew, removed by the destructor. Kind busy: another
+  // process shows a pool with that uuid.
+  static Result<std::unique_ptr<LiveCounters>> create(Env& env, const std::string& uuid);
+  // Removes those of daemons that were killed.
+  static void remove_dead(Env& env);
+  // A reader's, of the real environment, also of what another user's daemon shows; not_found when no daemon
+  // has the pool, failed when this user may not look.
   static Result<std::unique_ptr<LiveCounters>> open(const std::string& uuid);
   ~LiveCounters();
   LiveCounters(const LiveCounters&) = delete;
@@ -57,10 +63,15 @@ class LiveCounters {
 
  private:
   struct Segment;
-  struct Mapping;
-  LiveCounters(std::unique_ptr<Mapping> mapping, bool owner);
+  struct Mapping; // a reader's
+  LiveCounters(Env& env, std::string name, std::unique_ptr<SharedMemory> memory);
+  explicit LiveCounters(std::unique_ptr<Mapping> mapping);
+
+  Env* env_ = nullptr; // the daemon's, as are the next two
+  std::string name_;
+  std::unique_ptr<SharedMemory> memory_;
   std::unique_ptr<Mapping> mapping_;
-  bool owner_;
+  Segment* segment_;
 };
 
 } // namespace vsnap

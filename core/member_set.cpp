@@ -54,14 +54,17 @@ Result<Superblock> newest_superblock(File& file, const std::string& path, std::v
 }
 
 Result<> lock_member(Env& env, File& file, const std::string& path, int wait_ms) {
-  const std::int64_t until_ns = env.monotonic_ns() + static_cast<std::int64_t>(wait_ms) * 1'000'000;
+  const auto now_ns = [&] {
+    return planted(Fault::wait_by_wall_clock) ? env.wall_clock_ns() : env.monotonic_ns();
+  };
+  const std::int64_t until_ns = now_ns() + static_cast<std::int64_t>(wait_ms) * 1'000'000;
   for (bool first = true;; first = false) {
     VSNAP_TRY_ASSIGN(const bool locked, file.try_lock());
     if (locked) return {};
     const auto owner = read_owner(file);
     // A daemon stays for long; only another command is worth waiting for. But the record may be that of one
     // that was killed, and the lock that of Pool::look, which has it for a moment: so everybody tries twice.
-    const bool wait = first || (env.monotonic_ns() < until_ns && !(owner && owner->role == "daemon"));
+    const bool wait = first || (now_ns() < until_ns && !(owner && owner->role == "daemon"));
     if (!wait) {
       if (!owner)
         return failure(ErrorKind::busy,
@@ -227,17 +230,28 @@ Result<> MemberSet::check_together(std::uint64_t sequence_in_catalog) const {
   return {};
 }
 
+// Over copies that count; should one be torn, the other does, and says that a copy is damaged. `in_order`:
+// not after a member that does not take it, which would be left behind its successors.
+bool MemberSet::flag_copies(const Superblock& superblock, bool in_order) {
+  bool stored = true;
+  for (std::uint32_t member = 0; member < superblock.roster.size(); ++member) {
+    Superblock own = superblock;
+    own.member_index = member;
+    File& file = *slots_[member]->file;
+    stored =
+        file.write_at(format::kSuperblockOffsets[own.sequence % 2], encode(own)) && file.flush() && stored;
+    if (in_order && !stored) return false;
+  }
+  return stored;
+}
+
 bool MemberSet::mark_needs_check() {
   MutexLock lock(layout_mutex_);
   layout_.flags |= format::kFlagNeedsCheck;
-  bool stored = true;
-  for (std::uint32_t member = 0; member < layout_.roster.size(); ++member) {
-    Superblock own = layout_;
-    own.member_index = member;
-    File& file = *slots_[member]->file;
-    // Over the copy that counts; should this be torn, the other one does, and says that a copy is damaged.
-    stored =
-        file.write_at(format::kSuperblockOffsets[own.sequence % 2], encode(own)) && file.flush() && stored;
+  bool stored = flag_copies(layout_, false);
+  if (half_stored_ && !planted(Fault::flag_in_old_copy)) { // on some members its copies are those that count
+    half_stored_->flags |= format::kFlagNeedsCheck;
+    stored = flag_copies(*half_stored_, true) && stored;
   }
   return stored;
 }
@@ -248,6 +262,11 @@ Result<> MemberSet::clear_needs_check() {
   changed.flags &= ~format::kFlagNeedsCheck;
   VSNAP_TRY(store_layout(changed));
   return store_layout(changed);
+}
+
+bool MemberSet::addition_cut_short() const {
+  MutexLock lock(layout_mutex_);
+  return half_stored_ && half_stored_->roster.size() > layout_.roster.size();
 }
 
 bool MemberSet::needs_check() const {
@@ -299,10 +318,22 @@ Result<> MemberSet::store_superblock(std::uint32_t member, const Superblock& sup
   return flush_member(slot);
 }
 
+Result<> MemberSet::store_on_all(const Superblock& superblock) {
+  for (std::uint32_t member = 0; member < superblock.roster.size(); ++member)
+    VSNAP_TRY(store_superblock(member, superblock));
+  return {};
+}
+
 Result<> MemberSet::store_layout(Superblock changed) {
+  VSNAP_TRY(check_flushes());
+  if (half_stored_) {
+    VSNAP_TRY(store_on_all(*half_stored_)); // what this brought is dropped again by what follows
+    changed.sequence = std::max(half_stored_->sequence, changed.sequence);
+  }
   changed.sequence = std::max(layout_.sequence, changed.sequence) + 1;
-  for (std::uint32_t member = 0; member < changed.roster.size(); ++member)
-    VSNAP_TRY(store_superblock(member, changed));
+  half_stored_ = changed;
+  VSNAP_TRY(store_on_all(changed));
+  half_stored_.reset();
   layout_ = std::move(changed);
   return {};
 }
@@ -325,6 +356,11 @@ Result<std::uint32_t> MemberSet::add(Env& env, const std::string& path, std::uni
   MutexLock lock(layout_mutex_);
   const auto index = static_cast<std::uint32_t>(layout_.roster.size());
   if (index >= format::kMaxMembers) return failure(ErrorKind::failed, "a pool has at most 255 members");
+  if (half_stored_ && half_stored_->roster.size() > layout_.roster.size()) {
+    return failure(ErrorKind::failed,
+                   fmt::format("{}: an earlier addition was cut short (umount and mount the pool)", path));
+  }
+  if (half_stored_) VSNAP_TRY(store_layout(layout_));
   const std::uint64_t blocks = file->size_bytes() / kBlockBytes;
   const std::vector<std::byte> zeros(format::kHeaderBytes);
   VSNAP_TRY(file->write_at(0, zeros));
@@ -338,8 +374,11 @@ Result<std::uint32_t> MemberSet::add(Env& env, const std::string& path, std::uni
     slots_[index].reset();
     return Failure(stored.error());
   }
-  VSNAP_TRY(store_layout(changed));
-  VSNAP_TRY(store_layout(changed)); // the new member gets its second copy
+  if (auto stored = store_layout(changed); !stored) {
+    if (store_layout(layout_)) slots_[index].reset(); // no member names it any more
+    return Failure(stored.error());
+  }
+  static_cast<void>(store_layout(changed)); // the new member gets its second copy; best effort
   count_.store(index + 1, std::memory_order_release);
   return index;
 }

@@ -10,17 +10,20 @@
 //    members to change it raises their sequence, member after member (mark_opened), and writes the sequence
 //    reached into the catalog. Members one step apart are those of an opening that was cut short, unless the
 //    catalog says that it was not.
-// 5. The flag "needs check" goes into the superblock copies that count, without a new sequence: it stands if
-// any
-//    member has it.
+// 5. The flag "needs check" goes into every superblock copy that may count at the next opening, without a new
+//    sequence: it stands if any member has it.
 // 6. Once a flush has failed every later or concurrent flush_data() fails, until the pool is opened again
-// after a check. Threads: any, after open(). update_layout() and add() are called under the pool's commit
-// lock or during SQLite's writes, which that lock covers; they exclude each other by layout_mutex_.
+//    after a check.
+// 7. A layout whose way to the members was cut short stays the one with the newest sequence until it is on
+//    all of them, or the pool is opened anew: another one gets a sequence of its own, which comes after that.
+// Threads: any, after open(). update_layout() and add() are called under the pool's commit lock or during
+// SQLite's writes, which that lock covers; they exclude each other by layout_mutex_.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -69,9 +72,11 @@ class MemberSet {
     change(changed);
     return store_layout(std::move(changed));
   }
-  // A new member at the end of the roster; durable on all members when it returns.
+  // A new member at the end of the roster; durable on all members when it returns. After a failure some may
+  // name it all the same: then addition_cut_short(), and whoever opens the pool again may need it.
   [[nodiscard]] Result<std::uint32_t> add(Env& env, const std::string& path, std::unique_ptr<File> file)
       VSNAP_EXCLUDES(layout_mutex_);
+  [[nodiscard]] bool addition_cut_short() const VSNAP_EXCLUDES(layout_mutex_);
   // Locks the file for us and checks that it is none of the members already.
   [[nodiscard]] Result<> claim(Env& env, const std::string& path, File& file, int lock_wait_ms);
 
@@ -117,7 +122,9 @@ class MemberSet {
   MemberSet() = default;
   [[nodiscard]] Result<> read_superblocks(std::vector<std::pair<std::string, std::unique_ptr<File>>> files);
   [[nodiscard]] Result<> store_layout(Superblock changed) VSNAP_REQUIRES(layout_mutex_);
+  [[nodiscard]] Result<> store_on_all(const Superblock& superblock) VSNAP_REQUIRES(layout_mutex_);
   [[nodiscard]] Result<> store_superblock(std::uint32_t member, const Superblock& superblock);
+  [[nodiscard]] bool flag_copies(const Superblock& superblock, bool in_order) VSNAP_REQUIRES(layout_mutex_);
   [[nodiscard]] Result<> flush_member(Slot& slot);
   [[nodiscard]] Result<> check_flushes() const;
   void note_failed_flush(const Slot& slot);
@@ -135,7 +142,8 @@ class MemberSet {
   std::vector<std::string> remarks_;
   std::string behind_; // path of a member that is one step behind the others, if one is
   mutable Mutex layout_mutex_;
-  Superblock layout_ VSNAP_GUARDED_BY(layout_mutex_); // member_index is not used
+  Superblock layout_ VSNAP_GUARDED_BY(layout_mutex_);                     // member_index is not used
+  std::optional<Superblock> half_stored_ VSNAP_GUARDED_BY(layout_mutex_); // invariant 7
 };
 
 // Reads the newest good superblock of one file, without locking it. Says in `remarks` which copies were bad.

@@ -41,6 +41,11 @@ constexpr std::array kNames = {
     std::pair{Fault::pair_entry_unlocked, "pair_entry_unlocked"},
     std::pair{Fault::pair_read_unlocked, "pair_read_unlocked"},
     std::pair{Fault::lost_places_forgotten, "lost_places_forgotten"},
+    std::pair{Fault::short_read_whole, "short_read_whole"},
+    std::pair{Fault::short_write_whole, "short_write_whole"},
+    std::pair{Fault::short_ring_read_whole, "short_ring_read_whole"},
+    std::pair{Fault::flag_in_old_copy, "flag_in_old_copy"},
+    std::pair{Fault::wait_by_wall_clock, "wait_by_wall_clock"},
 };
 
 int chosen() {

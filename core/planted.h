@@ -38,6 +38,11 @@ enum class Fault {
   pair_entry_unlocked,   // an entry of a second image is made while the first is written to
   pair_read_unlocked,    // a second image reads what an entry named a moment ago
   lost_places_forgotten, // after a failed flush everything is read as if nothing were lost
+  short_read_whole,      // a system call that read a part is taken to have read all
+  short_write_whole,     // the same of one that wrote
+  short_ring_read_whole, // the same of io_uring
+  flag_in_old_copy,      // "needs check" goes into copies that do not count any more
+  wait_by_wall_clock,    // a jump of the clock ends a wait for a lock, or makes it long
 };
 
 #ifdef VSNAP_PLANTED_FAULTS

@@ -224,10 +224,11 @@ Result<> PoolImpl::start() {
 }
 
 Result<> PoolImpl::start_background() {
-  if (auto counters = LiveCounters::create(to_string(uuid_)))
+  if (auto counters = LiveCounters::create(env_, to_string(uuid_)))
     counters_ = std::move(*counters);
   else
     log::warning("{}", counters.error().message); // vsnap top does without
+  LiveCounters::remove_dead(env_);
   engine_->set_committer([this] {
     {
       MutexLock lock(background_mutex_);

@@ -248,8 +248,13 @@ Result<> PoolImpl::add_member(const MemberSpec& member, bool force) {
   const std::uint64_t blocks = file->size_bytes() / kBlockBytes;
   {
     MutexLock commit(engine_->commit_mutex());
-    if (auto added = engine_->members().add(env_, member.path, std::move(file)); !added)
-      return undo(Failure(added.error()));
+    auto added = engine_->members().add(env_, member.path, std::move(file));
+    if (!added && engine_->members().addition_cut_short()) {
+      return failure(added.error().kind, added.error().errno_value,
+                     fmt::format("{} (keep {}: pool {} may ask for it when it is next opened)",
+                                 added.error().message, member.path, name_));
+    }
+    if (!added) return undo(Failure(added.error()));
   }
   engine_->note_member_added(blocks);
   engine_->members().write_owner_records(env_);

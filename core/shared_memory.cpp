@@ -9,6 +9,7 @@
 #include <boost/interprocess/mapped_region.hpp>
 #include <boost/interprocess/shared_memory_object.hpp>
 #include <filesystem>
+#include <utility>
 
 namespace vsnap::shared_memory {
 namespace ipc = boost::interprocess;
@@ -17,29 +18,42 @@ namespace {
 
 constexpr const char* kDirectory = "/dev/shm"; // of glibc
 
+struct Descriptor {
+  explicit Descriptor(int opened) : fd(opened) {}
+  Descriptor(Descriptor&& other) noexcept : fd(std::exchange(other.fd, -1)) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+  int fd;
+};
+
 class Segment final : public SharedMemory {
  public:
-  Segment(ipc::shared_memory_object object, ipc::mapped_region region, int lock)
-      : object_(std::move(object)), region_(std::move(region)), lock_(lock) {}
+  Segment(ipc::shared_memory_object object, ipc::mapped_region region, Descriptor lock)
+      : object_(std::move(object)), region_(std::move(region)), lock_(std::move(lock)) {}
   std::span<std::byte> bytes() override {
     return {static_cast<std::byte*>(region_.get_address()), region_.get_size()};
   }
-  ~Segment() override { ::close(lock_); }
   // The lock is on a descriptor of its own: the mapping keeps the file that it was made from, and a process
   // that is being killed may keep its memory until another has taken over from it.
-  bool hold() override { return ::flock(lock_, LOCK_EX | LOCK_NB) == 0; }
+  bool hold() override { return ::flock(lock_.fd, LOCK_EX | LOCK_NB) == 0; }
+  bool has_its_name() override {
+    struct stat info = {};
+    return ::fstat(lock_.fd, &info) == 0 && info.st_nlink > 0;
+  }
 
  private:
   ipc::shared_memory_object object_;
   ipc::mapped_region region_;
-  int lock_;
+  Descriptor lock_;
 };
 
-Result<int> another_descriptor(const ipc::shared_memory_object& object) {
+Result<Descriptor> another_descriptor(const ipc::shared_memory_object& object) {
   const std::string path = fmt::format("/proc/self/fd/{}", object.get_mapping_handle().handle);
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return system_failure(errno, path);
-  return fd;
+  return Descriptor(fd);
 }
 
 Failure refused(const std::string& name, const ipc::interprocess_exception& e) {
@@ -66,6 +80,12 @@ Result<std::unique_ptr<SharedMemory>> make(const std::string& name, std::size_t 
   try {
     ipc::shared_memory_object::remove(name.c_str());
     ipc::shared_memory_object object(ipc::create_only, name.c_str(), ipc::read_write, ipc::permissions(0600));
+    // Held before it has a size: until then whoever looks for dead ones leaves it alone.
+    VSNAP_TRY_ASSIGN(Descriptor lock, another_descriptor(object));
+    if (::flock(lock.fd, LOCK_EX | LOCK_NB) != 0) {
+      ipc::shared_memory_object::remove(name.c_str());
+      return failure(ErrorKind::busy, fmt::format("shared memory {}: in use", name));
+    }
     // A store to memory that the machine does not have would be a signal, and no error.
     int error = 0;
     do error = ::posix_fallocate(object.get_mapping_handle().handle, 0, static_cast<off_t>(bytes));
@@ -75,13 +95,7 @@ Result<std::unique_ptr<SharedMemory>> make(const std::string& name, std::size_t 
       return system_failure(error, fmt::format("shared memory {}", name));
     }
     ipc::mapped_region region(object, ipc::read_write);
-    VSNAP_TRY_ASSIGN(const int lock, another_descriptor(object));
-    auto segment = std::make_unique<Segment>(std::move(object), std::move(region), lock);
-    if (!segment->hold()) { // by somebody who looks what it is
-      ipc::shared_memory_object::remove(name.c_str());
-      return failure(ErrorKind::busy, fmt::format("shared memory {}: in use", name));
-    }
-    return segment;
+    return std::make_unique<Segment>(std::move(object), std::move(region), std::move(lock));
   } catch (const ipc::interprocess_exception& e) {
     return refused(name, e);
   }
@@ -95,8 +109,8 @@ Result<std::unique_ptr<SharedMemory>> open(const std::string& name) {
     if (!object.get_size(size) || size == 0)
       return failure(ErrorKind::not_found, ENOENT, name); // just being made
     ipc::mapped_region region(object, ipc::read_only);
-    VSNAP_TRY_ASSIGN(const int lock, another_descriptor(object));
-    return std::make_unique<Segment>(std::move(object), std::move(region), lock);
+    VSNAP_TRY_ASSIGN(Descriptor lock, another_descriptor(object));
+    return std::make_unique<Segment>(std::move(object), std::move(region), std::move(lock));
   } catch (const ipc::interprocess_exception& e) {
     return refused(name, e);
   }

@@ -2,9 +2,7 @@
 
 #include <fmt/format.h>
 #include <algorithm>
-#include <chrono>
 #include <cstring>
-#include <thread>
 
 #include "core/assert.h"
 #include "core/log.h"
@@ -51,17 +49,6 @@ bool sound(SharedMemory& memory) {
   if (memory.bytes().size() != kSegmentBytes) return false; // of another version, or never finished
   const Header& header = header_of(memory);
   return header.magic.load(std::memory_order_acquire) == kMagic && header.slots == ChangeLog::kSlots;
-}
-
-// A process that is being killed lets go of its descriptors one after the other, the lock of its members
-// perhaps before this.
-bool hold_soon(Env& env, SharedMemory& memory) {
-  const std::int64_t until_ns = env.monotonic_ns() + 1'000'000'000;
-  while (!memory.hold()) {
-    if (env.monotonic_ns() > until_ns) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return true;
 }
 
 } // namespace
@@ -126,6 +113,7 @@ void Tail::remove_dead(Env& env, const PoolIsGone& is_gone) {
   for (const std::string& name : env.shared_memory_names(std::string(kPrefix))) {
     const auto memory = env.open_shared_memory(name);
     if (!memory || !(*memory)->hold()) continue; // somebody else's, or in use
+    if (!(*memory)->has_its_name()) continue;    // another took its place before it was held
     if (!sound(**memory)) continue;              // of another version
     const Header& header = header_of(**memory);
     if (name != name_of(header.pool)) continue;

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include "core/log.h"
 #include "core/pool.h"
 #include "tests/core/memory_members.h"
 #include "tests/core/refusal.h"
@@ -270,6 +271,21 @@ TEST_CASE("a locked member is refused with its owner named") {
   CHECK(says(error, "vsnap daemon with pid " + std::to_string(::getpid()) + " on host host"));
 }
 
+TEST_CASE("a wait for a locked member takes as long as it is told, however the wall clock jumps") {
+  MemoryEnv env;
+  create_members(env, "lab", {"/a"});
+  const auto first = open_members(env, {"/a"});
+  const bool wild = GENERATE(true, false);
+  env.wild_wall_clock(wild);
+  for (int i = 0; i < 5; ++i) {
+    const std::int64_t begin_ns = env.monotonic_ns();
+    CHECK(refusal(MemberSet::open(env, {"/a"}, "command", 5)).kind == ErrorKind::busy);
+    const std::int64_t took_ns = env.monotonic_ns() - begin_ns;
+    CHECK(took_ns >= 5'000'000);
+    CHECK(took_ns < 10'000'000);
+  }
+}
+
 TEST_CASE("a locked member without an owner record is refused as busy") {
   MemoryEnv env;
   create_members(env, "lab", {"/a"});
@@ -303,6 +319,16 @@ TEST_CASE("an added member belongs to the pool from then on") {
   }
   CHECK(open_members(env, {"/new", "/a"})->count() == 2);
   CHECK(says(open_refusal(env, {"/a"}), "missing"));
+}
+
+TEST_CASE("an addition that one member did not take at once is undone") {
+  MemoryEnv env;
+  const auto members = create_members(env, "lab", {"/a", "/b"});
+  auto file = new_file(env, "/new", format::kMinMemberBytes);
+  env.fail_once(6); // see below
+  CHECK_FALSE(members->add(env, "/new", std::move(file)).has_value());
+  CHECK_FALSE(members->addition_cut_short());
+  CHECK(members->add(env, "/new", std::move(*env.open_file("/new", {}))).has_value());
 }
 
 TEST_CASE("an addition that fails at any call leaves a pool that opens") {
@@ -339,6 +365,74 @@ TEST_CASE("a failed flush stays failed") {
   CHECK_FALSE(members->flush_data().has_value());
   CHECK_FALSE(members->flush_data().has_value());
   CHECK(members->flush_failed());
+}
+
+TEST_CASE("the flag for a check stands after a change of the layout that was cut short at any call") {
+  log::set_level(log::Level::off);
+  const auto count = GENERATE(std::size_t{1}, std::size_t{2}, std::size_t{3});
+  const std::vector<std::string> paths = std::vector<std::string>{"/a", "/b", "/c"};
+  const std::vector<std::string> used(paths.begin(), paths.begin() + static_cast<std::ptrdiff_t>(count));
+  const bool power_cut = GENERATE(false, true);
+  std::uint64_t nth = 0;
+  for (bool failed = true; failed;) {
+    CAPTURE(++nth, count, power_cut);
+    MemoryEnv env;
+    const MetadataSegment segment{MetadataFile::wal, {Place(0, 500), BlockCount(16)}};
+    {
+      const auto members = create_members(env, "lab", used);
+      env.fail_once(nth);
+      failed = !members->update_layout([&](Superblock& layout) { layout.segments.push_back(segment); });
+      env.fail_from(std::nullopt);
+      REQUIRE(members->mark_needs_check());
+      if (power_cut) env.power_cut(nth);
+    }
+    REQUIRE(open_members(env, used)->needs_check());
+  }
+  CHECK(nth == 2 * count + 1);
+}
+
+TEST_CASE("a change of the layout after one that was cut short leaves a pool that opens, at whichever call") {
+  log::set_level(log::Level::off);
+  const std::vector<std::string> paths = {"/a", "/b", "/c"};
+  const auto with = [](std::uint64_t block) {
+    return [block](Superblock& layout) {
+      layout.segments.push_back({MetadataFile::wal, {Place(0, block), BlockCount(16)}});
+    };
+  };
+  for (std::uint64_t first = 1; first <= 6; first += 2) { // the write to each member in turn
+    bool killed = true;
+    for (std::uint64_t second = 1; killed; ++second) {
+      CAPTURE(first, second);
+      MemoryEnv env;
+      {
+        const auto members = create_members(env, "lab", paths);
+        env.fail_once(first);
+        REQUIRE_FALSE(members->update_layout(with(500)).has_value());
+        env.kill_at(second);
+        killed = !members->update_layout(with(600));
+        env.kill_at(std::nullopt);
+      }
+      const auto segments = open_members(env, paths)->layout().segments;
+      REQUIRE(segments.size() <= 1); // the one that was there before, or one of the two
+      if (!killed) REQUIRE(segments.front().run.start == Place(0, 600));
+    }
+  }
+}
+
+TEST_CASE("an addition after one that was cut short is refused") {
+  MemoryEnv env;
+  const auto members = create_members(env, "lab", {"/a", "/b"});
+  auto file = new_file(env, "/new", format::kMinMemberBytes);
+  // The header and two calls of the new member, two of the first: the second takes nothing any more.
+  env.fail_from(6);
+  CHECK_FALSE(members->add(env, "/new", std::move(file)).has_value());
+  CHECK(members->addition_cut_short());
+  env.fail_from(std::nullopt);
+  auto other = new_file(env, "/other", format::kMinMemberBytes);
+  CHECK(says(refusal(members->add(env, "/other", std::move(other))), "cut short"));
+  REQUIRE(members->update_layout([](Superblock&) {}).has_value());
+  CHECK(members->layout().roster.size() == 2);
+  CHECK(members->add(env, "/more", new_file(env, "/more", format::kMinMemberBytes)).has_value());
 }
 
 TEST_CASE("a flush with nothing written since the last one asks nothing of the members") {

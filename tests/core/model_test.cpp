@@ -71,6 +71,13 @@ class Duel {
     open();
   }
 
+  // By up to a day, or by up to ten years at each look until the next jump.
+  void jump_clock() {
+    constexpr std::int64_t kDayNs = 86'400LL * 1'000'000'000;
+    env_.jump_wall_clock(static_cast<std::int64_t>(below(2 * kDayNs)) - kDayNs);
+    env_.wild_wall_clock(below(2) == 0);
+  }
+
   void kill() {
     env_.kill();
     let_go();
@@ -159,8 +166,10 @@ class Duel {
       seek();
     else if (dice < 988)
       diff();
-    else if (dice < 994)
+    else if (dice < 992)
       fsync();
+    else if (dice < 994)
+      jump_clock();
     else if (dice < 996)
       reopen();
     else if (dice < 998)

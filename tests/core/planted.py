@@ -47,6 +47,11 @@ FOUND_BY = {
     "pair_entry_unlocked": "threads on both images*",
     "pair_read_unlocked": "threads on both images*",
     "lost_places_forgotten": "after a failed flush*",
+    "short_read_whole": "a range is read as a whole*",
+    "short_write_whole": "a range is written as a whole*",
+    "short_ring_read_whole": "what io_uring reads in parts*",
+    "flag_in_old_copy": "the flag for a check*",
+    "wait_by_wall_clock": "a wait for a locked member*",
 }
 HANGS = {"lost_wakeup"}  # found by its never coming to an end
 THREE = {"commit_without_flush"}  # a snapshot, a first write, and a commit

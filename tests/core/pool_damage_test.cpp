@@ -1,7 +1,7 @@
 // Damage of a member: one byte, one run of bytes, or its end. Nothing ever becomes wrong data; what a copy is
 // kept of does no harm, and check --repair mends it.
 //
-// VSNAP_FLIPS: how many bytes (400 and 400 blocks); "all": every byte that says anything, some minutes.
+// VSNAP_FLIPS: how many bytes (400 and 400 blocks); "all": every byte that says anything, ten minutes.
 #include <algorithm>
 #include <cstdlib>
 #include <random>

@@ -159,6 +159,31 @@ TEST_CASE("after a failed flush a snapshot never read before shows what it has, 
   REQUIRE(s->seek_data(kBlockBytes).value() == 40 * kMiB);
 }
 
+TEST_CASE("a member that cannot be added leaves a pool that opens, whichever call fails and from then on") {
+  log::set_level(log::Level::off);
+  const bool once = GENERATE(true, false);
+  bool added = false;
+  for (std::uint64_t nth = 1; !added; ++nth) {
+    CAPTURE(nth, once);
+    MemoryEnv env(nth);
+    const std::vector<MemberSpec> members = {{"/a", 16 * kMiB}, {"/b", 16 * kMiB}};
+    REQUIRE(Pool::create(env, {.name = "lab", .members = members}).has_value());
+    {
+      auto pool = Pool::open(env, {.member_paths = {"/a", "/b"}});
+      REQUIRE(pool.has_value());
+      once ? env.fail_once(nth) : env.fail_from(nth);
+      added = (*pool)->add_member({"/new", 16 * kMiB}, false).has_value();
+      env.power_cut(nth);
+    }
+    env.fail_from(std::nullopt);
+    const auto checks = [&](const std::vector<std::string>& paths) {
+      const auto pool = Pool::open(env, {.member_paths = paths, .for_check = true});
+      return pool.has_value() && (*pool)->check(true, {}).has_value();
+    };
+    REQUIRE((checks({"/a", "/b"}) || checks({"/a", "/b", "/new"})));
+  }
+}
+
 TEST_CASE("a block that cannot be read is an error, never zeros") {
   SmallPool lab;
   lab.create("v", kMiB);

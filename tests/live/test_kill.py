@@ -154,6 +154,18 @@ class Kill(LabTest):
         self.lab.mount("q")
         wait_until(lambda: not tails[0].exists(), what="the tail removed")
 
+    def test_the_counters_of_a_killed_daemon_are_removed_by_the_next_daemon_of_any_pool(self):
+        counters = Path("/dev/shm") / f"vsnap-live-{self.lab.status()['uuid']}"
+        self.assertTrue(counters.exists())
+        self.lab.kill_daemon()
+        self.lab.pool("q")
+        self.lab.mount("q")
+        wait_until(lambda: not counters.exists(), what="the counters removed")
+        self.assertTrue((Path("/dev/shm") / f"vsnap-live-{self.lab.status('q')['uuid']}").exists())
+        self.lab.mount()
+        self.lab.umount("q")  # which removes its own alone
+        self.assertTrue(counters.exists())
+
 
 if __name__ == "__main__":
     main()

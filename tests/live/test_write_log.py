@@ -15,12 +15,24 @@ later, each snapshot exactly what it was made of, and views and sizes must be th
 asked for since. The same holds where the power goes again while a pool comes back from such a state: that
 disk keeps a log, too.
 
+A pool of two members has two such disks, and each a log of its own, which say nothing of each other. A
+power cut takes both at one moment, so both logs are to be cut where they were at one moment: the lengths of
+the two files are looked at all the while, again and again, and where two looks one after the other find the
+same, both logs were that long between them (Moments). A log never becomes shorter and an entry is there
+before its write or flush is answered, so such a pair lacks nothing that was answered before, and has nothing
+that was asked for afterwards. What came to a disk since its own last flush is then lost as above, on each
+disk by itself: a flush of one says nothing for the other, so that one that the program left out, or made in
+the wrong order, is found. What was confirmed, and what may have been begun, is told by the time of the
+moment instead of the number of entries. One log of both, as of two parts of one disk, would have an order of
+all entries, but its flushes would count for both members.
+
 Planted, to see that they are found: a write that is missing in the log; all that a command wrote missing
-there; a daemon that leaves out every second flush.
+there; a daemon that leaves out every second flush, or those of the second member; a second member from an
+earlier moment than the first.
 
 What is done follows from the seed; how the threads run beside each other, and so the log, does not.
 
-VSNAP_LOG_STATES: how many states (40; all tests together take 30 s); 2,000 is the long run.
+VSNAP_LOG_STATES: how many states (40; all tests together take 40 s); 2,000 is the long run.
 VSNAP_LOG_KEEP: a directory for the image of a state in which something is wrong.
 """
 
@@ -31,6 +43,7 @@ import shutil
 import struct
 import sys
 import threading
+import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,7 +62,7 @@ from support import (
     seeded,
     wait_until,
 )
-from write_log import NEVER, SECTOR, Image, LoggedDisk, Replay, missing
+from write_log import NEVER, SECTOR, Image, LoggedDisk, Moment, Moments, Replay, missing
 
 STATES = int(os.environ.get("VSNAP_LOG_STATES") or 40)
 OPERATIONS = min(200 + STATES, 1500)  # of each thread
@@ -74,7 +87,8 @@ def stamp_in(content, index):
 
 
 class Span:
-    """When something was done, in entries of the log: not before `begin`, and confirmed before `end`."""
+    """When something was done, in entries of the log or by a clock: not before `begin`, and confirmed before
+    `end`."""
 
     def __init__(self, begin=NEVER, end=NEVER):
         self.begin, self.end = begin, end
@@ -423,11 +437,11 @@ class Worker:
 
 
 class Load:
-    """A pool on a logged disk, and the threads that use it."""
+    """A pool on logged disks, and the threads that use it. `disk`: the only one, or what tells the time."""
 
-    def __init__(self, lab, disk, member, random, options=(), kinds=None):
+    def __init__(self, lab, disk, members, random, options=(), kinds=None):
         self.lab, self.disk, self.options = lab, disk, options
-        self.lab.vsnap("pool", "create", "p", member)
+        self.lab.vsnap("pool", "create", "p", *members)
         self.point = lab.mount("p", *options)
         self.model = Model()
         self.workers = []
@@ -460,7 +474,7 @@ class Load:
 
 
 class Again:
-    """A state of the disk as a pool in a registry of its own."""
+    """A state of the disk, or of several, as a pool in a registry of its own."""
 
     def __init__(self, lab):
         self.lab = lab
@@ -478,16 +492,18 @@ class Again:
             self.said.append(str(done))
         return done.code == 0
 
-    def attach(self, path):
+    def attach(self, *paths):
         shutil.rmtree(self.directory)
         self.directory.mkdir()
         self.said = []
-        return self.vsnap("pool", "attach", path)
+        return self.vsnap("pool", "attach", *paths)
 
-    def wrong(self, image, model, durable, point, check_first=False):
-        """What is wrong with this state of the disk."""
-        image.store(self.lab.path / "state.img")
-        if self.attach(self.lab.path / "state.img"):
+    def wrong(self, images, model, durable, point, check_first=False):
+        """What is wrong with this state of the disks."""
+        paths = [self.lab.path / f"state-{number}.img" for number in range(len(images))]
+        for image, path in zip(images, paths, strict=True):
+            image.store(path)
+        if self.attach(*paths):
             if check_first:
                 self.vsnap("check", "p")
             if self.vsnap("mount", "p", self.point):
@@ -533,7 +549,7 @@ class Recorded(LabTest):
         """A pool on a new disk, with volumes, and nothing in them."""
         disk = self.new_disk("disk", Image(DISK))
         self.member = self.lab.losetup(disk.path) if self.through_loop else disk.path
-        return Load(self.lab, disk, self.member, self.random, self.options, kinds)
+        return Load(self.lab, disk, [self.member], self.random, self.options, kinds)
 
     def end(self, load):
         """The log of its disk."""
@@ -571,9 +587,23 @@ class Recorded(LabTest):
             found.append(self.random.randint(load.begin, last))
         return [*sorted(found), last]
 
-    def demand(self, wrong, image, what):
+    def leave_out_flushes(self, *which):
+        """From now on these that the daemon asks for are not made, and said to have been."""
+        pid = self.lab.daemon_pid()
+        strace = self.lab.start("strace", "-f", "-qq", "-o", self.lab.path / "trace", "--trace=fdatasync",
+                                *which, "-p", str(pid))  # fmt: skip
+        self.addCleanup(strace.stdout.close)
+        status = Path(f"/proc/{pid}/status")
+        wait_until(lambda: strace.poll() is not None or "TracerPid:\t0" not in status.read_text(),
+                   what="the daemon traced")  # fmt: skip
+        if strace.poll() is not None:
+            self.skipTest(f"this machine lacks the right to trace: {strace.stdout.read().strip()}")
+        return strace
+
+    def demand(self, wrong, images, what):
         if wrong and KEEP:
-            image.store(Path(KEEP) / "state.img")
+            for number, image in enumerate(images):
+                image.store(Path(KEEP) / f"state-{number}.img")
         self.assertEqual(wrong[:20], [], what)
 
     def check_states(self, count):
@@ -584,8 +614,8 @@ class Recorded(LabTest):
             durable = replay.durable_at(point)
             lost += point > durable
             image = replay.cut(point, self.random)
-            wrong = again.wrong(image, load.model, durable, point, check_first=self.random.random() < 0.5)
-            self.demand(wrong, image, f"after {point} of {len(log.entries)} entries, {durable} flushed")
+            wrong = again.wrong([image], load.model, durable, point, check_first=self.random.random() < 0.5)
+            self.demand(wrong, [image], f"after {point} of {len(log.entries)} entries, {durable} flushed")
         print(f"{len(points)} states, {lost} of them with writes after the last flush", flush=True)
 
 
@@ -601,13 +631,13 @@ class States(Recorded):
             where = f"after {point} of {len(log.entries)} entries, {durable} flushed"
             first = replay.cut(point, self.random)
             disk = self.new_disk("back", first)
-            self.demand(again.come_back(disk.path, by_check=turn % 2 == 0), first, where)
+            self.demand(again.come_back(disk.path, by_check=turn % 2 == 0), [first], where)
             back = disk.end()
             second = Replay(back, first)
             for _, end in between([0, *back.flushes]):  # before each flush of that
                 image = second.cut(end, self.random)
-                wrong = again.wrong(image, load.model, durable, point)
-                self.demand(wrong, image, f"{where}, and {end} of {len(back.entries)} then")
+                wrong = again.wrong([image], load.model, durable, point)
+                self.demand(wrong, [image], f"{where}, and {end} of {len(back.entries)} then")
                 count += 1
         print(f"{count} states", flush=True)
 
@@ -645,7 +675,7 @@ class Planted(Recorded):
     def wrong_without(self, entries, load, log, point):
         replay = Replay(log, Image(DISK), without=entries)
         replay.advance(point)
-        return Again(self.lab).wrong(replay.images[0], load.model, point, point)
+        return Again(self.lab).wrong([replay.images[0]], load.model, point, point)
 
     def test_a_log_with_one_confirmed_write_missing_is_found(self):
         load, log = self.record(kinds=("write", "rewrite", "discard", "fsync", "snapshot"))
@@ -666,23 +696,10 @@ class Planted(Recorded):
             wrong = self.wrong_without(range(made.begin, made.end), load, log, made.end)
             self.assertTrue(wrong, f"{name} was made in entries {made.begin} to {made.end}")
 
-    def leave_out_flushes(self):
-        """From now on every second one that the daemon asks for is not made, and said to have been."""
-        pid = self.lab.daemon_pid()
-        strace = self.lab.start("strace", "-f", "-qq", "-o", self.lab.path / "trace", "-e", "trace=fdatasync",
-                                "-e", "inject=fdatasync:retval=0:when=1+2", "-p", str(pid))  # fmt: skip
-        self.addCleanup(strace.stdout.close)
-        status = Path(f"/proc/{pid}/status")
-        wait_until(lambda: strace.poll() is not None or "TracerPid:\t0" not in status.read_text(),
-                   what="the daemon traced")  # fmt: skip
-        if strace.poll() is not None:
-            self.skipTest(f"this machine lacks the right to trace: {strace.stdout.read().strip()}")
-        return strace
-
     @unittest.skipUnless(shutil.which("strace"), "this machine lacks strace")
     def test_a_daemon_that_leaves_out_flushes_is_found(self):
         load = self.make(kinds=("write", "churn", "fsync", "snapshot"))
-        strace = self.leave_out_flushes()
+        strace = self.leave_out_flushes("--inject=fdatasync:retval=0:when=1+2")
         load.run_threads()
         self.lab.umount()
         strace.wait(timeout=30)  # it ends with the daemon
@@ -691,7 +708,104 @@ class Planted(Recorded):
         replay, again = Replay(log, Image(DISK)), Again(self.lab)
         for count, point in enumerate(self.points(load, log, 60)):
             image = replay.cut(point, self.random)
-            wrong = again.wrong(image, load.model, replay.durable_at(point), point)
+            wrong = again.wrong([image], load.model, replay.durable_at(point), point)
+            if wrong:
+                print(f"found in state {count + 1}: {wrong[0]}", flush=True)
+                return
+        self.fail("nobody missed them")
+
+
+class Clock:
+    """In place of the number of entries: microseconds, since it was made."""
+
+    def __init__(self):
+        self.start = time.monotonic_ns()
+
+    def flushed(self):
+        return (time.monotonic_ns() - self.start) // 1000
+
+
+class TwoMembers(Recorded):
+    """Each behind a log of its own."""
+
+    def make_pair(self, kinds=None):
+        self.pair = [self.new_disk(f"disk-{number}", Image(DISK // 2)) for number in range(2)]
+        clock = Clock()
+        load = Load(self.lab, clock, [disk.path for disk in self.pair], self.random, self.options, kinds)
+        self.moments = Moments(self.pair, clock.flushed)
+        return load
+
+    def end_pair(self):
+        """Of each disk the log; the moments to cut them at, in order, the end among them."""
+        moments = self.moments.end()
+        logs = [disk.end() for disk in self.pair]
+        end = self.moments.clock()
+        entries = " and ".join(str(len(log.entries)) for log in logs)
+        print(f"{entries} entries, {len(moments)} moments", flush=True)
+        return logs, [*moments, Moment(end, end, [log.size for log in logs])]
+
+    def record_pair(self):
+        load = self.make_pair()
+        try:
+            load.run()
+        finally:
+            self.moments.end()
+        return load, *self.end_pair()
+
+    def cut(self, replays, moment):
+        points = [replay.log.entries_in(size) for replay, size in zip(replays, moment.sizes, strict=True)]
+        lost = sum(point > replay.durable_at(point) for replay, point in zip(replays, points, strict=True))
+        images = [replay.cut(point, self.random) for replay, point in zip(replays, points, strict=True)]
+        return images, lost, f"at {moment.after} us, after {' and '.join(map(str, points))} entries"
+
+    def some(self, load, moments, count):
+        """In order; a third of them while a command was under way."""
+        chosen = set(self.random.sample(range(len(moments)), min(count - count // 3, len(moments))))
+        for span in self.random.choices([*load.pauses, *load.commands()], k=count // 3):
+            under_way = [number for number, moment in enumerate(moments)
+                         if span.begin <= moment.after and moment.before <= span.end]  # fmt: skip
+            chosen.update(self.random.sample(under_way, min(1, len(under_way))))
+        return [moments[number] for number in sorted(chosen | {len(moments) - 1})]
+
+    def test_what_was_confirmed_is_there_whatever_each_member_lost(self):
+        load, logs, moments = self.record_pair()
+        replays, again, one, both = [Replay(log, Image(DISK // 2)) for log in logs], Again(self.lab), 0, 0
+        chosen = self.some(load, moments, STATES)
+        for moment in chosen:
+            images, lost, where = self.cut(replays, moment)
+            one, both = one + (lost == 1), both + (lost == 2)
+            wrong = again.wrong(images, load.model, moment.after, moment.before,
+                                check_first=self.random.random() < 0.5)  # fmt: skip
+            self.demand(wrong, images, where)
+        print(f"{len(chosen)} states: {one} with writes after the last flush of one member, {both} of both",
+              flush=True)  # fmt: skip
+        self.assertGreater(len(chosen), min(STATES, 40) // 2)
+
+    def test_a_second_member_from_an_earlier_moment_is_found(self):
+        load, logs, moments = self.record_pair()
+        replays = [Replay(log, Image(DISK // 2)) for log in logs]
+        replays[0].advance(len(logs[0].entries))
+        replays[1].advance(logs[1].entries_in(moments[len(moments) // 2].sizes[1]))
+        last = moments[-1]
+        images = [replay.images[0] for replay in replays]
+        self.assertTrue(Again(self.lab).wrong(images, load.model, last.after, last.before))
+
+    @unittest.skipUnless(shutil.which("strace"), "this machine lacks strace")
+    def test_a_daemon_that_leaves_out_the_flushes_of_its_second_member_is_found(self):
+        load = self.make_pair(kinds=("write", "churn", "fsync", "snapshot"))
+        try:
+            strace = self.leave_out_flushes("--inject=fdatasync:retval=0", "-P", str(self.pair[1].path))
+            load.run_threads()
+            self.lab.umount()
+        finally:
+            self.moments.end()
+        strace.wait(timeout=30)
+        logs, moments = self.end_pair()
+        self.assertIn("INJECTED", (self.lab.path / "trace").read_text())
+        replays, again = [Replay(log, Image(DISK // 2)) for log in logs], Again(self.lab)
+        for count, moment in enumerate(self.some(load, moments, 60)):
+            images, _, _ = self.cut(replays, moment)
+            wrong = again.wrong(images, load.model, moment.after, moment.before)
             if wrong:
                 print(f"found in state {count + 1}: {wrong[0]}", flush=True)
                 return

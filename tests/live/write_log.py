@@ -12,10 +12,12 @@ the super block, which is written with each flush before that is answered, and i
 entries.
 """
 
+import bisect
 import mmap
 import os
 import shutil
 import struct
+import threading
 
 from support import Lab, read_at, wait_until
 
@@ -116,6 +118,7 @@ class WriteLog:
         if (magic, version, sector_bytes) != (MAGIC, 1, SECTOR):
             raise ValueError(f"{path}: not a log: {magic:x}, version {version}, sectors of {sector_bytes}")
         self.entries = []
+        self.ends = []  # of each entry: how long the log was once it stood there
         at = SECTOR
         for _ in range(count):
             sector, sectors, flags, _ = struct.unpack_from("<QQQQ", content, at)
@@ -128,10 +131,56 @@ class WriteLog:
                 data = content[at : at + length]
                 at += length
             self.entries.append(Entry(begin, begin + length, flags, data))
+            self.ends.append(at)
         self.size = at
         if at > len(content):
             raise ValueError(f"{path}: {count} entries end at {at}, the file at {len(content)}")
         self.flushes = [number + 1 for number, entry in enumerate(self.entries) if entry.is_flush()]
+
+    def entries_in(self, size):
+        """How many entries stood there whole when the log was that long."""
+        return bisect.bisect_right(self.ends, size)
+
+
+class Moment:
+    """How long several logs were at once: already at the time `before`, and still at the time `after`. What
+    was confirmed by `after` is on the disks, and nothing is that began later than `before`."""
+
+    def __init__(self, after, before, sizes):
+        self.after, self.before, self.sizes = after, before, sizes  # after < before where it was seen once
+
+
+class Moments:
+    """Looks again and again at how long the logs of several disks are, and keeps what they were together.
+
+    Logs only become longer. Of two looks at all of them that find the same, none changed between the end of
+    the first and the begin of the second, so that in between all of them were that long at once: what the
+    disks got until then is what they have when the power of all goes there. `clock`: what tells the time."""
+
+    def __init__(self, disks, clock):
+        self.disks, self.clock = disks, clock
+        self.found, self.ending = [], threading.Event()
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _look(self):
+        return [os.stat(disk.log).st_size for disk in self.disks]
+
+    def _run(self):
+        sizes, ended = self._look(), self.clock()
+        while not self.ending.wait(0.0002):
+            began = self.clock()
+            again = self._look()
+            if again == sizes and self.found and self.found[-1].sizes == sizes:
+                self.found[-1].after = ended
+            elif again == sizes:
+                self.found.append(Moment(ended, began, sizes))
+            sizes, ended = again, self.clock()
+
+    def end(self):
+        self.ending.set()
+        self.thread.join()
+        return self.found
 
 
 class Image:

@@ -31,6 +31,10 @@ class MemorySegment final : public SharedMemory {
     segment_->held = holds_ = true;
     return true;
   }
+  bool has_its_name() override {
+    MutexLock lock(env_.mutex_);
+    return std::ranges::any_of(env_.shared_, [&](const auto& named) { return named.second == segment_; });
+  }
 
  private:
   MemoryEnv& env_;
@@ -175,12 +179,42 @@ Result<> MemoryEnv::remove_file(const std::string& path) {
   return {};
 }
 
+namespace {
+
+constexpr std::int64_t kTickNs = 1'000'000; // from one look at a clock to the next
+constexpr std::int64_t kWildNs = 10LL * 365 * 86'400 * 1'000'000'000;
+
+} // namespace
+
 std::int64_t MemoryEnv::wall_clock_ns() {
   MutexLock lock(mutex_);
-  return now_ns_ += 1'000'000;
+  monotonic_ns_ += kTickNs;
+  wall_ns_ += kTickNs;
+  if (wild_) jump(static_cast<std::int64_t>(random_() % (2 * kWildNs + 1)) - kWildNs);
+  return wall_ns_;
 }
 
-std::int64_t MemoryEnv::monotonic_ns() { return wall_clock_ns(); }
+std::int64_t MemoryEnv::monotonic_ns() {
+  MutexLock lock(mutex_);
+  wall_ns_ += kTickNs;
+  return monotonic_ns_ += kTickNs;
+}
+
+void MemoryEnv::jump(std::int64_t by_ns) {
+  // Up to a century from now: further than anybody sets a clock, and far from the end of the type.
+  constexpr std::int64_t kLastNs = 10 * kWildNs + 1'700'000'000'000'000'000;
+  wall_ns_ = std::clamp<std::int64_t>(wall_ns_ + by_ns, 0, kLastNs);
+}
+
+void MemoryEnv::jump_wall_clock(std::int64_t by_ns) {
+  MutexLock lock(mutex_);
+  jump(by_ns);
+}
+
+void MemoryEnv::wild_wall_clock(bool wild) {
+  MutexLock lock(mutex_);
+  wild_ = wild;
+}
 
 Uuid MemoryEnv::random_uuid() {
   MutexLock lock(mutex_);
@@ -227,7 +261,9 @@ std::unique_ptr<MemoryEnv> MemoryEnv::fork() const {
   MutexLock lock(mutex_);
   MutexLock other(copy->mutex_);
   copy->random_ = random_;
-  copy->now_ns_ = now_ns_;
+  copy->monotonic_ns_ = monotonic_ns_;
+  copy->wall_ns_ = wall_ns_;
+  copy->wild_ = wild_;
   copy->boot_ = boot_;
   for (const auto& [path, content] : files_) {
     auto same = std::make_shared<Content>(*content);

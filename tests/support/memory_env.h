@@ -14,6 +14,11 @@
 // 5. new_boot(): another boot id, with shared memory as it was.
 // 6. no_shared_memory(true): none can be made.
 // 7. no_space(true): every write answers ENOSPC and changes nothing, until no_space(false).
+// 8. jump_wall_clock(ns): the wall clock jumps, forwards or backwards, but never before 1970, as the kernel
+//    lets nobody set it. wild_wall_clock(true): it does so each time somebody looks, up to ten years, by the
+//    seed. The monotonic clock never goes back.
+// What it does not make: reads and writes that move less than was asked. They end below File, in
+// core/env_posix.cpp; tests/core/env_posix_test.cpp makes them there.
 // Threads: any; one mutex.
 #pragma once
 
@@ -81,6 +86,8 @@ class MemoryEnv final : public Env {
   void fail_once(std::uint64_t nth);
   void fail_flush_once();
   void no_space(bool full);
+  void jump_wall_clock(std::int64_t by_ns);
+  void wild_wall_clock(bool wild);
   [[nodiscard]] std::uint64_t calls() const; // reads, writes and flushes so far
   // Direct access to a file's bytes, for damage.
   SparseBytes& bytes_of(const std::string& path);
@@ -101,6 +108,7 @@ class MemoryEnv final : public Env {
   friend class MemorySegment;
   struct Segment;
   [[nodiscard]] bool fails() VSNAP_REQUIRES(mutex_);
+  void jump(std::int64_t by_ns) VSNAP_REQUIRES(mutex_);
   void die() VSNAP_REQUIRES(mutex_);
   void note(Event::Kind kind, const Content& content, std::uint64_t offset, std::uint64_t length,
             std::span<const std::byte> data) VSNAP_REQUIRES(mutex_);
@@ -109,7 +117,9 @@ class MemoryEnv final : public Env {
   mutable Mutex mutex_;
   std::map<std::string, std::shared_ptr<Content>> files_ VSNAP_GUARDED_BY(mutex_);
   std::mt19937_64 random_ VSNAP_GUARDED_BY(mutex_);
-  std::int64_t now_ns_ VSNAP_GUARDED_BY(mutex_) = 1'700'000'000'000'000'000;
+  std::int64_t monotonic_ns_ VSNAP_GUARDED_BY(mutex_) = 1'000'000'000'000;
+  std::int64_t wall_ns_ VSNAP_GUARDED_BY(mutex_) = 1'700'000'000'000'000'000;
+  bool wild_ VSNAP_GUARDED_BY(mutex_) = false;
   std::uint64_t calls_ VSNAP_GUARDED_BY(mutex_) = 0;
   std::optional<std::uint64_t> fail_from_ VSNAP_GUARDED_BY(mutex_);
   std::optional<std::uint64_t> fail_once_ VSNAP_GUARDED_BY(mutex_);

@@ -29,7 +29,8 @@ class SparseBytes {
  private:
   void map();
   void unmap();
-  void copy_from(const SparseBytes& other); // of the same size, over zeros
+  void copy_from(const SparseBytes& other); // of the same size, over zeros where it has no pages
+  void clear_beside(const SparseBytes& other);
   int fd_;
   std::size_t size_ = 0;
   std::byte* at_ = nullptr;
