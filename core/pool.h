@@ -70,6 +70,24 @@ struct MemberLook {
   std::optional<OwnerRecord> owner; // who holds its lock, once it has written itself down
 };
 
+// An operation that may be asked for again, because its answer was lost (request_note.h).
+struct RequestId {
+  enum class Source { command, file };
+  Source source = Source::command;
+  std::uint64_t number = 0; // below 2^63, and not 0
+};
+
+// While it lives, the configuration operation that the calling thread asks for is that of this request. For
+// operations of one transaction.
+class AskedBy {
+ public:
+  explicit AskedBy(RequestId request);
+  ~AskedBy();
+  AskedBy(const AskedBy&) = delete;
+  AskedBy& operator=(const AskedBy&) = delete;
+  [[nodiscard]] static std::optional<RequestId> current();
+};
+
 // Told after the fact, in order, by the thread that made the change.
 class PoolObserver {
  public:
@@ -114,6 +132,9 @@ class Pool {
   [[nodiscard]] virtual SpaceInfo space() = 0; // cheap: for statfs
 
   // Configuration
+  // nullopt: what this request asked for was not carried out (AskedBy). Else, of a file request, the newest
+  // object that there was then: the one that it made, if it made one.
+  [[nodiscard]] virtual Result<std::optional<ObjectId>> carried_out(RequestId request) = 0;
   [[nodiscard]] virtual Result<> add_member(const MemberSpec& member, bool force) = 0;
   [[nodiscard]] virtual Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) = 0;
   // `new_name`: the new volume or snapshot part. With `replace` a volume of that name goes in the same

@@ -43,6 +43,7 @@ class PoolImpl final : public Pool {
   Result<DiskUsage> disk_usage() override;
   [[nodiscard]] SpaceInfo space() override { return engine_->space(); }
 
+  Result<std::optional<ObjectId>> carried_out(RequestId request) override;
   Result<> add_member(const MemberSpec& member, bool force) override;
   Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) override;
   using Pool::rename;
