@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 
 #include "core/assert.h"
 
@@ -100,6 +101,8 @@ Result<std::unique_ptr<MountState>> MountState::map(int descriptor) {
 }
 
 MountState::MountState(int descriptor, Layout& layout) : descriptor_(descriptor), layout_(layout) {
+  struct stat info = {};
+  if (::fstat(descriptor, &info) == 0) mount_number_ = info.st_ino;
   note_init_request();
   for (std::uint32_t slot = kMaxHandles; slot-- > 0;) {
     if (layout_.slots[slot].used.load() == 0) free_.push_back(slot);
@@ -181,6 +184,13 @@ std::optional<std::uint64_t> MountState::handle_opened_by(std::uint64_t request)
     if (at.used.load() != 0 && at.opened_by.load() == request) return number_of(slot, at.uses.load());
   }
   return std::nullopt;
+}
+
+RequestId MountState::request_id(std::uint64_t request) const {
+  std::uint64_t mixed = mount_number_ * 0x9E3779B97F4A7C15; // 2^64 / golden ratio: numbers lie far apart
+  mixed ^= mixed >> 32;
+  mixed = (mixed + request) & std::numeric_limits<std::int64_t>::max();
+  return {RequestId::Source::file, std::max<std::uint64_t>(mixed, 1)};
 }
 
 std::uint64_t MountState::next_directory() { return layout_.directories.fetch_add(1) + 1; }

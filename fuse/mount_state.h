@@ -24,8 +24,8 @@
 #include <string>
 #include <vector>
 
-#include "core/description.h"
 #include "core/error.h"
+#include "core/pool.h"
 
 namespace vsnap {
 
@@ -48,6 +48,8 @@ class MountState {
   MountState& operator=(const MountState&) = delete;
 
   [[nodiscard]] int descriptor() const { return descriptor_; }
+  // What a pool knows a request of the kernel by, which counts those of each mount from the start.
+  [[nodiscard]] RequestId request_id(std::uint64_t request) const;
 
   void keep_init(std::span<const std::byte> request);
   [[nodiscard]] std::span<const std::byte> init() const; // empty: it was not kept
@@ -83,6 +85,7 @@ class MountState {
   void note_init_request();
 
   const int descriptor_;
+  std::uint64_t mount_number_ = 0; // no two mounts of this machine have the same
   Layout& layout_;
   std::optional<std::uint32_t> bank_; // of the notes of this process
   std::uint64_t init_request_ = 0;

@@ -93,6 +93,17 @@ TEST_CASE("what was answered is known to those that follow") {
   CHECK_FALSE(third->was_answered(14)); // the kernel had that answer before the thread went on
 }
 
+TEST_CASE("a request has the same number for those that follow, and another in another mount") {
+  const auto state = MountState::make().value();
+  const auto other = MountState::make().value();
+  const RequestId request = state->request_id(10);
+  CHECK(request.number > 0);
+  CHECK(request.number >> 63 == 0);
+  CHECK(successor_of(*state)->request_id(10).number == request.number);
+  CHECK(state->request_id(12).number != request.number);
+  CHECK(other->request_id(10).number != request.number);
+}
+
 TEST_CASE("INIT and the numbers of directories go on") {
   const auto state = MountState::make().value();
   CHECK(state->init().empty());
