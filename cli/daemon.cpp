@@ -141,9 +141,11 @@ Result<> Daemon::hand_over(const std::string& program) {
   }
   if (!program.starts_with('/') || ::access(program.c_str(), X_OK) != 0)
     return failure(ErrorKind::failed, fmt::format("{}: {}: no such program", options_.pool, program));
-  Wanted none = Wanted::nothing;
-  if (!wanted_.compare_exchange_strong(none, Wanted::successor))
-    return failure(ErrorKind::busy, fmt::format("{}: its daemon is ending already", options_.pool));
+  Wanted found = Wanted::nothing;
+  if (!wanted_.compare_exchange_strong(found, Wanted::successor)) {
+    return failure(ErrorKind::busy, found == Wanted::successor ? EAGAIN : EBUSY,
+                   fmt::format("{}: its daemon is ending already", options_.pool));
+  }
   if (!keeper_.send(Word::next, program)) {
     wanted_ = Wanted::nothing;
     return failure(ErrorKind::failed,
@@ -167,7 +169,8 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
     Wanted none = Wanted::nothing;
     wanted_.compare_exchange_strong(none, Wanted::end);
     if (wanted_ != Wanted::successor) return session_->stop(MountSession::Stop::unmount);
-    server.stop(); // while there is somebody who tells the kernel what commands have changed
+    // While there is somebody who tells the kernel what commands have changed.
+    server.stop(ControlServer::Stop::hand_over);
     session_->stop(MountSession::Stop::hand_over);
   });
   ready_();
@@ -176,7 +179,8 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
   watch_.finish();
   handed_over_ = session_->was_handed_over();
   if (handed_over_ && StopWatch::is_signalled()) ::kill(static_cast<pid_t>(options_.keeper_pid), SIGTERM);
-  server.stop(); // running jobs give up, and answer
+  // Running jobs give up, and answer.
+  server.stop(handed_over_ ? ControlServer::Stop::hand_over : ControlServer::Stop::for_good);
   return served;
 }
 
