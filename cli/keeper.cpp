@@ -90,11 +90,13 @@ class Keeper {
   std::optional<KeeperLine> line_;
   pid_t daemon_ = 0;
   std::vector<Descriptor> kept_;
-  bool is_ready_ = false;       // this daemon
-  bool was_ready_ = false;      // any
-  bool stopping_ = false;       // asked to
-  std::optional<Error> reason_; // why this daemon failed, as it said
-  std::string how_;             // it ended, if not in order
+  std::vector<Descriptor> held_;       // of members, with their locks
+  std::vector<Descriptor> newly_held_; // by the daemon that runs, until it serves
+  bool is_ready_ = false;              // this daemon
+  bool was_ready_ = false;             // any
+  bool stopping_ = false;              // asked to
+  std::optional<Error> reason_;        // why this daemon failed, as it said
+  std::string how_;                    // it ended, if not in order
   Clock::time_point ready_at_;
   Clock::time_point ended_at_;
   Clock::time_point failing_since_;
@@ -120,7 +122,12 @@ Result<> Keeper::start() {
   VSNAP_TRY_ASSIGN(KeeperLine::Ends ends, KeeperLine::make());
   std::vector<int> kept;
   for (const Descriptor& one : kept_) kept.push_back(one.get());
+  if (held_.empty()) held_ = std::move(newly_held_); // none has served yet
+  std::vector<int> held;
+  for (const Descriptor& one : held_) held.push_back(one.get());
+  newly_held_.clear();
   options_.descriptors = kept.size();
+  options_.held_members = held.size();
   VSNAP_TRY_ASSIGN(const std::string options, text_of(options_));
   trying_ = std::move(next_program_);
   next_program_.reset();
@@ -135,7 +142,9 @@ Result<> Keeper::start() {
   is_ready_ = false;
   reason_.reset();
   // Where these do not arrive the daemon ends by itself.
-  if (!line_->send_descriptors(kept) || !line_->send(Word::start, options)) ::kill(daemon_, SIGKILL);
+  if (!line_->send_descriptors(Word::keep, kept) || !line_->send_descriptors(Word::hold, held) ||
+      !line_->send(Word::start, options))
+    ::kill(daemon_, SIGKILL);
   return {};
 }
 
@@ -154,6 +163,9 @@ void Keeper::take(KeeperMessage message) {
   switch (message.word) {
     case Word::keep:
       for (const int fd : message.descriptors) kept_.emplace_back(fd);
+      return;
+    case Word::hold:
+      for (const int fd : message.descriptors) newly_held_.emplace_back(fd);
       return;
     case Word::ready:
       on_ready();
@@ -176,6 +188,8 @@ void Keeper::take(KeeperMessage message) {
 
 void Keeper::on_ready() {
   is_ready_ = true;
+  if (!newly_held_.empty()) held_ = std::move(newly_held_);
+  newly_held_.clear();
   ready_at_ = Clock::now();
   if (trying_.get() >= 0) {
     previous_ = std::move(program_);
@@ -194,6 +208,8 @@ void Keeper::on_ready() {
 
 void Keeper::let_go() {
   kept_.clear();
+  held_.clear();
+  newly_held_.clear();
   ::sd_notify(0, "STOPPING=1");
   line_->send(Word::let_go);
 }

@@ -14,7 +14,8 @@
 //    ENOTCONN.
 // 2. A new program that does not come to serve gives way to the one that served before.
 // 3. SIGTERM and SIGINT reach a daemon, or the next one once it serves, so the end is in order.
-// 4. Where the keeper is killed, the daemon goes on; only a successor it has none.
+// 4. While the mount is kept so are the locks of the members: only a successor can open the pool.
+// 5. Where the keeper is killed, the daemon goes on; only a successor it has none.
 // Threads: the main thread, before any other exists.
 #pragma once
 

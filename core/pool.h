@@ -52,6 +52,9 @@ struct OpenPoolOptions {
   bool takes_over = false; // from a daemon of this pool that died, in its place; see tail.h
   // Unlinked volumes and snapshots that the last process had open, and this one is to open again: they stay.
   std::vector<ObjectId> still_open = {};
+  // member_descriptors() of a process before this one, which stay open: with its locks, so that nobody else
+  // could open the pool since.
+  std::vector<int> held_members = {};
   bool for_check = false; // opens what is refused otherwise, for check() only
 };
 
@@ -118,6 +121,8 @@ class Pool {
   virtual void keep_unlinked() = 0;
   // Whether a process that opens the pool after this one was killed finds every write that returned.
   [[nodiscard]] virtual bool survives_kill() const { return true; }
+  // That carry the locks of the members; of the members that there are now.
+  [[nodiscard]] virtual std::vector<int> member_descriptors() const { return {}; }
   virtual void set_observer(PoolObserver* observer) = 0;
   virtual void settle() = 0; // PoolObserver::settle(), of the observer there is
 

@@ -33,6 +33,9 @@ class PoolImpl final : public Pool {
   Result<> close() override;
   void keep_unlinked() override { keep_unlinked_ = true; }
   [[nodiscard]] bool survives_kill() const override { return engine_->has_tail(); }
+  [[nodiscard]] std::vector<int> member_descriptors() const override {
+    return engine_->members().descriptors();
+  }
   void set_observer(PoolObserver* observer) override { observer_.store(observer); }
   void settle() override;
   [[nodiscard]] std::string name() const override { return name_; }

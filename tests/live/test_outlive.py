@@ -6,7 +6,6 @@ VSNAP_KILLS: how many times each load goes through it (20).
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -326,24 +325,30 @@ class Processes(OutliveTest):
         log = (self.lab.path / "run/p.log").read_text()
         self.mentions(log, f"pid {pid}, was ended by signal 9", "served again")
 
-    def test_a_successor_waits_for_who_holds_a_member(self):
-        path = self.point / "v"
-        path.write_bytes(b"content")
-        pid = self.lab.daemon_pid()
-        keeper = keeper_of(pid)
-        os.kill(keeper, signal.SIGSTOP)  # nobody starts a successor yet
-        os.kill(pid, signal.SIGKILL)
-        held = os.open(self.lab.path / "p-0.img", os.O_RDWR)
-        fcntl.flock(held, fcntl.LOCK_EX)
-        os.kill(keeper, signal.SIGCONT)
-        got = []
-        reader = threading.Thread(target=lambda: got.append(read_all(path)))
-        reader.start()
-        time.sleep(1)
-        self.assertEqual(got, [])
-        os.close(held)
-        reader.join()
-        self.assertEqual(got, [b"content"])
+    def test_nobody_else_gets_the_pool_between_two_daemons(self):
+        """Nor what is removed and still open: a command that knows nothing of the mount would free it."""
+        other = {"VSNAP_RUNTIME_DIR": f"{self.lab.path}/other"}
+        self.lab.vsnap("create", "p/v", "--size", "1M")
+        self.lab.vsnap("pool", "add", "p", self.lab.path / "added.img", "--size", "64M")
+        (self.point / "gone").write_bytes(b"removed")
+        # Another process has it open: each command that starts here would close it, and wait for a daemon.
+        holder = self.lab.start("sh", "-c", 'exec 3<"$1" && echo open && read line && cat <&3', "sh",
+                                self.point / "gone", stdin=subprocess.PIPE)
+        self.assertEqual(holder.stdout.readline(), "open\n")
+        os.unlink(self.point / "gone")
+        for _ in range(3):
+            pid = self.lab.daemon_pid()
+            keeper = keeper_of(pid)
+            os.kill(keeper, signal.SIGSTOP)  # nobody starts a successor yet
+            try:
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda pid=pid: not is_running(pid), what="killed")
+                for command in (("ls", "p"), ("snapshot", "p/v@s"), ("pool", "destroy", "-y", "p")):
+                    self.mentions(self.lab.vsnap(*command, code=4, env=other).err, "in use")
+            finally:
+                os.kill(keeper, signal.SIGCONT)
+        self.assertEqual(holder.communicate("go on\n", timeout=30)[0], "removed")
+        self.assertEqual(set(self.lab.views()), {"v"})
         self.end()
 
     def test_the_keeper_ends_in_order_on_a_signal(self):
