@@ -34,7 +34,7 @@ std::uint32_t note_of_thread() {
 struct MountState::Layout {
   struct Slot {
     std::atomic<std::uint64_t> used;      // view << 1 | direct; 0: free
-    std::atomic<std::uint64_t> opened_by; // valid while in use
+    std::atomic<std::uint64_t> opened_by; // valid while in use; 0: the kernel knows the number
     std::atomic<std::uint32_t> uses;      // so far, that of now included
   };
   struct alignas(64) Note {
@@ -159,6 +159,13 @@ std::optional<std::uint64_t> MountState::add_handle(ObjectId view, bool direct, 
   return number_of(slot, uses);
 }
 
+void MountState::confirm_handle(std::uint64_t number) {
+  const std::uint32_t slot = slot_of(number);
+  if (slot >= kMaxHandles) return;
+  Layout::Slot& at = layout_.slots[slot];
+  if (number_of(slot, at.uses.load()) == number && at.used.load() != 0) at.opened_by.store(0);
+}
+
 void MountState::remove_handle(std::uint64_t number) {
   const std::uint32_t slot = slot_of(number);
   if (slot >= kMaxHandles) return;
@@ -173,7 +180,9 @@ std::vector<MountState::Handle> MountState::handles() const {
   for (std::uint32_t slot = 0; slot < kMaxHandles; ++slot) {
     const Layout::Slot& at = layout_.slots[slot];
     const std::uint64_t used = at.used.load();
-    if (used != 0) found.push_back({number_of(slot, at.uses.load()), ObjectId(used >> 1), (used & 1) != 0});
+    if (used == 0) continue;
+    found.push_back(
+        {number_of(slot, at.uses.load()), ObjectId(used >> 1), (used & 1) != 0, at.opened_by.load()});
   }
   return found;
 }

@@ -38,6 +38,7 @@ class MountState {
     std::uint64_t number = 0;
     ObjectId view{};
     bool direct = false;
+    std::uint64_t opened_by = 0; // the request, until the kernel knows the number
   };
 
   [[nodiscard]] static Result<std::unique_ptr<MountState>> make();
@@ -64,7 +65,8 @@ class MountState {
 
   // `opened_by`: the request; see request_channel.h. nullopt: all slots are in use.
   [[nodiscard]] std::optional<std::uint64_t> add_handle(ObjectId view, bool direct, std::uint64_t opened_by);
-  void remove_handle(std::uint64_t number); // no harm where it is gone
+  void confirm_handle(std::uint64_t number); // the kernel knows it
+  void remove_handle(std::uint64_t number);  // no harm where it is gone
   [[nodiscard]] std::vector<Handle> handles() const;
   [[nodiscard]] std::optional<std::uint64_t> handle_opened_by(std::uint64_t request) const;
   [[nodiscard]] static std::uint32_t slot_of(std::uint64_t number) {

@@ -91,7 +91,7 @@ void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fu
     VSNAP_TRY_ASSIGN(const ViewInfo opened, operations.pool.info(info->id));
     const fuse_entry_param entry = entry_for(operations, opened);
     const std::uint64_t number = file->number; // once answered, it may be closed at any time
-    if (!reply_create(req, entry, *file)) operations.files.remove(number);
+    reply_create(req, entry, *file) ? operations.files.confirm(number) : operations.files.remove(number);
     return {};
   });
 }

@@ -41,6 +41,21 @@ TEST_CASE("a successor knows the handles that were open") {
   CHECK_FALSE(next->handle_opened_by(99));
 }
 
+TEST_CASE("a successor knows which handles the kernel may not have heard of") {
+  const auto state = MountState::make().value();
+  const auto first = state->add_handle(ObjectId(7), false, 100);
+  const auto second = state->add_handle(ObjectId(7), false, 102);
+  REQUIRE((first && second));
+  state->confirm_handle(*first);
+  state->remove_handle(*second);
+  const auto third = state->add_handle(ObjectId(7), false, 104);
+  state->confirm_handle(*second); // its place is another's now
+  const auto handles = successor_of(*state)->handles();
+  REQUIRE(handles.size() == 2);
+  for (const MountState::Handle& handle : handles)
+    CHECK(handle.opened_by == (handle.number == *third ? 104 : 0));
+}
+
 TEST_CASE("a number never comes again, and removing an old one does no harm") {
   const auto state = MountState::make().value();
   std::set<std::uint64_t> seen;

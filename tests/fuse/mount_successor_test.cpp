@@ -4,7 +4,9 @@
 #include <linux/fuse.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
+#include <csignal>
 #include <cstring>
 #include <functional>
 
@@ -51,11 +53,7 @@ class Kept {
   }
   [[nodiscard]] bool can_go_on() const { return can_go_on_; }
   void hand_over() { serving->end(MountSession::Stop::hand_over); }
-  void go_on() {
-    std::vector<int> copies;
-    for (const int fd : descriptors_) copies.push_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    serve(KernelMount::adopt(options.mount_point, copies).value());
-  }
+  void go_on() { serve(adopt()); }
   // Reads a request as a worker does that then dies, once it has answered those that only look. Its number.
   std::uint64_t take_request(std::uint32_t opcode) {
     std::vector<std::byte> buffer(2U << 20);
@@ -80,6 +78,13 @@ class Kept {
     }
   }
 
+  // As a daemon does that dies before it reads what it asked for.
+  void ask_again_and_die() {
+    const auto mount = adopt();
+    mount->ask_again();
+    mount->leave();
+  }
+
   std::unique_ptr<ModelPool> pool = ModelPool::make("lab");
   MountOptions options;
   std::unique_ptr<MountState> state;
@@ -88,6 +93,11 @@ class Kept {
  private:
   void serve(std::unique_ptr<KernelMount> mount) {
     serving = std::make_unique<Serving>(*pool, options, std::move(mount));
+  }
+  [[nodiscard]] std::unique_ptr<KernelMount> adopt() const {
+    std::vector<int> copies;
+    for (const int fd : descriptors_) copies.push_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    return KernelMount::adopt(options.mount_point, copies).value();
   }
   static fuse_attr attributes(std::uint64_t node) {
     fuse_attr out{};
@@ -299,5 +309,52 @@ TEST_CASE("a file that was made before its creation came again is the one that i
     CHECK(outcome_of_resent(
               kept, FUSE_CREATE, create, [] {}, [&] { CHECK(pool.create_volume("v", 0)); }) == EEXIST);
     CHECK(pool.find({"v", {}})->mode != 0640);
+  });
+}
+
+namespace {
+
+// A process that opens the file, and then waits to be killed.
+class Opener {
+ public:
+  explicit Opener(const std::string& path) : pid_(::fork()) {
+    if (pid_ != 0) return;
+    ::_exit(::open(path.c_str(), O_RDWR) >= 0 ? ::pause() : 1);
+  }
+  ~Opener() { kill(); }
+  void kill() {
+    if (pid_ <= 0) return;
+    CHECK(::kill(pid_, SIGKILL) == 0);
+    CHECK(::waitpid(pid_, nullptr, 0) == pid_);
+    pid_ = 0;
+  }
+
+ private:
+  pid_t pid_;
+};
+
+} // namespace
+
+TEST_CASE("a file that was opened for who was killed before he heard of it is closed") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    make_view(*kept.pool, "v");
+    const ObjectId id = kept.pool->find({"v", {}})->id;
+    CHECK(names_in(directory) == std::vector<std::string>{"v"});
+    kept.hand_over();
+    Opener killed(directory + "/v");
+    const std::uint64_t first = kept.take_request(FUSE_OPEN);
+    REQUIRE(kept.state->add_handle(id, false, first));
+    Opener waits(directory + "/v");
+    const std::uint64_t second = kept.take_request(FUSE_OPEN);
+    REQUIRE(kept.state->add_handle(id, false, second));
+    kept.ask_again_and_die();
+    killed.kill(); // the kernel has given up its request
+    kept.go_on();
+    CHECK(::access(directory.c_str(), F_OK) == 0);
+    const auto opened_by = [&](std::uint64_t request) { return kept.state->handle_opened_by(request); };
+    CHECK_FALSE(opened_by(first)); // that access() was the first request that had not come before
+    for (int i = 0; i < 500 && opened_by(second); ++i) ::usleep(10000);
+    CHECK(kept.state->handles().size() == 1);
+    CHECK(kept.pool->find({"v", {}})->open_handles == 1);
   });
 }
