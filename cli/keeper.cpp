@@ -23,12 +23,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-// When nobody comes to serve: the tries, of which the first follow at once, and the time before it is given
-// up.
+// When nobody comes to serve: tries that follow at once; of a mount that somebody wants to end there are no
+// more, over that time.
 constexpr int kTriesAtOnce = 20;
-constexpr int kFewestTries = 60;
-constexpr std::chrono::seconds kLongestFailing(60);
-constexpr std::chrono::seconds kLongestStopping(3); // of a mount that somebody wants to end
+constexpr milliseconds kLongestStopping(3000);
 // A daemon that dies sooner than that after it said to be ready did not come to serve.
 constexpr milliseconds kProbation(250);
 constexpr milliseconds kFirstPause(20); // doubled up to the longest
@@ -56,8 +54,8 @@ class Descriptor {
 
 class Keeper {
  public:
-  Keeper(DaemonOptions options, const std::function<void()>& ready)
-      : options_(std::move(options)), on_ready_(ready) {
+  Keeper(DaemonOptions options, const std::function<void()>& ready, KeeperSettings settings)
+      : options_(std::move(options)), on_ready_(ready), settings_(std::move(settings)) {
     options_.keeper_pid = ::getpid();
   }
   Result<> prepare();
@@ -81,6 +79,7 @@ class Keeper {
 
   DaemonOptions options_;
   const std::function<void()>& on_ready_;
+  const KeeperSettings settings_;
   Descriptor signals_;
   Descriptor program_;      // that served last, or is the first
   Descriptor next_program_; // asked for
@@ -112,9 +111,8 @@ Result<> Keeper::prepare() {
   signals_ = Descriptor(::signalfd(-1, &mask, SFD_CLOEXEC));
   if (signals_.get() < 0) return system_failure(errno, "signalfd");
   raise_file_limit(); // it may have to hold a descriptor for each thread of the daemon
-  // Of this release, also when another was installed over it.
-  program_ = Descriptor(::open("/proc/self/exe", O_PATH | O_CLOEXEC));
-  if (program_.get() < 0) return system_failure(errno, "/proc/self/exe");
+  program_ = Descriptor(::open(settings_.program.c_str(), O_PATH | O_CLOEXEC));
+  if (program_.get() < 0) return system_failure(errno, settings_.program);
   return {};
 }
 
@@ -289,9 +287,9 @@ Keeper::Next Keeper::on_end() {
 
 Keeper::Next Keeper::after_failure() {
   if (failures_++ == 0) failing_since_ = Clock::now();
-  const int fewest = stopping_ ? kTriesAtOnce : kFewestTries;
-  const auto longest = stopping_ ? kLongestStopping : kLongestFailing;
-  if (failures_ >= fewest && Clock::now() - failing_since_ > longest) {
+  const int fewest = stopping_ ? std::min(kTriesAtOnce, settings_.fewest_tries) : settings_.fewest_tries;
+  const auto longest = stopping_ ? kLongestStopping : settings_.longest_failing;
+  if (failures_ >= fewest && Clock::now() - failing_since_ >= longest) {
     log::error("{}: no daemon comes to serve: given up, the mount is dead", options_.pool);
     return Next::end;
   }
@@ -321,9 +319,10 @@ Result<> Keeper::run() {
 
 } // namespace
 
-Result<> run_keeper(const DaemonOptions& options, const std::function<void()>& ready) {
+Result<> run_keeper(const DaemonOptions& options, const std::function<void()>& ready,
+                    const KeeperSettings& settings) {
   log::set_level(options.debug ? log::Level::debug : log::Level::info);
-  Keeper keeper(options, ready);
+  Keeper keeper(options, ready, settings);
   VSNAP_TRY(keeper.prepare());
   return keeper.run();
 }
