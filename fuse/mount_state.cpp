@@ -16,7 +16,7 @@
 namespace vsnap {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x31544E4D504E5356; // "VSNPMNT1"
+constexpr std::uint64_t kMagic = 0x32544E4D504E5356; // "VSNPMNT2"
 // Threads of a process that answer requests; those beyond share.
 constexpr std::uint32_t kNotes = 512;
 // Of as many processes one after the other the notes are kept: of one that died before it came to a request
@@ -30,6 +30,13 @@ std::uint32_t note_of_thread() {
 }
 
 } // namespace
+
+struct MountState::CopySlot {
+  std::atomic<std::uint64_t> to; // 0: free; last to be written
+  std::atomic<std::uint64_t> from;
+  std::atomic<std::uint64_t> done_bytes;
+  std::atomic<std::uint64_t> size_bytes;
+};
 
 struct MountState::Layout {
   struct Slot {
@@ -49,6 +56,7 @@ struct MountState::Layout {
   std::array<char, 32> device;
   std::atomic<std::uint64_t> directories;
   std::array<std::byte, kMaxInitBytes> init;
+  std::array<CopySlot, kMaxCopies> copies;
   std::array<std::array<Note, kNotes>, kBanks> notes;
   std::array<Slot, kMaxHandles> slots;
 };
@@ -193,6 +201,41 @@ std::optional<std::uint64_t> MountState::handle_opened_by(std::uint64_t request)
     if (at.used.load() != 0 && at.opened_by.load() == request) return number_of(slot, at.uses.load());
   }
   return std::nullopt;
+}
+
+MountState::CopySlot* MountState::copy_slot(std::uint64_t to) const {
+  const auto found = std::find_if(layout_.copies.begin(), layout_.copies.end(),
+                                  [&](const CopySlot& slot) { return slot.to.load() == to; });
+  return found == layout_.copies.end() ? nullptr : &*found;
+}
+
+bool MountState::put_copy(const Copy& copy) {
+  remove_copy(copy.to);
+  CopySlot* const slot = copy_slot(0);
+  if (slot == nullptr) return false;
+  slot->from.store(copy.from.value());
+  slot->done_bytes.store(copy.done_bytes);
+  slot->size_bytes.store(copy.size_bytes);
+  slot->to.store(copy.to.value());
+  return true;
+}
+
+void MountState::set_copied(ObjectId to, std::uint64_t done_bytes) {
+  if (CopySlot* const slot = copy_slot(to.value())) slot->done_bytes.store(done_bytes);
+}
+
+void MountState::remove_copy(ObjectId to) {
+  if (CopySlot* const slot = copy_slot(to.value())) slot->to.store(0);
+}
+
+std::vector<MountState::Copy> MountState::copies() const {
+  std::vector<Copy> found;
+  for (const CopySlot& slot : layout_.copies) {
+    if (const std::uint64_t to = slot.to.load(); to != 0)
+      found.push_back(
+          {ObjectId(to), ObjectId(slot.from.load()), slot.done_bytes.load(), slot.size_bytes.load()});
+  }
+  return found;
 }
 
 RequestId MountState::request_id(std::uint64_t request) const {

@@ -4,6 +4,7 @@
 //   INIT       the kernel's first request, and the answer to it. Every process that serves the mount feeds it
 //              to libfuse anew, and has to come to the same answer.
 //   handles    a slot for each open file. Its number is what the kernel gives back with each request.
+//   copies     those under way by sharing (shared_copies.h): how far the kernel knows them to be.
 //   answers    the requests answered last by each thread: carried out already, should they come again.
 //
 // Invariants
@@ -32,6 +33,7 @@ namespace vsnap {
 class MountState {
  public:
   static constexpr std::uint32_t kMaxHandles = 65'536;
+  static constexpr std::size_t kMaxCopies = 64;
   static constexpr std::size_t kMaxInitBytes = 4096;
 
   struct Handle {
@@ -39,6 +41,13 @@ class MountState {
     ObjectId view{};
     bool direct = false;
     std::uint64_t opened_by = 0; // the request, until the kernel knows the number
+  };
+
+  struct Copy {
+    ObjectId to{};
+    ObjectId from{};
+    std::uint64_t done_bytes = 0;
+    std::uint64_t size_bytes = 0;
   };
 
   [[nodiscard]] static Result<std::unique_ptr<MountState>> make();
@@ -73,6 +82,12 @@ class MountState {
     return static_cast<std::uint32_t>(number);
   }
 
+  // One for each target; calls are serialized by the caller. False: there is no room for another.
+  [[nodiscard]] bool put_copy(const Copy& copy);
+  void set_copied(ObjectId to, std::uint64_t done_bytes);
+  void remove_copy(ObjectId to); // no harm where there is none
+  [[nodiscard]] std::vector<Copy> copies() const;
+
   // A number that no open directory of this mount had before.
   [[nodiscard]] std::uint64_t next_directory();
 
@@ -83,6 +98,8 @@ class MountState {
 
  private:
   struct Layout;
+  struct CopySlot;
+  [[nodiscard]] CopySlot* copy_slot(std::uint64_t to) const; // 0: a free one
   MountState(int descriptor, Layout& layout);
   void note_init_request();
 

@@ -11,8 +11,6 @@
 //    of one. If it was carried out it is only answered. Of one that changes names the catalog says so
 //    (request_note.h), whatever a command has made, removed or renamed since; of others the mount's state,
 //    from their answer on, and until then they can be carried out twice.
-// 5. What a successor does not know is a copy_file_range under way (shared_copies.h): the kernel goes on with
-//    it by reads and writes.
 // Threads: handlers run on any worker of the session, several at a time.
 #pragma once
 
@@ -37,7 +35,7 @@ struct Operations {
       : pool(pool_of_mount),
         mount(kernel_mount),
         files(kernel_mount.state()),
-        shared_copies(pool_of_mount),
+        shared_copies(pool_of_mount, kernel_mount.state()),
         uid(owner),
         gid(group) {}
 

@@ -148,6 +148,7 @@ Result<> FuseSession::prepare() {
   if (!mount_->is_adopted()) return {};
   VSNAP_TRY(negotiate());
   operations_.files.restore(operations_.pool); // before any command can ask for them
+  operations_.shared_copies.restore();
   return {};
 }
 

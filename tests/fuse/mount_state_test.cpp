@@ -119,6 +119,23 @@ TEST_CASE("a request has the same number for those that follow, and another in a
   CHECK(other->request_id(10).number != request.number);
 }
 
+TEST_CASE("a successor knows the copies under way, as far as they are") {
+  const auto state = MountState::make().value();
+  for (std::uint64_t i = 1; i <= MountState::kMaxCopies; ++i)
+    REQUIRE(state->put_copy({ObjectId(2 * i), ObjectId(3), 10, 100}));
+  CHECK_FALSE(state->put_copy({ObjectId(1), ObjectId(3), 10, 100}));
+  CHECK(state->put_copy({ObjectId(2), ObjectId(5), 20, 200})); // in place of that of the same target
+  state->set_copied(ObjectId(2), 30);
+  for (std::uint64_t i = 2; i <= MountState::kMaxCopies; ++i) state->remove_copy(ObjectId(2 * i));
+  state->remove_copy(ObjectId(1));
+  const auto copies = successor_of(*state)->copies();
+  REQUIRE(copies.size() == 1);
+  CHECK(copies[0].to == ObjectId(2));
+  CHECK(copies[0].from == ObjectId(5));
+  CHECK(copies[0].done_bytes == 30);
+  CHECK(copies[0].size_bytes == 200);
+}
+
 TEST_CASE("INIT and the numbers of directories go on") {
   const auto state = MountState::make().value();
   CHECK(state->init().empty());

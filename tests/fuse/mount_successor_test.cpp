@@ -358,3 +358,37 @@ TEST_CASE("a file that was opened for who was killed before he heard of it is cl
     CHECK(kept.pool->find({"v", {}})->open_handles == 1);
   });
 }
+
+TEST_CASE("a long copy that is cut has the size that was copied, and one that goes on is shared to its end") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    constexpr std::int64_t kSize = 6LL << 30;
+    constexpr std::int64_t kChunk = (4LL << 30) - 4096; // the kernel's longest
+    ModelPool& pool = *kept.pool;
+    CHECK(pool.create_volume("from", kSize));
+    const Fd from(directory + "/from", O_RDONLY);
+    for (const bool goes_on : {false, true}) {
+      const std::string name = goes_on ? "whole" : "cut";
+      CHECK(pool.create_volume(name, 0));
+      Fd to(directory + "/" + name, O_RDWR);
+      REQUIRE((from.ok() && to.ok()));
+      const auto copy = [&](off_t at) {
+        off_t source = at;
+        off_t target = at;
+        return ::copy_file_range(from.get(), &source, to.get(), &target, kSize, 0);
+      };
+      CHECK(copy(0) == kChunk);
+      kept.hand_over();
+      kept.go_on();
+      struct stat info = {};
+      CHECK(::fstat(to.get(), &info) == 0);
+      CHECK(info.st_size == kChunk);
+      if (goes_on) CHECK(copy(kChunk) == kSize - kChunk);
+      to.close();
+      const auto size = [&] { return static_cast<std::int64_t>(pool.find({name, {}})->size_bytes); };
+      const std::int64_t expected = goes_on ? kSize : kChunk;
+      for (int i = 0; i < 500 && size() != expected; ++i) ::usleep(10000); // the release comes later
+      CHECK(size() == expected);
+      CHECK(kept.state->copies().empty());
+    }
+  });
+}
