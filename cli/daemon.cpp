@@ -61,10 +61,10 @@ class Daemon {
   }
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
-  Result<> run(std::vector<int> descriptors);
+  Result<> run(Inheritance inheritance);
 
  private:
-  Result<> open_pool();
+  Result<> open_pool(std::vector<int> held);
   Result<> serve();
   Result<> make_session();
   Result<> serve_mount(ControlServer& server, bool again);
@@ -87,7 +87,7 @@ class Daemon {
 };
 
 // A successor takes the members as the registry knows them now: some may have been added.
-Result<> Daemon::open_pool() {
+Result<> Daemon::open_pool(std::vector<int> held) {
   OpenPoolOptions open;
   open.member_paths = options_.members;
   if (const auto entry = registry_find(options_.pool); mount_ && entry && entry->uuid == options_.uuid)
@@ -102,7 +102,10 @@ Result<> Daemon::open_pool() {
   if (mount_) {
     for (const MountState::Handle& handle : mount_->state().handles()) open.still_open.push_back(handle.view);
   }
-  VSNAP_TRY_ASSIGN(pool_, Pool::open(Env::real(), std::move(open)));
+  open.held_members = held;
+  auto opened = Pool::open(Env::real(), std::move(open));
+  for (const int fd : held) ::close(fd);
+  VSNAP_TRY_ASSIGN(pool_, std::move(opened));
   if (pool_->name() == options_.pool) return {};
   return failure(ErrorKind::failed,
                  fmt::format("{0}: expected members of this pool, found those of {1} (vsnap pool detach "
@@ -120,7 +123,8 @@ void Daemon::keep_mount() {
   // What the predecessor gave it, it has: after this daemon nobody is to go on.
   if (mount_->is_adopted() && !can && keeper_.send(Word::let_go)) keeper_.wait(kLongestLettingGo);
   if (options_.restart && can) {
-    kept_ = mount_->is_adopted() || keeper_.send_descriptors(mount_->descriptors());
+    kept_ = mount_->is_adopted() || keeper_.send_descriptors(Word::keep, mount_->descriptors());
+    keeper_.send_descriptors(Word::hold, pool_->member_descriptors());
     // Also if only some went there.
     mount_->set_on_end([this] {
       if (keeper_.send(Word::let_go)) keeper_.wait(kLongestLettingGo);
@@ -141,9 +145,11 @@ Result<> Daemon::hand_over(const std::string& program) {
   }
   if (!program.starts_with('/') || ::access(program.c_str(), X_OK) != 0)
     return failure(ErrorKind::failed, fmt::format("{}: {}: no such program", options_.pool, program));
-  Wanted none = Wanted::nothing;
-  if (!wanted_.compare_exchange_strong(none, Wanted::successor))
-    return failure(ErrorKind::busy, fmt::format("{}: its daemon is ending already", options_.pool));
+  Wanted found = Wanted::nothing;
+  if (!wanted_.compare_exchange_strong(found, Wanted::successor)) {
+    return failure(ErrorKind::busy, found == Wanted::successor ? EAGAIN : EBUSY,
+                   fmt::format("{}: its daemon is ending already", options_.pool));
+  }
   if (!keeper_.send(Word::next, program)) {
     wanted_ = Wanted::nothing;
     return failure(ErrorKind::failed,
@@ -167,7 +173,8 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
     Wanted none = Wanted::nothing;
     wanted_.compare_exchange_strong(none, Wanted::end);
     if (wanted_ != Wanted::successor) return session_->stop(MountSession::Stop::unmount);
-    server.stop(); // while there is somebody who tells the kernel what commands have changed
+    // While there is somebody who tells the kernel what commands have changed.
+    server.stop(ControlServer::Stop::hand_over);
     session_->stop(MountSession::Stop::hand_over);
   });
   ready_();
@@ -176,7 +183,8 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
   watch_.finish();
   handed_over_ = session_->was_handed_over();
   if (handed_over_ && StopWatch::is_signalled()) ::kill(static_cast<pid_t>(options_.keeper_pid), SIGTERM);
-  server.stop(); // running jobs give up, and answer
+  // Running jobs give up, and answer.
+  server.stop(handed_over_ ? ControlServer::Stop::hand_over : ControlServer::Stop::for_good);
   return served;
 }
 
@@ -218,12 +226,12 @@ Result<> Daemon::close_pool() {
   return closed;
 }
 
-Result<> Daemon::run(std::vector<int> descriptors) {
-  if (!descriptors.empty()) {
-    VSNAP_TRY_ASSIGN(mount_, KernelMount::adopt(options_.mount_point, std::move(descriptors)));
+Result<> Daemon::run(Inheritance inheritance) {
+  if (!inheritance.mount.empty()) {
+    VSNAP_TRY_ASSIGN(mount_, KernelMount::adopt(options_.mount_point, std::move(inheritance.mount)));
   }
   VSNAP_TRY(watch_.ok());
-  VSNAP_TRY(open_pool());
+  VSNAP_TRY(open_pool(std::move(inheritance.members)));
   VSNAP_TRY_ASSIGN(record_, make_record(*pool_, options_));
   const auto served = serve();
   session_.reset(); // where it was made and something else failed
@@ -234,14 +242,14 @@ Result<> Daemon::run(std::vector<int> descriptors) {
 
 } // namespace
 
-Result<> run_daemon(const DaemonOptions& options, const KeeperLine& keeper, std::vector<int> descriptors,
+Result<> run_daemon(const DaemonOptions& options, const KeeperLine& keeper, Inheritance inheritance,
                     const std::function<void()>& ready) {
   raise_file_limit();
   log::set_level(options.debug ? log::Level::debug : log::Level::info);
   become_io_flusher();
   ::umask(0077);
   Daemon daemon(options, keeper, ready);
-  return daemon.run(std::move(descriptors));
+  return daemon.run(std::move(inheritance));
 }
 
 } // namespace vsnap::cli

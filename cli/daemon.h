@@ -8,7 +8,8 @@
 // 2. SIGTERM, SIGINT, a shutdown request and an unmount from outside all end in the same orderly stop.
 // 3. A successor has the mount already, and never asks the kernel about anything below the mount point before
 //    it serves. If it fails the mount stays, for the next one.
-// 4. The keeper has the mount's descriptors only where a successor can go on with it.
+// 4. The keeper has the descriptors of the mount and of the members only where a successor can go on with it.
+//    With the latter it holds their locks: nobody else opens the pool between two daemons.
 // Threads: run_daemon() is called by the main thread before any other thread exists.
 #pragma once
 
@@ -37,12 +38,18 @@ struct DaemonOptions {
   unsigned threads = 0;          // 0: default
   std::uint64_t cache_bytes = 0; // 0: default
   std::size_t descriptors = 0;   // that the keeper gives of the mount
+  std::size_t held_members = 0;  // and of members
   std::int64_t keeper_pid = 0;
 };
 
-// Returns after the mount has ended, or was handed over. `descriptors`: of the mount, if it goes on with that
-// of a predecessor. `ready` is called once the mount works.
-Result<> run_daemon(const DaemonOptions& options, const KeeperLine& keeper, std::vector<int> descriptors,
+// Descriptors of a predecessor with whose mount it goes on; else none.
+struct Inheritance {
+  std::vector<int> mount;
+  std::vector<int> members; // with their locks
+};
+
+// Returns after the mount has ended, or was handed over. `ready` is called once the mount works.
+Result<> run_daemon(const DaemonOptions& options, const KeeperLine& keeper, Inheritance inheritance,
                     const std::function<void()>& ready);
 
 } // namespace vsnap::cli

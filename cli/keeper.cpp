@@ -23,12 +23,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-// When nobody comes to serve: the tries, of which the first follow at once, and the time before it is given
-// up.
+// When nobody comes to serve: tries that follow at once; of a mount that somebody wants to end there are no
+// more, over that time.
 constexpr int kTriesAtOnce = 20;
-constexpr int kFewestTries = 60;
-constexpr std::chrono::seconds kLongestFailing(60);
-constexpr std::chrono::seconds kLongestStopping(3); // of a mount that somebody wants to end
+constexpr milliseconds kLongestStopping(3000);
 // A daemon that dies sooner than that after it said to be ready did not come to serve.
 constexpr milliseconds kProbation(250);
 constexpr milliseconds kFirstPause(20); // doubled up to the longest
@@ -56,8 +54,8 @@ class Descriptor {
 
 class Keeper {
  public:
-  Keeper(DaemonOptions options, const std::function<void()>& ready)
-      : options_(std::move(options)), on_ready_(ready) {
+  Keeper(DaemonOptions options, const std::function<void()>& ready, KeeperSettings settings)
+      : options_(std::move(options)), on_ready_(ready), settings_(std::move(settings)) {
     options_.keeper_pid = ::getpid();
   }
   Result<> prepare();
@@ -81,6 +79,7 @@ class Keeper {
 
   DaemonOptions options_;
   const std::function<void()>& on_ready_;
+  const KeeperSettings settings_;
   Descriptor signals_;
   Descriptor program_;      // that served last, or is the first
   Descriptor next_program_; // asked for
@@ -90,11 +89,13 @@ class Keeper {
   std::optional<KeeperLine> line_;
   pid_t daemon_ = 0;
   std::vector<Descriptor> kept_;
-  bool is_ready_ = false;       // this daemon
-  bool was_ready_ = false;      // any
-  bool stopping_ = false;       // asked to
-  std::optional<Error> reason_; // why this daemon failed, as it said
-  std::string how_;             // it ended, if not in order
+  std::vector<Descriptor> held_;       // of members, with their locks
+  std::vector<Descriptor> newly_held_; // by the daemon that runs, until it serves
+  bool is_ready_ = false;              // this daemon
+  bool was_ready_ = false;             // any
+  bool stopping_ = false;              // asked to
+  std::optional<Error> reason_;        // why this daemon failed, as it said
+  std::string how_;                    // it ended, if not in order
   Clock::time_point ready_at_;
   Clock::time_point ended_at_;
   Clock::time_point failing_since_;
@@ -110,9 +111,8 @@ Result<> Keeper::prepare() {
   signals_ = Descriptor(::signalfd(-1, &mask, SFD_CLOEXEC));
   if (signals_.get() < 0) return system_failure(errno, "signalfd");
   raise_file_limit(); // it may have to hold a descriptor for each thread of the daemon
-  // Of this release, also when another was installed over it.
-  program_ = Descriptor(::open("/proc/self/exe", O_PATH | O_CLOEXEC));
-  if (program_.get() < 0) return system_failure(errno, "/proc/self/exe");
+  program_ = Descriptor(::open(settings_.program.c_str(), O_PATH | O_CLOEXEC));
+  if (program_.get() < 0) return system_failure(errno, settings_.program);
   return {};
 }
 
@@ -120,7 +120,12 @@ Result<> Keeper::start() {
   VSNAP_TRY_ASSIGN(KeeperLine::Ends ends, KeeperLine::make());
   std::vector<int> kept;
   for (const Descriptor& one : kept_) kept.push_back(one.get());
+  if (held_.empty()) held_ = std::move(newly_held_); // none has served yet
+  std::vector<int> held;
+  for (const Descriptor& one : held_) held.push_back(one.get());
+  newly_held_.clear();
   options_.descriptors = kept.size();
+  options_.held_members = held.size();
   VSNAP_TRY_ASSIGN(const std::string options, text_of(options_));
   trying_ = std::move(next_program_);
   next_program_.reset();
@@ -135,7 +140,9 @@ Result<> Keeper::start() {
   is_ready_ = false;
   reason_.reset();
   // Where these do not arrive the daemon ends by itself.
-  if (!line_->send_descriptors(kept) || !line_->send(Word::start, options)) ::kill(daemon_, SIGKILL);
+  if (!line_->send_descriptors(Word::keep, kept) || !line_->send_descriptors(Word::hold, held) ||
+      !line_->send(Word::start, options))
+    ::kill(daemon_, SIGKILL);
   return {};
 }
 
@@ -154,6 +161,9 @@ void Keeper::take(KeeperMessage message) {
   switch (message.word) {
     case Word::keep:
       for (const int fd : message.descriptors) kept_.emplace_back(fd);
+      return;
+    case Word::hold:
+      for (const int fd : message.descriptors) newly_held_.emplace_back(fd);
       return;
     case Word::ready:
       on_ready();
@@ -176,6 +186,8 @@ void Keeper::take(KeeperMessage message) {
 
 void Keeper::on_ready() {
   is_ready_ = true;
+  if (!newly_held_.empty()) held_ = std::move(newly_held_);
+  newly_held_.clear();
   ready_at_ = Clock::now();
   if (trying_.get() >= 0) {
     previous_ = std::move(program_);
@@ -194,6 +206,8 @@ void Keeper::on_ready() {
 
 void Keeper::let_go() {
   kept_.clear();
+  held_.clear();
+  newly_held_.clear();
   ::sd_notify(0, "STOPPING=1");
   line_->send(Word::let_go);
 }
@@ -273,9 +287,9 @@ Keeper::Next Keeper::on_end() {
 
 Keeper::Next Keeper::after_failure() {
   if (failures_++ == 0) failing_since_ = Clock::now();
-  const int fewest = stopping_ ? kTriesAtOnce : kFewestTries;
-  const auto longest = stopping_ ? kLongestStopping : kLongestFailing;
-  if (failures_ >= fewest && Clock::now() - failing_since_ > longest) {
+  const int fewest = stopping_ ? std::min(kTriesAtOnce, settings_.fewest_tries) : settings_.fewest_tries;
+  const auto longest = stopping_ ? kLongestStopping : settings_.longest_failing;
+  if (failures_ >= fewest && Clock::now() - failing_since_ >= longest) {
     log::error("{}: no daemon comes to serve: given up, the mount is dead", options_.pool);
     return Next::end;
   }
@@ -305,9 +319,10 @@ Result<> Keeper::run() {
 
 } // namespace
 
-Result<> run_keeper(const DaemonOptions& options, const std::function<void()>& ready) {
+Result<> run_keeper(const DaemonOptions& options, const std::function<void()>& ready,
+                    const KeeperSettings& settings) {
   log::set_level(options.debug ? log::Level::debug : log::Level::info);
-  Keeper keeper(options, ready);
+  Keeper keeper(options, ready, settings);
   VSNAP_TRY(keeper.prepare());
   return keeper.run();
 }

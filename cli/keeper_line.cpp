@@ -61,10 +61,10 @@ bool KeeperLine::send(Word word, const std::string& text) const {
   return send_message(socket_, word, text, {});
 }
 
-bool KeeperLine::send_descriptors(const std::vector<int>& descriptors) const {
+bool KeeperLine::send_descriptors(Word word, const std::vector<int>& descriptors) const {
   for (std::size_t at = 0; at < descriptors.size(); at += kMostDescriptors) {
     const auto some = std::span(descriptors).subspan(at, std::min(kMostDescriptors, descriptors.size() - at));
-    if (!send_message(socket_, Word::keep, {}, some)) return false;
+    if (!send_message(socket_, word, {}, some)) return false;
   }
   return true;
 }
@@ -115,6 +115,7 @@ Result<std::string> text_of(const DaemonOptions& options) {
                                    {"threads", options.threads},
                                    {"cache_bytes", options.cache_bytes},
                                    {"descriptors", options.descriptors},
+                                   {"held_members", options.held_members},
                                    {"keeper_pid", options.keeper_pid}};
   try {
     return json.dump();
@@ -141,6 +142,7 @@ Result<DaemonOptions> options_of(const std::string& text) {
     options.threads = json.value("threads", 0U);
     options.cache_bytes = json.value("cache_bytes", std::uint64_t{0});
     options.descriptors = json.value("descriptors", std::size_t{0});
+    options.held_members = json.value("held_members", std::size_t{0});
     options.keeper_pid = json.value("keeper_pid", std::int64_t{0});
     return options;
   } catch (const nlohmann::json::exception& e) {

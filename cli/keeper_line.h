@@ -3,9 +3,11 @@
 // Either end may be of another release of vsnap than the other, so what a message says never changes its
 // meaning, and unknown ones and unknown fields are ignored.
 //
-//   keeper ──► daemon   keep: descriptors of the mount that a predecessor served; then
+//   keeper ──► daemon   keep: descriptors of the mount that a predecessor served;
+//                       hold: those of the members that it had open, with their locks; then
 //                       start: what to serve
 //   daemon ──► keeper   keep: the descriptors of its mount
+//                       hold: those of its members
 //                       ready: it serves; or
 //                       failed: why not
 //                       next: when it has ended, its successor is to be that program
@@ -28,6 +30,7 @@ namespace vsnap::cli {
 
 enum class Word : char {
   keep = 'K',
+  hold = 'H',
   start = 'S',
   ready = 'R',
   failed = 'E',
@@ -54,8 +57,8 @@ class KeeperLine {
 
   // False: the other end is gone.
   bool send(Word word, const std::string& text = {}) const;
-  bool send_descriptors(const std::vector<int>& descriptors) const; // as one or more `keep`
-  void wait(std::chrono::milliseconds longest) const;               // for an answer, which is not looked at
+  bool send_descriptors(Word word, const std::vector<int>& descriptors) const; // as one or more of it
+  void wait(std::chrono::milliseconds longest) const; // for an answer, which is not looked at
   [[nodiscard]] std::optional<KeeperMessage> receive()
       const; // nullopt: the other end is gone, or not all came
 

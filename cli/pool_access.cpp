@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 #include <unistd.h>
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 #include <memory>
 #include <thread>
@@ -13,11 +15,12 @@
 #include "cli/in_use.h"
 #include "cli/pool_daemon.h"
 #include "cli/registry.h"
+#include "cli/resuming_sink.h"
 
 namespace vsnap::cli {
 namespace {
 
-constexpr std::chrono::seconds kLongestChange(10); // from a daemon to its successor
+constexpr int kMostTries = 10; // a request that kills whoever is asked ends some time
 
 std::atomic<bool> interrupted{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
@@ -51,47 +54,90 @@ bool CommandSink::diff(std::span<const DiffRange> ranges) {
 Result<PoolAccess> PoolAccess::open(const std::string& pool, bool for_check) {
   VSNAP_TRY(check_name("pool", pool));
   PoolAccess access;
+  access.name_ = pool;
+  access.for_check_ = for_check;
   Env& env = Env::real();
   const auto start = std::chrono::steady_clock::now();
   for (;;) {
     VSNAP_TRY_ASSIGN(auto daemon, daemon_of(pool));
     if (!daemon) break;
-    auto client = ControlClient::connect({daemon->socket_path, pool,
-                                          [&env, record = *daemon] { return is_running(env, record); },
-                                          std::chrono::seconds(10)});
+    // Of the same record, or its successor has come.
+    const auto is_alive = [&env, record = *daemon] {
+      return is_running(env, record) && read_record(record.pool) == record;
+    };
+    auto client = ControlClient::connect({daemon->socket_path, pool, is_alive, std::chrono::seconds(10)});
     if (client) {
       access.client_ = std::move(*client);
       access.daemon_ = std::move(daemon);
       return access;
     }
     if (client.error().errno_value != ECONNREFUSED) return Failure(client.error());
-    if (!is_kept(env, *daemon)) break; // it is starting or ending: whoever holds the lock decides
+    const bool kept = is_kept(env, *daemon);
+    if (!kept && !is_running(env, *daemon)) break;
     if (std::chrono::steady_clock::now() - start > kLongestChange) {
+      if (!kept) break; // it is ending: whoever holds the lock decides
       return failure(ErrorKind::busy,
                      fmt::format("{}: mounted, but its daemon has died and none comes to serve "
                                  "it (try again; its log is {})",
                                  pool, daemon_log_path(pool)));
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(10)); // a successor is about to come
+    std::this_thread::sleep_for(std::chrono::milliseconds(10)); // a successor, or the end, is about to come
   }
-  VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(pool));
+  VSNAP_TRY(access.open_own());
+  return access;
+}
+
+Result<> PoolAccess::open_own() {
+  VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(name_));
   VSNAP_TRY(check_members_present(entry));
   OpenPoolOptions options;
   options.member_paths = entry.members;
   options.expected_uuid = entry.uuid;
-  options.for_check = for_check;
-  VSNAP_TRY_ASSIGN(access.pool_, Pool::open(env, std::move(options)));
-  return access;
+  options.for_check = for_check_;
+  VSNAP_TRY_ASSIGN(pool_, Pool::open(Env::real(), std::move(options)));
+  return {};
+}
+
+namespace {
+
+// Whether another is to be asked: the daemon has ended, or gave up for its successor.
+bool ask_again(const Result<wire::ControlReply>& reply) {
+  if (!reply) return reply.error().kind == ErrorKind::no_answer && reply.error().errno_value == ECONNRESET;
+  if (!reply->has_error()) return false;
+  const Error error = wire::from_wire(reply->error());
+  return error.kind == ErrorKind::busy && error.errno_value == EAGAIN;
+}
+
+// Of this command, on this machine and any other.
+std::uint64_t new_request_id() {
+  const Uuid random = Env::real().random_uuid();
+  std::uint64_t id = 0;
+  std::memcpy(&id, random.data() + random.size() / 2, sizeof id); // the half without the variant's version
+  return std::max<std::uint64_t>(id >> 1, 1);
+}
+
+} // namespace
+
+Result<wire::ControlReply> PoolAccess::ask_daemons(wire::ControlRequest request, ControlSink& sink) {
+  ResumingSink resuming(sink);
+  std::optional<Error> lost; // of the first answer that did not come: from then on nothing is known
+  for (int tries = 1;; ++tries) {
+    if (!client_) return execute(*pool_, request, resuming);
+    auto reply = client_->call(request, resuming);
+    if (!ask_again(reply) || resuming.gave_up()) return reply;
+    if (!reply && !lost) lost = reply.error();
+    if (tries == kMostTries) return lost ? Failure(*lost) : std::move(reply);
+    request.set_again(lost.has_value());
+    auto next = open(name_, for_check_);
+    if (!next) return Failure(lost ? *lost : next.error());
+    *this = std::move(*next);
+  }
 }
 
 Result<wire::ControlReply> PoolAccess::call(wire::ControlRequest request, ControlSink& sink) {
   request.set_version(wire::kProtocolVersion);
-  wire::ControlReply reply;
-  if (client_) {
-    VSNAP_TRY_ASSIGN(reply, client_->call(std::move(request), sink));
-  } else {
-    reply = execute(*pool_, request, sink);
-  }
+  request.set_id(new_request_id());
+  VSNAP_TRY_ASSIGN(wire::ControlReply reply, ask_daemons(std::move(request), sink));
   if (reply.has_error()) {
     Error error = wire::from_wire(reply.error());
     if (daemon_) error = with_holders(std::move(error), daemon_->pool, daemon_->mount_point);

@@ -3,9 +3,15 @@
 //
 // Invariants
 // 1. The pool is opened, and so locked, from open() to close(); close() tells what could not be made durable.
+// 2. Who meets the change from a daemon to its successor waits for the successor, for kLongestChange at most:
+//    kind busy where none comes.
+// 3. Whoever is asked again, because the answer to a request was lost, is told so, under the same id, and
+//    carries it out only if that has not been done (sync/control_handler.h). It may be this process, where
+//    the mount has ended. Kind no_answer only where nobody can be asked: the outcome is not known then.
 // Threads: the main thread only.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -41,6 +47,8 @@ class SilentSink final : public ControlSink {
 
 class PoolAccess {
  public:
+  static constexpr std::chrono::seconds kLongestChange{10};
+
   static Result<PoolAccess> open(const std::string& pool, bool for_check = false);
   // An error reply is returned as the error it carries.
   Result<wire::ControlReply> call(wire::ControlRequest request, ControlSink& sink);
@@ -51,6 +59,10 @@ class PoolAccess {
 
  private:
   PoolAccess() = default;
+  Result<> open_own();
+  Result<wire::ControlReply> ask_daemons(wire::ControlRequest request, ControlSink& sink);
+  std::string name_;
+  bool for_check_ = false;
   std::optional<DaemonRecord> daemon_;
   std::unique_ptr<ControlClient> client_;
   std::unique_ptr<Pool> pool_;

@@ -24,15 +24,18 @@ Result<int> run(const std::string& socket) {
   VSNAP_TRY_ASSIGN(const KeeperLine line, take_line(socket));
   ::prctl(PR_SET_NAME, "vsnap", 0, 0, 0); // it was started by a descriptor, whose number would be shown
   DaemonOptions options;
-  std::vector<int> descriptors;
+  Inheritance inheritance;
   for (bool started = false; !started;) {
     const auto message = line.receive();
     if (!message) return failure(ErrorKind::failed, "serve: the keeper is gone");
+    const auto& got = message->descriptors;
     if (message->word == Word::keep)
-      descriptors.insert(descriptors.end(), message->descriptors.begin(), message->descriptors.end());
+      inheritance.mount.insert(inheritance.mount.end(), got.begin(), got.end());
+    if (message->word == Word::hold)
+      inheritance.members.insert(inheritance.members.end(), got.begin(), got.end());
     if (message->word != Word::start) continue;
     VSNAP_TRY_ASSIGN(options, options_of(message->text));
-    if (options.descriptors != descriptors.size())
+    if (options.descriptors != inheritance.mount.size() || options.held_members != inheritance.members.size())
       return failure(ErrorKind::failed, EPROTO, "serve: not all descriptors of the mount have come");
     started = true;
   }
@@ -42,7 +45,7 @@ Result<int> run(const std::string& socket) {
     is_ready = true;
     line.send(Word::ready);
   };
-  const auto served = run_daemon(options, line, std::move(descriptors), ready);
+  const auto served = run_daemon(options, line, std::move(inheritance), ready);
   if (served) return 0;
   line.send(Word::failed, text_of(served.error()));
   if (is_ready && options.background) log::error("{}", served.error().message);

@@ -19,11 +19,6 @@ constexpr std::chrono::milliseconds kLookEvery(10);
 constexpr std::chrono::seconds kLongest(120); // for the last commit of a large pool on a slow disk
 constexpr std::chrono::seconds kSilence(10);
 
-struct Replaced {
-  DaemonRecord before;
-  DaemonRecord after;
-};
-
 Result<wire::ControlReply> ask(const DaemonRecord& daemon, wire::ControlRequest request) {
   VSNAP_TRY_ASSIGN(const auto client,
                    ControlClient::connect({daemon.socket_path, daemon.pool,
@@ -33,11 +28,17 @@ Result<wire::ControlReply> ask(const DaemonRecord& daemon, wire::ControlRequest 
 }
 
 // A daemon of another protocol version does what is asked, and answers in words that are not understood here.
+// EAGAIN: that one ends before it can do so, and its successor is to be asked.
 Result<> ask_for(const DaemonRecord& daemon, const std::string& program) {
   wire::ControlRequest request;
   request.mutable_upgrade()->set_program(program);
   const auto reply = ask(daemon, std::move(request));
-  if (!reply) return reply.error().errno_value == EPROTO ? Result<>() : Failure(reply.error());
+  if (!reply) {
+    Error error = reply.error();
+    if (error.errno_value == EPROTO) return {};
+    if (error.errno_value == ECONNREFUSED || error.errno_value == ECONNRESET) error.errno_value = EAGAIN;
+    return Failure(std::move(error));
+  }
   if (reply->has_error()) return Failure(wire::from_wire(reply->error()));
   return {};
 }
@@ -68,6 +69,17 @@ Result<> check_program(const DaemonRecord& daemon, const std::string& program) {
                              daemon.pool, program, daemon_log_path(daemon.pool)));
 }
 
+// By a daemon that was asked for it, however many others come and go meanwhile.
+Result<DaemonRecord> replace(DaemonRecord daemon, const std::string& program) {
+  for (;;) {
+    const auto asked = ask_for(daemon, program);
+    if (!asked && (asked.error().errno_value != EAGAIN || !is_kept(Env::real(), daemon)))
+      return Failure(asked.error());
+    VSNAP_TRY_ASSIGN(daemon, wait_for_successor(daemon));
+    if (asked || check_program(daemon, program)) return daemon;
+  }
+}
+
 Result<int> run(const CommonOptions& common, const std::string& pool) {
   VSNAP_TRY(check_name("pool", pool));
   VSNAP_TRY_ASSIGN(const auto daemon, daemon_of(pool));
@@ -83,8 +95,7 @@ Result<int> run(const CommonOptions& common, const std::string& pool) {
                                  VSNAP_VERSION, daemon->pid);
   if (!common.dry_run) {
     const auto start = std::chrono::steady_clock::now();
-    VSNAP_TRY(ask_for(*daemon, program));
-    VSNAP_TRY_ASSIGN(const DaemonRecord after, wait_for_successor(*daemon));
+    VSNAP_TRY_ASSIGN(const DaemonRecord after, replace(*daemon, program));
     VSNAP_TRY(check_program(after, program));
     const auto took =
         std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);

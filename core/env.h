@@ -51,6 +51,9 @@ class File {
   // Takes the exclusive lock that only one process can hold. False: somebody else has it.
   [[nodiscard]] virtual Result<bool> try_lock() = 0;
 
+  // Whoever gets it too holds the lock with this process, and after it (OpenMode::held). -1: there is none.
+  [[nodiscard]] virtual int descriptor() const { return -1; }
+
   // Before other threads use it: from here on all I/O goes past the page cache. False: it cannot be had, and
   // nothing changed.
   [[nodiscard]] virtual bool bypass_page_cache() { return false; }
@@ -88,6 +91,9 @@ struct OpenMode {
   bool create = false; // a missing regular file is made; an existing one is kept
   bool exclusive_create = false;
   bool read_only = false; // to look only: a device is not claimed, so also while somebody else has it open
+  // Descriptors of files that this process has open already: one of the same file is taken, a duplicate, with
+  // the lock that it holds.
+  std::span<const int> held = {};
 };
 
 class Env {

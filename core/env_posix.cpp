@@ -53,6 +53,8 @@ class PosixFile final : public File {
         ring_(std::move(ring)) {}
   ~PosixFile() override { ::close(fd_); }
 
+  [[nodiscard]] int descriptor() const override { return fd_; }
+
   bool bypass_page_cache() override {
     direct_ = DirectIo::of(fd_, block_device_, size_bytes_);
     return direct_ != nullptr;
@@ -229,6 +231,24 @@ std::int64_t clock_ns(clockid_t clock) {
   return static_cast<std::int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
 }
 
+bool same_file(const struct stat& one, const struct stat& other) {
+  if (S_ISBLK(one.st_mode) && S_ISBLK(other.st_mode)) return one.st_rdev == other.st_rdev;
+  return one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
+// A duplicate of the one of these that is of this file; -1: none is. It begins as a new one would.
+int held_open(const struct stat& wanted, std::span<const int> held) {
+  for (const int fd : held) {
+    struct stat s = {};
+    if (::fstat(fd, &s) != 0 || !same_file(s, wanted)) continue;
+    const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (const int flags = ::fcntl(copy, F_GETFL); copy >= 0 && (flags & O_DIRECT) != 0)
+      static_cast<void>(::fcntl(copy, F_SETFL, flags & ~O_DIRECT));
+    return copy;
+  }
+  return -1;
+}
+
 class PosixEnv final : public Env {
  public:
   Result<std::unique_ptr<File>> open_file(const std::string& path, OpenMode mode) override {
@@ -238,9 +258,11 @@ class PosixEnv final : public Env {
     if (mode.exclusive_create) flags |= O_EXCL;
     // On a block device O_EXCL without O_CREAT claims it: refused while it is mounted or claimed by somebody
     // else.
-    if (::stat(path.c_str(), &s) == 0 && S_ISBLK(s.st_mode)) flags = O_RDWR | O_CLOEXEC | O_EXCL;
+    const bool there = ::stat(path.c_str(), &s) == 0;
+    if (there && S_ISBLK(s.st_mode)) flags = O_RDWR | O_CLOEXEC | O_EXCL;
     if (mode.read_only) flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK; // a FIFO in its place is not waited for
-    const int fd = ::open(path.c_str(), flags, 0600);
+    int fd = there ? held_open(s, mode.held) : -1;
+    if (fd < 0) fd = ::open(path.c_str(), flags, 0600);
     if (fd < 0) return system_failure(errno, path);
     if (::fstat(fd, &s) != 0) {
       const int error = errno;

@@ -99,13 +99,14 @@ void MemberSet::attach(std::uint32_t index, std::string path, std::unique_ptr<Fi
 }
 
 Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<std::string>& paths,
-                                                   const std::string& role, int lock_wait_ms, bool direct) {
+                                                   const std::string& role, int lock_wait_ms, bool direct,
+                                                   std::span<const int> held) {
   std::unique_ptr<MemberSet> set(new MemberSet);
   set->direct_ = direct;
   set->role_ = role;
   std::vector<std::pair<std::string, std::unique_ptr<File>>> files;
   for (const std::string& path : paths) {
-    auto opened = env.open_file(path, {});
+    auto opened = env.open_file(path, {.held = held});
     if (!opened) return as_damage(std::move(opened.error()));
     std::unique_ptr<File> file = std::move(*opened);
     for (const auto& [other_path, other] : files) {
@@ -121,6 +122,14 @@ Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<s
     for (std::uint32_t member = 0; member < set->count(); ++member) set->slots_[member]->file->drop_cache();
   }
   return set;
+}
+
+std::vector<int> MemberSet::descriptors() const {
+  std::vector<int> out;
+  for (std::uint32_t member = 0; member < count(); ++member) {
+    if (const int fd = slots_[member]->file->descriptor(); fd >= 0) out.push_back(fd);
+  }
+  return out;
 }
 
 Result<> MemberSet::read_superblocks(std::vector<std::pair<std::string, std::unique_ptr<File>>> files) {

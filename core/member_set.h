@@ -2,7 +2,8 @@
 // through here.
 //
 // Invariants
-// 1. While it exists, this process holds the lock of every member.
+// 1. While it exists, this process holds the lock of every member. With it, and after it, whoever has got
+//    descriptors(): nobody else can open the pool then.
 // 2. All members belong to one pool, none is missing or doubled; each is at least as long as the roster says.
 // 3. The layout (roster, segments, flags) on the members is the one in layout(), or the one before during
 //    update_layout().
@@ -44,7 +45,8 @@ class MemberSet {
   [[nodiscard]] static Result<std::unique_ptr<MemberSet>> open(Env& env,
                                                                const std::vector<std::string>& paths,
                                                                const std::string& role, int lock_wait_ms,
-                                                               bool direct = false);
+                                                               bool direct = false,
+                                                               std::span<const int> held = {});
   // Lays out a new pool on the given open and locked files; writes superblocks, not the catalog.
   [[nodiscard]] static Result<std::unique_ptr<MemberSet>> create(
       Env& env, const std::string& pool_name,
@@ -80,6 +82,8 @@ class MemberSet {
   // Locks the file for us and checks that it is none of the members already.
   [[nodiscard]] Result<> claim(Env& env, const std::string& path, File& file, int lock_wait_ms);
 
+  // That carry the locks, for OpenMode::held of another process; they stay with this one, too.
+  [[nodiscard]] std::vector<int> descriptors() const;
   [[nodiscard]] std::uint32_t count() const { return count_.load(std::memory_order_acquire); }
   [[nodiscard]] const std::string& path(std::uint32_t member) const { return slots_[member]->path; }
   [[nodiscard]] bool is_block_device(std::uint32_t member) const {

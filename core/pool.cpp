@@ -145,7 +145,7 @@ Result<> Pool::destroy(Env& env, const std::vector<std::string>& member_paths,
 
 Result<std::unique_ptr<Pool>> Pool::open(Env& env, OpenPoolOptions options) {
   VSNAP_TRY_ASSIGN(auto members, MemberSet::open(env, options.member_paths, options.role,
-                                                 options.lock_wait_ms, options.direct));
+                                                 options.lock_wait_ms, options.direct, options.held_members));
   VSNAP_TRY(check_uuid(members->layout(), options.expected_uuid));
   auto pool = std::make_unique<PoolImpl>(env, std::move(options), std::move(members));
   VSNAP_TRY(pool->start());

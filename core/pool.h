@@ -52,6 +52,9 @@ struct OpenPoolOptions {
   bool takes_over = false; // from a daemon of this pool that died, in its place; see tail.h
   // Unlinked volumes and snapshots that the last process had open, and this one is to open again: they stay.
   std::vector<ObjectId> still_open = {};
+  // member_descriptors() of a process before this one, which stay open: with its locks, so that nobody else
+  // could open the pool since.
+  std::vector<int> held_members = {};
   bool for_check = false; // opens what is refused otherwise, for check() only
 };
 
@@ -68,6 +71,24 @@ struct MemberIdentity {
 struct MemberLook {
   Result<MemberIdentity> identity;
   std::optional<OwnerRecord> owner; // who holds its lock, once it has written itself down
+};
+
+// An operation that may be asked for again, because its answer was lost (request_note.h).
+struct RequestId {
+  enum class Source { command, file };
+  Source source = Source::command;
+  std::uint64_t number = 0; // below 2^63, and not 0
+};
+
+// While it lives, the configuration operation that the calling thread asks for is that of this request. For
+// operations of one transaction.
+class AskedBy {
+ public:
+  explicit AskedBy(RequestId request);
+  ~AskedBy();
+  AskedBy(const AskedBy&) = delete;
+  AskedBy& operator=(const AskedBy&) = delete;
+  [[nodiscard]] static std::optional<RequestId> current();
 };
 
 // Told after the fact, in order, by the thread that made the change.
@@ -100,6 +121,8 @@ class Pool {
   virtual void keep_unlinked() = 0;
   // Whether a process that opens the pool after this one was killed finds every write that returned.
   [[nodiscard]] virtual bool survives_kill() const { return true; }
+  // That carry the locks of the members; of the members that there are now.
+  [[nodiscard]] virtual std::vector<int> member_descriptors() const { return {}; }
   virtual void set_observer(PoolObserver* observer) = 0;
   virtual void settle() = 0; // PoolObserver::settle(), of the observer there is
 
@@ -114,6 +137,9 @@ class Pool {
   [[nodiscard]] virtual SpaceInfo space() = 0; // cheap: for statfs
 
   // Configuration
+  // nullopt: what this request asked for was not carried out (AskedBy). Else, of a file request, the newest
+  // object that there was then: the one that it made, if it made one.
+  [[nodiscard]] virtual Result<std::optional<ObjectId>> carried_out(RequestId request) = 0;
   [[nodiscard]] virtual Result<> add_member(const MemberSpec& member, bool force) = 0;
   [[nodiscard]] virtual Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) = 0;
   // `new_name`: the new volume or snapshot part. With `replace` a volume of that name goes in the same

@@ -33,6 +33,9 @@ class PoolImpl final : public Pool {
   Result<> close() override;
   void keep_unlinked() override { keep_unlinked_ = true; }
   [[nodiscard]] bool survives_kill() const override { return engine_->has_tail(); }
+  [[nodiscard]] std::vector<int> member_descriptors() const override {
+    return engine_->members().descriptors();
+  }
   void set_observer(PoolObserver* observer) override { observer_.store(observer); }
   void settle() override;
   [[nodiscard]] std::string name() const override { return name_; }
@@ -43,6 +46,7 @@ class PoolImpl final : public Pool {
   Result<DiskUsage> disk_usage() override;
   [[nodiscard]] SpaceInfo space() override { return engine_->space(); }
 
+  Result<std::optional<ObjectId>> carried_out(RequestId request) override;
   Result<> add_member(const MemberSpec& member, bool force) override;
   Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) override;
   using Pool::rename;

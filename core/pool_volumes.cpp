@@ -6,17 +6,28 @@
 #include "core/new_member.h"
 #include "core/pool_impl.h"
 #include "core/probe.h"
+#include "core/request_note.h"
 
 namespace vsnap {
 
 // ---- configuration transactions ----
 
 Engine::Step PoolImpl::with_generation(const Engine::Step& step) {
-  return [this, step](SQLite::Database& db) -> Result<> {
+  return [this, step, asked_by = AskedBy::current()](SQLite::Database& db) -> Result<> {
     if (step) VSNAP_TRY(step(db));
+    if (asked_by) request_note::put(db, *asked_by);
     generation_ = catalog::take_number(db, "generation") + 1;
     return {};
   };
+}
+
+Result<std::optional<ObjectId>> PoolImpl::carried_out(RequestId request) {
+  std::optional<ObjectId> found;
+  VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
+    found = request_note::find(db, request);
+    return {};
+  }));
+  return found;
 }
 
 Result<> PoolImpl::configure(const Engine::Step& step) {

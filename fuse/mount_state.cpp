@@ -9,13 +9,14 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 
 #include "core/assert.h"
 
 namespace vsnap {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x31544E4D504E5356; // "VSNPMNT1"
+constexpr std::uint64_t kMagic = 0x32544E4D504E5356; // "VSNPMNT2"
 // Threads of a process that answer requests; those beyond share.
 constexpr std::uint32_t kNotes = 512;
 // Of as many processes one after the other the notes are kept: of one that died before it came to a request
@@ -30,10 +31,17 @@ std::uint32_t note_of_thread() {
 
 } // namespace
 
+struct MountState::CopySlot {
+  std::atomic<std::uint64_t> to; // 0: free; last to be written
+  std::atomic<std::uint64_t> from;
+  std::atomic<std::uint64_t> done_bytes;
+  std::atomic<std::uint64_t> size_bytes;
+};
+
 struct MountState::Layout {
   struct Slot {
     std::atomic<std::uint64_t> used;      // view << 1 | direct; 0: free
-    std::atomic<std::uint64_t> opened_by; // valid while in use
+    std::atomic<std::uint64_t> opened_by; // valid while in use; 0: the kernel knows the number
     std::atomic<std::uint32_t> uses;      // so far, that of now included
   };
   struct alignas(64) Note {
@@ -48,6 +56,7 @@ struct MountState::Layout {
   std::array<char, 32> device;
   std::atomic<std::uint64_t> directories;
   std::array<std::byte, kMaxInitBytes> init;
+  std::array<CopySlot, kMaxCopies> copies;
   std::array<std::array<Note, kNotes>, kBanks> notes;
   std::array<Slot, kMaxHandles> slots;
 };
@@ -100,6 +109,8 @@ Result<std::unique_ptr<MountState>> MountState::map(int descriptor) {
 }
 
 MountState::MountState(int descriptor, Layout& layout) : descriptor_(descriptor), layout_(layout) {
+  struct stat info = {};
+  if (::fstat(descriptor, &info) == 0) mount_number_ = info.st_ino;
   note_init_request();
   for (std::uint32_t slot = kMaxHandles; slot-- > 0;) {
     if (layout_.slots[slot].used.load() == 0) free_.push_back(slot);
@@ -156,6 +167,13 @@ std::optional<std::uint64_t> MountState::add_handle(ObjectId view, bool direct, 
   return number_of(slot, uses);
 }
 
+void MountState::confirm_handle(std::uint64_t number) {
+  const std::uint32_t slot = slot_of(number);
+  if (slot >= kMaxHandles) return;
+  Layout::Slot& at = layout_.slots[slot];
+  if (number_of(slot, at.uses.load()) == number && at.used.load() != 0) at.opened_by.store(0);
+}
+
 void MountState::remove_handle(std::uint64_t number) {
   const std::uint32_t slot = slot_of(number);
   if (slot >= kMaxHandles) return;
@@ -170,7 +188,9 @@ std::vector<MountState::Handle> MountState::handles() const {
   for (std::uint32_t slot = 0; slot < kMaxHandles; ++slot) {
     const Layout::Slot& at = layout_.slots[slot];
     const std::uint64_t used = at.used.load();
-    if (used != 0) found.push_back({number_of(slot, at.uses.load()), ObjectId(used >> 1), (used & 1) != 0});
+    if (used == 0) continue;
+    found.push_back(
+        {number_of(slot, at.uses.load()), ObjectId(used >> 1), (used & 1) != 0, at.opened_by.load()});
   }
   return found;
 }
@@ -181,6 +201,48 @@ std::optional<std::uint64_t> MountState::handle_opened_by(std::uint64_t request)
     if (at.used.load() != 0 && at.opened_by.load() == request) return number_of(slot, at.uses.load());
   }
   return std::nullopt;
+}
+
+MountState::CopySlot* MountState::copy_slot(std::uint64_t to) const {
+  const auto found = std::find_if(layout_.copies.begin(), layout_.copies.end(),
+                                  [&](const CopySlot& slot) { return slot.to.load() == to; });
+  return found == layout_.copies.end() ? nullptr : &*found;
+}
+
+bool MountState::put_copy(const Copy& copy) {
+  remove_copy(copy.to);
+  CopySlot* const slot = copy_slot(0);
+  if (slot == nullptr) return false;
+  slot->from.store(copy.from.value());
+  slot->done_bytes.store(copy.done_bytes);
+  slot->size_bytes.store(copy.size_bytes);
+  slot->to.store(copy.to.value());
+  return true;
+}
+
+void MountState::set_copied(ObjectId to, std::uint64_t done_bytes) {
+  if (CopySlot* const slot = copy_slot(to.value())) slot->done_bytes.store(done_bytes);
+}
+
+void MountState::remove_copy(ObjectId to) {
+  if (CopySlot* const slot = copy_slot(to.value())) slot->to.store(0);
+}
+
+std::vector<MountState::Copy> MountState::copies() const {
+  std::vector<Copy> found;
+  for (const CopySlot& slot : layout_.copies) {
+    if (const std::uint64_t to = slot.to.load(); to != 0)
+      found.push_back(
+          {ObjectId(to), ObjectId(slot.from.load()), slot.done_bytes.load(), slot.size_bytes.load()});
+  }
+  return found;
+}
+
+RequestId MountState::request_id(std::uint64_t request) const {
+  std::uint64_t mixed = mount_number_ * 0x9E3779B97F4A7C15; // 2^64 / golden ratio: numbers lie far apart
+  mixed ^= mixed >> 32;
+  mixed = (mixed + request) & std::numeric_limits<std::int64_t>::max();
+  return {RequestId::Source::file, std::max<std::uint64_t>(mixed, 1)};
 }
 
 std::uint64_t MountState::next_directory() { return layout_.directories.fetch_add(1) + 1; }

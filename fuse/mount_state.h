@@ -4,6 +4,7 @@
 //   INIT       the kernel's first request, and the answer to it. Every process that serves the mount feeds it
 //              to libfuse anew, and has to come to the same answer.
 //   handles    a slot for each open file. Its number is what the kernel gives back with each request.
+//   copies     those under way by sharing (shared_copies.h): how far the kernel knows them to be.
 //   answers    the requests answered last by each thread: carried out already, should they come again.
 //
 // Invariants
@@ -24,20 +25,29 @@
 #include <string>
 #include <vector>
 
-#include "core/description.h"
 #include "core/error.h"
+#include "core/pool.h"
 
 namespace vsnap {
 
 class MountState {
  public:
   static constexpr std::uint32_t kMaxHandles = 65'536;
+  static constexpr std::size_t kMaxCopies = 64;
   static constexpr std::size_t kMaxInitBytes = 4096;
 
   struct Handle {
     std::uint64_t number = 0;
     ObjectId view{};
     bool direct = false;
+    std::uint64_t opened_by = 0; // the request, until the kernel knows the number
+  };
+
+  struct Copy {
+    ObjectId to{};
+    ObjectId from{};
+    std::uint64_t done_bytes = 0;
+    std::uint64_t size_bytes = 0;
   };
 
   [[nodiscard]] static Result<std::unique_ptr<MountState>> make();
@@ -48,6 +58,8 @@ class MountState {
   MountState& operator=(const MountState&) = delete;
 
   [[nodiscard]] int descriptor() const { return descriptor_; }
+  // What a pool knows a request of the kernel by, which counts those of each mount from the start.
+  [[nodiscard]] RequestId request_id(std::uint64_t request) const;
 
   void keep_init(std::span<const std::byte> request);
   [[nodiscard]] std::span<const std::byte> init() const; // empty: it was not kept
@@ -62,12 +74,19 @@ class MountState {
 
   // `opened_by`: the request; see request_channel.h. nullopt: all slots are in use.
   [[nodiscard]] std::optional<std::uint64_t> add_handle(ObjectId view, bool direct, std::uint64_t opened_by);
-  void remove_handle(std::uint64_t number); // no harm where it is gone
+  void confirm_handle(std::uint64_t number); // the kernel knows it
+  void remove_handle(std::uint64_t number);  // no harm where it is gone
   [[nodiscard]] std::vector<Handle> handles() const;
   [[nodiscard]] std::optional<std::uint64_t> handle_opened_by(std::uint64_t request) const;
   [[nodiscard]] static std::uint32_t slot_of(std::uint64_t number) {
     return static_cast<std::uint32_t>(number);
   }
+
+  // One for each target; calls are serialized by the caller. False: there is no room for another.
+  [[nodiscard]] bool put_copy(const Copy& copy);
+  void set_copied(ObjectId to, std::uint64_t done_bytes);
+  void remove_copy(ObjectId to); // no harm where there is none
+  [[nodiscard]] std::vector<Copy> copies() const;
 
   // A number that no open directory of this mount had before.
   [[nodiscard]] std::uint64_t next_directory();
@@ -79,10 +98,13 @@ class MountState {
 
  private:
   struct Layout;
+  struct CopySlot;
+  [[nodiscard]] CopySlot* copy_slot(std::uint64_t to) const; // 0: a free one
   MountState(int descriptor, Layout& layout);
   void note_init_request();
 
   const int descriptor_;
+  std::uint64_t mount_number_ = 0; // no two mounts of this machine have the same
   Layout& layout_;
   std::optional<std::uint32_t> bank_; // of the notes of this process
   std::uint64_t init_request_ = 0;

@@ -35,6 +35,26 @@ OpenFile* OpenFiles::find_opened_by(std::uint64_t request) {
   return found == files_.end() ? nullptr : found->second.get();
 }
 
+void OpenFiles::confirm(std::uint64_t number) {
+  MutexLock lock(mutex_);
+  state_.confirm_handle(number);
+}
+
+void OpenFiles::no_doubt(std::uint64_t request) {
+  MutexLock lock(mutex_);
+  in_doubt_.erase(request);
+}
+
+void OpenFiles::drop_in_doubt() {
+  std::unordered_map<std::uint64_t, std::uint64_t> dropped;
+  {
+    MutexLock lock(mutex_);
+    dropped.swap(in_doubt_);
+    any_in_doubt_ = false;
+  }
+  for (const auto& [request, number] : dropped) remove(number);
+}
+
 // The slot first: the successor of a process that dies in between need not open the file again.
 void OpenFiles::remove(std::uint64_t number) {
   std::unique_ptr<OpenFile> gone; // closes its view after the lock is released: that may take a while
@@ -60,6 +80,9 @@ void OpenFiles::remove_all() {
 void OpenFiles::restore(Pool& pool) {
   MutexLock lock(mutex_);
   for (const MountState::Handle& handle : state_.handles()) {
+    // Where it was answered the kernel most likely knows it.
+    if (handle.opened_by != 0 && !state_.was_answered(handle.opened_by))
+      in_doubt_.emplace(handle.opened_by, handle.number);
     auto view = pool.open_view(handle.view);
     if (view) {
       keep(handle.number, std::move(*view), handle.direct);
@@ -68,6 +91,7 @@ void OpenFiles::restore(Pool& pool) {
                    view.error().message);
     }
   }
+  any_in_doubt_ = !in_doubt_.empty();
 }
 
 } // namespace vsnap

@@ -8,11 +8,9 @@
 // 2. A handler answers its request exactly once; see reply.h.
 // 3. Data is read into a buffer of the worker, and written from the request's own: it is never copied.
 // 4. A request that comes again, because a process died that had read it (request_channel.h), has the effect
-//    of one. If it was carried out up to its answer, it is only answered; else it is carried out, and what it
-//    finds done is taken for its own doing: while it is under way the kernel lets no other file operation
-//    make, remove or rename that name.
-// 5. What a successor does not know is a copy_file_range under way (shared_copies.h): the kernel goes on with
-//    it by reads and writes.
+//    of one. If it was carried out it is only answered. Of one that changes names the catalog says so
+//    (request_note.h), whatever a command has made, removed or renamed since; of others the mount's state,
+//    from their answer on, and until then they can be carried out twice.
 // Threads: handlers run on any worker of the session, several at a time.
 #pragma once
 
@@ -37,7 +35,7 @@ struct Operations {
       : pool(pool_of_mount),
         mount(kernel_mount),
         files(kernel_mount.state()),
-        shared_copies(pool_of_mount),
+        shared_copies(pool_of_mount, kernel_mount.state()),
         uid(owner),
         gid(group) {}
 
@@ -47,6 +45,14 @@ struct Operations {
   [[nodiscard]] bool was_answered() const {
     const RequestOrigin& at = current_request();
     return at.again && mount.state().was_answered(at.id);
+  }
+
+  // That request, which changes names, as the pool is to note it.
+  [[nodiscard]] RequestId request_id() const { return mount.state().request_id(current_request().id); }
+  // As Pool::carried_out(); nullopt also where it comes for the first time.
+  [[nodiscard]] Result<std::optional<ObjectId>> carried_out() const {
+    if (!current_request().again) return std::nullopt;
+    return pool.carried_out(request_id());
   }
 
   // stat of a view, and of the root directory.

@@ -20,7 +20,7 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
     VSNAP_TRY_ASSIGN(const ViewInfo info, operations.pool.info(ObjectId(ino)));
     VSNAP_TRY_ASSIGN(const OpenFile* const file, open_file(operations, info, fi->flags));
     const std::uint64_t number = file->number; // once answered, it may be closed at any time
-    if (!reply_open(req, *file)) operations.files.remove(number);
+    reply_open(req, *file) ? operations.files.confirm(number) : operations.files.remove(number);
     return {};
   });
 }

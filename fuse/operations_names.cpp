@@ -24,18 +24,19 @@ Result<std::string> new_volume_name(fuse_ino_t parent, const char* name) {
   return parsed.volume;
 }
 
-// What a request that comes again may have made the first time: nobody else could open it since.
-bool may_be_own(const ViewInfo& info) {
-  return current_request().again && info.size_bytes == 0 && info.open_handles == 0;
+Result<ViewInfo> new_volume(Operations& operations, const std::string& name) {
+  VSNAP_TRY_ASSIGN(const auto made_before, operations.carried_out());
+  if (!made_before) {
+    const AskedBy asked(operations.request_id());
+    return operations.pool.create_volume(name, 0);
+  }
+  auto made = operations.pool.info(*made_before);
+  if (!made) return refuse(ESTALE); // removed since, by a command: the kernel looks for the name anew
+  return made;
 }
 
 Result<ViewInfo> make_volume(Operations& operations, fuse_req_t req, const std::string& name, mode_t mode) {
-  Result<ViewInfo> result = operations.pool.create_volume(name, 0);
-  if (!result && result.error().errno_value == EEXIST) {
-    const auto there = operations.pool.find({name, {}});
-    if (there && may_be_own(*there)) result = *there;
-  }
-  VSNAP_TRY_ASSIGN(const ViewInfo made, std::move(result));
+  VSNAP_TRY_ASSIGN(const ViewInfo made, new_volume(operations, name));
   const fuse_ctx& caller = *fuse_req_ctx(req);
   Result<> owned =
       operations.pool.set_attributes(made.id, mode & 0777U, caller.uid, caller.gid, std::nullopt);
@@ -90,18 +91,18 @@ void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fu
     VSNAP_TRY_ASSIGN(const ViewInfo opened, operations.pool.info(info->id));
     const fuse_entry_param entry = entry_for(operations, opened);
     const std::uint64_t number = file->number; // once answered, it may be closed at any time
-    if (!reply_create(req, entry, *file)) operations.files.remove(number);
+    reply_create(req, entry, *file) ? operations.files.confirm(number) : operations.files.remove(number);
     return {};
   });
 }
 
 void unlink(fuse_req_t req, fuse_ino_t parent, const char* name) {
   answer(req, [&](Operations& operations) -> Result<> {
-    const Result<ViewInfo> info = existing(operations, parent, name);
-    const bool done = operations.was_answered() || (!info && current_request().again);
+    VSNAP_TRY_ASSIGN(const auto done, operations.carried_out());
     if (!done) {
-      VSNAP_TRY(info);
-      VSNAP_TRY(operations.pool.remove(std::span(&info->name, 1), {.even_if_open = true}));
+      const AskedBy asked(operations.request_id());
+      VSNAP_TRY_ASSIGN(const ViewInfo info, existing(operations, parent, name));
+      VSNAP_TRY(operations.pool.remove(std::span(&info.name, 1), {.even_if_open = true}));
     }
     fuse_reply_err(req, 0);
     return {};
@@ -118,6 +119,7 @@ Result<> rename_view(Operations& operations, const ViewName& from, const ViewNam
   VSNAP_TRY(operations.pool.find(from));
   if (from == to) return {};
   const bool replace = (flags & RENAME_NOREPLACE) == 0 && !to.is_snapshot();
+  const AskedBy asked(operations.request_id());
   return operations.pool.rename(from, to.is_snapshot() ? to.snapshot : to.volume, replace);
 }
 
@@ -128,8 +130,7 @@ void rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse_ino_t new_
     const Result<ViewName> from = parse_view_name(name);
     if (!from) return refuse(ENOENT);
     VSNAP_TRY_ASSIGN(const ViewName to, parse_view_name(new_name));
-    const bool done = operations.was_answered() ||
-                      (current_request().again && !operations.pool.find(*from) && operations.pool.find(to));
+    VSNAP_TRY_ASSIGN(const auto done, operations.carried_out());
     if (!done) VSNAP_TRY(rename_view(operations, *from, to, flags));
     fuse_reply_err(req, 0);
     return {};

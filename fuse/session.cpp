@@ -93,6 +93,7 @@ class FuseSession final : public MountSession {
   void work(int channel, std::atomic<pid_t>& thread);
   [[nodiscard]] Result<> negotiate();
   void take_up();
+  void look_at(const fuse_in_header& header);
   [[nodiscard]] bool was_stopped() {
     MutexLock lock(mutex_);
     return stopped_;
@@ -147,6 +148,7 @@ Result<> FuseSession::prepare() {
   if (!mount_->is_adopted()) return {};
   VSNAP_TRY(negotiate());
   operations_.files.restore(operations_.pool); // before any command can ask for them
+  operations_.shared_copies.restore();
   return {};
 }
 
@@ -174,6 +176,14 @@ void FuseSession::take_up() {
   mount_->ask_again();
 }
 
+void FuseSession::look_at(const fuse_in_header& header) {
+  if ((header.unique & kSentAgain) != 0) return operations_.files.came_again(header.unique & ~kSentAgain);
+  // These are handed out before all others.
+  const bool before =
+      header.opcode == FUSE_FORGET || header.opcode == FUSE_BATCH_FORGET || header.opcode == FUSE_INTERRUPT;
+  if (!before) operations_.files.came_first();
+}
+
 void FuseSession::work(int channel, std::atomic<pid_t>& thread) {
   allow_wake_signal();
   thread = ::gettid();
@@ -193,6 +203,7 @@ void FuseSession::work(int channel, std::atomic<pid_t>& thread) {
     fuse_in_header header{};
     std::memcpy(&header, buffer.bytes().data(), std::min(sizeof header, static_cast<std::size_t>(length)));
     current_request() = {channel, header.unique & ~kSentAgain, (header.unique & kSentAgain) != 0};
+    look_at(header);
     fuse_buf request{};
     request.mem = buffer.bytes().data();
     request.size = static_cast<std::size_t>(length);

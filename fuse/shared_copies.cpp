@@ -31,11 +31,17 @@ std::optional<std::uint64_t> SharedCopies::begin(View& from, View& to, std::uint
   // Counted before the extents are shared: a write of the source that ends later than this sees it and
   // settles.
   count_ = copies_.size() + 1;
-  const Result<> shared = was_done ? Result<>() : pool_.share_into(from.id(), to.id());
   const std::uint64_t done = std::min(length, size);
-  if (shared && done < size) copies_[to.id()] = {from.id(), done, size};
-  count_ = copies_.size();
-  if (!shared) return std::nullopt; // the kernel copies; a real fault shows up there again
+  const bool has_room = done == size || state_.put_copy({to.id(), from.id(), done, size});
+  Result<> shared;
+  if (has_room && !was_done) shared = pool_.share_into(from.id(), to.id());
+  if (has_room && shared && done < size) {
+    copies_[to.id()] = {from.id(), done, size};
+    count_ = copies_.size();
+  } else {
+    forget(to.id());
+  }
+  if (!has_room || !shared) return std::nullopt; // the kernel copies; a real fault shows up there again
   return done;
 }
 
@@ -47,18 +53,17 @@ std::optional<std::uint64_t> SharedCopies::go_on(View& from, View& to, std::uint
   const std::uint64_t size = copy.size_bytes;
   const bool unchanged =
       from.size_bytes() == size && to.size_bytes() == size && pool_.shares_all_of(to.id(), from.id());
-  if (copy.from != from.id() || copy.done_bytes != offset || !unchanged) {
+  const std::uint64_t done = std::min(length, size - offset);
+  // One that comes again may have been counted, by a process that died before it could say so.
+  const bool was_counted = current_request().again && copy.done_bytes == offset + done;
+  if (copy.from != from.id() || (copy.done_bytes != offset && !was_counted) || !unchanged) {
     cut(to.id(), copy);
-    copies_.erase(found);
-    count_ = copies_.size();
+    forget(to.id());
     return std::nullopt;
   }
-  const std::uint64_t done = std::min(length, size - offset);
-  copy.done_bytes += done;
-  if (copy.done_bytes == size) {
-    copies_.erase(found);
-    count_ = copies_.size();
-  }
+  copy.done_bytes = offset + done;
+  state_.set_copied(to.id(), copy.done_bytes);
+  if (copy.done_bytes == size && !was_counted) forget(to.id());
   return done;
 }
 
@@ -70,7 +75,32 @@ void SharedCopies::settle_slow(ObjectId id) {
       continue;
     }
     cut(it->first, it->second);
+    state_.remove_copy(it->first);
     it = copies_.erase(it);
+  }
+  count_ = copies_.size();
+}
+
+void SharedCopies::forget(ObjectId to) {
+  state_.remove_copy(to);
+  copies_.erase(to);
+  count_ = copies_.size();
+}
+
+bool SharedCopies::is_whole(ObjectId to, const Copy& copy) {
+  const auto info = pool_.info(to);
+  return info && info->size_bytes == copy.size_bytes && pool_.shares_all_of(to, copy.from);
+}
+
+// Where the predecessor died before it had shared anything, its request comes again.
+void SharedCopies::restore() {
+  MutexLock lock(mutex_);
+  for (const MountState::Copy& kept : state_.copies()) {
+    const Copy copy{kept.from, kept.done_bytes, kept.size_bytes};
+    if (is_whole(kept.to, copy))
+      copies_[kept.to] = copy;
+    else
+      state_.remove_copy(kept.to);
   }
   count_ = copies_.size();
 }

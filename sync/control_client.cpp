@@ -14,8 +14,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr milliseconds kLookEvery(500);
-constexpr milliseconds kAskAfter(1500); // heartbeats come every second
+constexpr milliseconds kLookEvery(100);
+constexpr milliseconds kAskAfter(1500); // whether it still listens: heartbeats come every second
+constexpr milliseconds kLastLook(20);   // for what a daemon that is gone said before
 
 // ZeroMQ connects in the background and tries for ever, so whether anybody listens is asked of the socket
 // itself.
@@ -64,8 +65,14 @@ class Client final : public ControlClient {
   void send(const wire::ControlRequest& request) {
     dealer_.send(zmq::buffer(request.SerializeAsString()), {});
   }
-  [[nodiscard]] Failure no_answer(std::string_view why) const {
-    return failure(ErrorKind::no_answer,
+  [[nodiscard]] bool is_gone(Clock::duration silence) const {
+    if (options_.daemon_is_alive && !options_.daemon_is_alive()) return true;
+    if (silence < kAskAfter) return false;
+    const auto listens = somebody_listens(options_.socket_path, options_.pool);
+    return !listens && listens.error().errno_value == ECONNREFUSED;
+  }
+  [[nodiscard]] Failure no_answer(int errno_value, std::string_view why) const {
+    return failure(ErrorKind::no_answer, errno_value,
                    fmt::format("{}: {}: whether it was done is not known (vsnap info and vsnap ls "
                                "tell, once it answers)",
                                options_.pool, why));
@@ -78,10 +85,11 @@ class Client final : public ControlClient {
 };
 
 Result<wire::ControlMessage> Client::next_message(Clock::time_point last_heard) {
+  bool gone = false;
   for (;;) {
     zmq::pollitem_t item{dealer_.handle(), 0, ZMQ_POLLIN, 0};
     try {
-      zmq::poll(&item, 1, std::min(kLookEvery, options_.silence_limit));
+      zmq::poll(&item, 1, gone ? kLastLook : std::min(kLookEvery, options_.silence_limit));
     } catch (const zmq::error_t& e) {
       if (e.num() != EINTR) throw;
     }
@@ -89,21 +97,21 @@ Result<wire::ControlMessage> Client::next_message(Clock::time_point last_heard) 
     if (dealer_.recv(raw, zmq::recv_flags::dontwait)) {
       wire::ControlMessage message;
       if (!raw.more() && message.ParseFromArray(raw.data(), static_cast<int>(raw.size()))) return message;
-      return no_answer("the daemon's answer makes no sense");
+      return no_answer(ETIMEDOUT, "the daemon's answer makes no sense");
     }
+    if (gone) return no_answer(ECONNRESET, "the daemon ended while it was asked");
     const auto silence = Clock::now() - last_heard;
-    if (silence >= kAskAfter && options_.daemon_is_alive && !options_.daemon_is_alive()) {
-      return no_answer("the daemon ended while it was asked");
-    }
-    if (silence >= options_.silence_limit) {
-      return no_answer(fmt::format("no answer from the daemon for {} s",
+    gone = is_gone(silence);
+    if (!gone && silence >= options_.silence_limit) {
+      return no_answer(ETIMEDOUT,
+                       fmt::format("no answer from the daemon for {} s",
                                    std::chrono::ceil<std::chrono::seconds>(options_.silence_limit).count()));
     }
   }
 }
 
 Result<wire::ControlReply> Client::converse(wire::ControlRequest request, ControlSink& sink) {
-  if (unusable_) return no_answer("no answer to an earlier request");
+  if (unusable_) return no_answer(ETIMEDOUT, "no answer to an earlier request");
   unusable_ = true; // until the reply is here
   request.set_version(wire::kProtocolVersion);
   send(request);

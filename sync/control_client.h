@@ -1,9 +1,11 @@
 // A command's end of the control socket: one connection, one request at a time.
 //
 // Invariants
-// 1. call() returns within the silence limit after the daemon's last sign of life, or at once when its
-//    process is gone.
-// 2. After an error of kind no_answer the connection is of no more use: a late reply could be taken for the
+// 1. call() returns within the silence limit after the daemon's last sign of life, or soon after its process
+//    is gone, or does not listen any more.
+// 2. An error of kind no_answer says whether anybody can be asked again what became of the request:
+//    ECONNRESET where the daemon is gone, ETIMEDOUT where it may still be at work.
+// 3. After an error of kind no_answer the connection is of no more use: a late reply could be taken for the
 //    next one's.
 //
 // Threads: used by one thread.

@@ -1,6 +1,7 @@
 #include "sync/control_handler.h"
 
 #include <fmt/format.h>
+#include <algorithm>
 
 namespace vsnap {
 namespace {
@@ -210,8 +211,15 @@ Result<> check_absolute(const std::string& path) {
   return failure(ErrorKind::usage, fmt::format("{}: not an absolute path", vsnap::quoted(path)));
 }
 
-Result<ControlReply> add_member(Pool& pool, const wire::AddMemberRequest& request) {
+// Where it was asked for before, a member of that path is the one that was added then.
+Result<ControlReply> add_member(Pool& pool, const wire::AddMemberRequest& request, bool again) {
   VSNAP_TRY(check_absolute(request.path()));
+  if (again) {
+    const auto members = pool.status().members;
+    if (std::any_of(members.begin(), members.end(),
+                    [&](const MemberInfo& member) { return member.path == request.path(); }))
+      return done();
+  }
   VSNAP_TRY(pool.add_member({request.path(), request.size_bytes()}, request.force()));
   return done();
 }
@@ -250,6 +258,64 @@ Result<ControlReply> dump_catalog(Pool& pool, const wire::DumpCatalogRequest& re
   return done_if(pool.dump_catalog(request.path(), progress));
 }
 
+// Of one transaction, and not to be carried out twice.
+bool is_noted(const ControlRequest& request) {
+  switch (request.operation_case()) {
+    case ControlRequest::kCreateVolume:
+    case ControlRequest::kRename:
+    case ControlRequest::kSnapshot:
+    case ControlRequest::kRollback:
+    case ControlRequest::kClone:
+    case ControlRequest::kPreserve:
+    case ControlRequest::kRemove:
+      return request.id() != 0;
+    default:
+      return false;
+  }
+}
+
+// What a volume is that was made, and may have been renamed or removed since.
+Result<ControlReply> made_before(Pool& pool, const std::string& volume) {
+  auto found = pool.find({volume, {}});
+  if (found) return view_reply(std::move(found));
+  ViewInfo gone;
+  gone.name.volume = volume;
+  return view_reply(gone);
+}
+
+// The state before is the snapshot that was kept last, where any was.
+ControlReply rolled_back_before(Pool& pool, const wire::RollbackRequest& request) {
+  RollbackResult result{from_wire(request.to()), std::nullopt};
+  for (const ViewInfo& view : pool.list()) { // the oldest first
+    if (!request.discard() && view.name.volume == result.to.volume &&
+        view.name.snapshot.starts_with("before-rollback-"))
+      result.kept = view.name;
+  }
+  ControlReply reply;
+  *reply.mutable_rollback() = to_wire(result);
+  return reply;
+}
+
+// The answer to a request that was carried out before.
+Result<ControlReply> answer_again(Pool& pool, const ControlRequest& request) {
+  ControlReply reply;
+  switch (request.operation_case()) {
+    case ControlRequest::kCreateVolume:
+      return made_before(pool, request.create_volume().name());
+    case ControlRequest::kClone:
+      return made_before(pool, request.clone().new_volume());
+    case ControlRequest::kPreserve:
+      return view_reply(existing(pool, request.preserve().name()));
+    case ControlRequest::kRollback:
+      return rolled_back_before(pool, request.rollback());
+    case ControlRequest::kRemove:
+      *reply.mutable_removal()->mutable_removed() = request.remove().names();
+      return reply;
+    default:
+      return done();
+  }
+}
+
 // What others have of these in their caches is gone before the answer is given, also where it is an error.
 bool changes_content(const ControlRequest& request) {
   switch (request.operation_case()) {
@@ -280,7 +346,7 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
     case ControlRequest::kDiskUsage:
       return disk_usage(pool);
     case ControlRequest::kAddMember:
-      return add_member(pool, request.add_member());
+      return add_member(pool, request.add_member(), request.again());
     case ControlRequest::kCreateVolume:
       return create_volume(pool, request.create_volume());
     case ControlRequest::kRename:
@@ -319,6 +385,17 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
                  "unknown operation (the daemon and the command are of different versions)");
 }
 
+Result<ControlReply> execute_once(Pool& pool, const ControlRequest& request, ControlSink& sink) {
+  if (!is_noted(request)) return dispatch(pool, request, sink);
+  const RequestId id{RequestId::Source::command, request.id()};
+  if (request.again()) {
+    VSNAP_TRY_ASSIGN(const auto before, pool.carried_out(id));
+    if (before) return answer_again(pool, request);
+  }
+  const AskedBy asked(id);
+  return dispatch(pool, request, sink);
+}
+
 } // namespace
 
 ControlReply execute(Pool& pool, const ControlRequest& request, ControlSink& sink) {
@@ -329,7 +406,7 @@ ControlReply execute(Pool& pool, const ControlRequest& request, ControlSink& sin
                     "and the daemon of one release)",
                     request.version(), wire::kProtocolVersion));
   }
-  auto reply = dispatch(pool, request, sink);
+  auto reply = execute_once(pool, request, sink);
   if (changes_content(request)) pool.settle();
   return reply ? std::move(*reply) : wire::error_reply(reply.error());
 }

@@ -7,6 +7,10 @@
 //    crash.
 // 2. Names are checked here before the pool sees them; a name that does not exist is answered with the
 //    nearest that does.
+// 3. A request that was asked for before, under the same id, has the effect of one: where the pool knows that
+//    it was carried out (core/request_note.h) it is only answered, as well as can be said afterwards. Those
+//    that have no id in the pool's catalog can be done twice: they only look, or the second time finds
+//    nothing left to do.
 //
 // Threads: execute() may run in several threads on one pool; each call has a sink of its own.
 #pragma once

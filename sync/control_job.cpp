@@ -1,11 +1,16 @@
 #include "sync/control_job.h"
 
+#include <cerrno>
 #include <exception>
 
 #include "core/log.h"
 #include "sync/control_server.h"
 
 namespace vsnap {
+
+Error handed_over(const std::string& pool) {
+  return {ErrorKind::busy, EAGAIN, pool + ": its daemon is being replaced (try again)"};
+}
 
 ControlJob::ControlJob(std::string peer, wire::ControlRequest request, std::function<void()> wake)
     : peer_(std::move(peer)), request_(std::move(request)), wake_(std::move(wake)) {}
@@ -23,6 +28,8 @@ void ControlJob::run(Pool& pool) {
   }
   {
     MutexLock lock(mutex_);
+    if (handed_over_ && message.reply().has_error() && message.reply().error().errno_value() == ECANCELED)
+      *message.mutable_reply() = wire::error_reply(handed_over(pool.name()));
     if (!abandoned_) queue_.push_back(message.SerializeAsString());
     finished_ = true;
   }
@@ -31,6 +38,13 @@ void ControlJob::run(Pool& pool) {
 
 void ControlJob::cancel() {
   MutexLock lock(mutex_);
+  cancelled_ = true;
+  taken_.notify_all();
+}
+
+void ControlJob::hand_over() {
+  MutexLock lock(mutex_);
+  handed_over_ = handed_over_ || !cancelled_;
   cancelled_ = true;
   taken_.notify_all();
 }

@@ -5,8 +5,8 @@
 //    gives up.
 // 2. The reply is the last message queued.
 //
-// Threads: peer and request never change. cancel() and abandon() from any thread; run() by one worker; the
-// rest by the actor.
+// Threads: peer and request never change. cancel(), hand_over() and abandon() from any thread; run() by one
+// worker; the rest by the actor.
 #pragma once
 
 #include <deque>
@@ -20,14 +20,19 @@
 
 namespace vsnap {
 
+// Kind busy, EAGAIN: the successor of this daemon is to be asked.
+[[nodiscard]] Error handed_over(const std::string& pool);
+
 class ControlJob final : private ControlSink {
  public:
   // `wake` is called after something was queued.
   ControlJob(std::string peer, wire::ControlRequest request, std::function<void()> wake);
 
   [[nodiscard]] const std::string& peer() const { return peer_; }
-  void run(Pool& pool);                  // queues the reply
-  void cancel() VSNAP_EXCLUDES(mutex_);  // asks a long operation to stop
+  void run(Pool& pool);                 // queues the reply
+  void cancel() VSNAP_EXCLUDES(mutex_); // asks a long operation to stop
+  // The same, for a successor to be asked: one that gave up for it says so.
+  void hand_over() VSNAP_EXCLUDES(mutex_);
   void abandon() VSNAP_EXCLUDES(mutex_); // nobody listens any more: nothing is queued from now on
 
   // The serialized message to send next, which stays until pop(); nullopt: nothing now.
@@ -51,6 +56,7 @@ class ControlJob final : private ControlSink {
   std::deque<std::string> queue_ VSNAP_GUARDED_BY(mutex_);
   std::optional<std::pair<std::uint64_t, std::uint64_t>> progress_ VSNAP_GUARDED_BY(mutex_); // not yet told
   bool cancelled_ VSNAP_GUARDED_BY(mutex_) = false;
+  bool handed_over_ VSNAP_GUARDED_BY(mutex_) = false; // before anybody else cancelled it
   bool abandoned_ VSNAP_GUARDED_BY(mutex_) = false;
   bool finished_ VSNAP_GUARDED_BY(mutex_) = false;
 };

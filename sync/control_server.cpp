@@ -32,10 +32,11 @@ class Server final : public ControlServer {
  public:
   Server(Pool& pool, Options options)
       : pool_(pool), options_(std::move(options)), router_(context_, ZMQ_ROUTER) {}
-  ~Server() override { stop(); }
+  ~Server() override { stop(Stop::for_good); }
 
   Result<> listen();
-  void stop() override;
+  using ControlServer::stop;
+  void stop(Stop how) override;
 
  private:
   struct Active { // the actor's side of a job
@@ -51,11 +52,12 @@ class Server final : public ControlServer {
   void accept(const std::string& peer, wire::ControlRequest request);
   bool find_worker() VSNAP_REQUIRES(mutex_);
   void answer(const std::string& peer, wire::ControlReply reply);
-  void serve_all(bool told_to_stop);
+  void serve_all();
   void serve(Active& active, Clock::time_point now);
   Sent send(const std::string& peer, const std::string& message);
   [[nodiscard]] wire::ControlReply pong() const;
   [[nodiscard]] wire::ControlReply busy(const std::string& why) const;
+  [[nodiscard]] wire::ControlReply ending(bool successor) const;
   void worker();
   void wake() const;
 
@@ -74,6 +76,7 @@ class Server final : public ControlServer {
   std::vector<std::thread> workers_ VSNAP_GUARDED_BY(mutex_);
   std::size_t idle_ VSNAP_GUARDED_BY(mutex_) = 0;
   bool stopping_ VSNAP_GUARDED_BY(mutex_) = false;
+  bool successor_ VSNAP_GUARDED_BY(mutex_) = false; // is to come
 };
 
 Result<> Server::listen() {
@@ -99,10 +102,11 @@ Result<> Server::listen() {
   return {};
 }
 
-void Server::stop() {
+void Server::stop(Stop how) {
   std::vector<std::thread> workers;
   {
     MutexLock lock(mutex_);
+    if (!stopping_) successor_ = how == Stop::hand_over;
     stopping_ = true;
     workers.swap(workers_);
     work_.notify_all();
@@ -123,9 +127,11 @@ void Server::wake() const {
 void Server::actor() {
   for (;;) {
     bool told_to_stop = false;
+    bool successor = false;
     {
       MutexLock lock(mutex_);
       told_to_stop = stopping_;
+      successor = successor_;
     }
     if (told_to_stop && active_.empty()) return;
     try {
@@ -138,7 +144,10 @@ void Server::actor() {
       if (::read(wake_fd_, &count, sizeof count) < 0 && errno != EAGAIN)
         log::error("control socket: eventfd: {}", errno);
       if (!told_to_stop) receive();
-      serve_all(told_to_stop);
+      if (told_to_stop) {
+        for (const Active& active : active_) successor ? active.job->hand_over() : active.job->cancel();
+      }
+      serve_all();
     } catch (const zmq::error_t& e) {
       if (e.num() != EINTR) log::error("control socket: {}", e.what());
       if (e.num() == ETERM || e.num() == ENOTSOCK) return;
@@ -148,11 +157,10 @@ void Server::actor() {
   }
 }
 
-void Server::serve_all(bool told_to_stop) {
+void Server::serve_all() {
   retry_soon_ = false;
   const auto now = Clock::now();
   for (auto it = active_.begin(); it != active_.end();) {
-    if (told_to_stop) it->job->cancel();
     serve(*it, now);
     it = it->job->over() ? active_.erase(it) : std::next(it);
   }
@@ -214,7 +222,7 @@ void Server::handle(const std::string& peer, const zmq::message_t& body) {
                                : failure(ErrorKind::failed, EOPNOTSUPP, "this daemon cannot be replaced");
     wire::ControlReply reply;
     if (taken) reply.mutable_done();
-    answer(peer, taken ? std::move(reply) : wire::error_reply(taken.error().kind, taken.error().message));
+    answer(peer, taken ? std::move(reply) : wire::error_reply(taken.error()));
   } else if (active_.size() >= kMaxJobs) {
     answer(peer, busy(fmt::format("{} commands are running already (try again later)", active_.size())));
   } else {
@@ -223,7 +231,7 @@ void Server::handle(const std::string& peer, const zmq::message_t& body) {
 }
 
 void Server::accept(const std::string& peer, wire::ControlRequest request) {
-  const char* why = "being unmounted (try again)";
+  wire::ControlReply refusal;
   {
     MutexLock lock(mutex_);
     if (!stopping_) { // else the workers may be gone already
@@ -235,10 +243,12 @@ void Server::accept(const std::string& peer, wire::ControlRequest request) {
         return;
       }
       waiting_.pop_back();
-      why = "no thread for another command (try again)";
+      refusal = busy("no thread for another command (try again)");
+    } else {
+      refusal = ending(successor_);
     }
   }
-  answer(peer, busy(why));
+  answer(peer, std::move(refusal));
 }
 
 // Somebody will take the newest job: one who waits, a new one, or later one who is at work.
@@ -254,6 +264,11 @@ bool Server::find_worker() {
 
 wire::ControlReply Server::busy(const std::string& why) const {
   return wire::error_reply(ErrorKind::busy, fmt::format("{}: {}", options_.identity.pool, why));
+}
+
+wire::ControlReply Server::ending(bool successor) const {
+  if (!successor) return busy("being unmounted (try again)");
+  return wire::error_reply(handed_over(options_.identity.pool));
 }
 
 void Server::answer(const std::string& peer, wire::ControlReply reply) {

@@ -8,7 +8,10 @@
 //    client hears something at least once a second, also while its job waits for a worker.
 // 3. A job that changes the pool runs to its end, whether or not its client still listens. One that only
 //    looks is given up once nobody listens.
-// 4. Bounded: kMaxJobs jobs, kMaxWorkers threads, kMaxQueuedBatches messages a job, wire::kMaxRequestBytes a
+// 4. Where a successor is to come, who asked for what was not carried out, or not to its end, is told so:
+// kind
+//    busy, EAGAIN.
+// 5. Bounded: kMaxJobs jobs, kMaxWorkers threads, kMaxQueuedBatches messages a job, wire::kMaxRequestBytes a
 //    request. Nothing that arrives can do more than be refused.
 //
 // Threads: start(), stop() and the destructor from the owner's thread. Options::on_shutdown and
@@ -38,9 +41,11 @@ class ControlServer {
 
   // `pool` must outlive the server. Somebody else's stale socket at the path is replaced.
   static Result<std::unique_ptr<ControlServer>> start(Pool& pool, Options options);
-  virtual ~ControlServer() = default; // stop()
+  virtual ~ControlServer() = default;      // stop()
+  enum class Stop { for_good, hand_over }; // to a successor
   // Takes no more requests, asks running jobs to give up, waits for them, and sends what they answered.
-  virtual void stop() = 0;
+  virtual void stop(Stop how) = 0;
+  void stop() { stop(Stop::for_good); }
 };
 
 } // namespace vsnap

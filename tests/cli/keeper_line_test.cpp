@@ -44,7 +44,7 @@ TEST_CASE("many descriptors arrive, all of them and in order") {
     sent.push_back(::memfd_create("test", MFD_CLOEXEC));
     REQUIRE(::ftruncate(sent.back(), i + 1) == 0);
   }
-  REQUIRE(ends.daemon.send_descriptors(sent));
+  REQUIRE(ends.daemon.send_descriptors(Word::keep, sent));
   REQUIRE(ends.daemon.send(Word::ready));
   std::vector<int> got;
   for (;;) {
@@ -74,6 +74,7 @@ TEST_CASE("options go over as they are, and unknown ones are left out") {
   options.threads = 64;
   options.cache_bytes = 1ULL << 33;
   options.descriptors = 66;
+  options.held_members = 3;
   options.keeper_pid = 4711;
   std::string text = text_of(options).value();
   text.insert(1, "\"of_a_later_release\":[1,2],");

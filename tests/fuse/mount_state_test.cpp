@@ -41,6 +41,21 @@ TEST_CASE("a successor knows the handles that were open") {
   CHECK_FALSE(next->handle_opened_by(99));
 }
 
+TEST_CASE("a successor knows which handles the kernel may not have heard of") {
+  const auto state = MountState::make().value();
+  const auto first = state->add_handle(ObjectId(7), false, 100);
+  const auto second = state->add_handle(ObjectId(7), false, 102);
+  REQUIRE((first && second));
+  state->confirm_handle(*first);
+  state->remove_handle(*second);
+  const auto third = state->add_handle(ObjectId(7), false, 104);
+  state->confirm_handle(*second); // its place is another's now
+  const auto handles = successor_of(*state)->handles();
+  REQUIRE(handles.size() == 2);
+  for (const MountState::Handle& handle : handles)
+    CHECK(handle.opened_by == (handle.number == *third ? 104 : 0));
+}
+
 TEST_CASE("a number never comes again, and removing an old one does no harm") {
   const auto state = MountState::make().value();
   std::set<std::uint64_t> seen;
@@ -91,6 +106,34 @@ TEST_CASE("what was answered is known to those that follow") {
   third->note_answer(14);
   third->note_answer(16);
   CHECK_FALSE(third->was_answered(14)); // the kernel had that answer before the thread went on
+}
+
+TEST_CASE("a request has the same number for those that follow, and another in another mount") {
+  const auto state = MountState::make().value();
+  const auto other = MountState::make().value();
+  const RequestId request = state->request_id(10);
+  CHECK(request.number > 0);
+  CHECK(request.number >> 63 == 0);
+  CHECK(successor_of(*state)->request_id(10).number == request.number);
+  CHECK(state->request_id(12).number != request.number);
+  CHECK(other->request_id(10).number != request.number);
+}
+
+TEST_CASE("a successor knows the copies under way, as far as they are") {
+  const auto state = MountState::make().value();
+  for (std::uint64_t i = 1; i <= MountState::kMaxCopies; ++i)
+    REQUIRE(state->put_copy({ObjectId(2 * i), ObjectId(3), 10, 100}));
+  CHECK_FALSE(state->put_copy({ObjectId(1), ObjectId(3), 10, 100}));
+  CHECK(state->put_copy({ObjectId(2), ObjectId(5), 20, 200})); // in place of that of the same target
+  state->set_copied(ObjectId(2), 30);
+  for (std::uint64_t i = 2; i <= MountState::kMaxCopies; ++i) state->remove_copy(ObjectId(2 * i));
+  state->remove_copy(ObjectId(1));
+  const auto copies = successor_of(*state)->copies();
+  REQUIRE(copies.size() == 1);
+  CHECK(copies[0].to == ObjectId(2));
+  CHECK(copies[0].from == ObjectId(5));
+  CHECK(copies[0].done_bytes == 30);
+  CHECK(copies[0].size_bytes == 200);
 }
 
 TEST_CASE("INIT and the numbers of directories go on") {

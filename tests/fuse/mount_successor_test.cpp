@@ -3,7 +3,10 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
+#include <csignal>
 #include <cstring>
 #include <functional>
 
@@ -50,20 +53,36 @@ class Kept {
   }
   [[nodiscard]] bool can_go_on() const { return can_go_on_; }
   void hand_over() { serving->end(MountSession::Stop::hand_over); }
-  void go_on() {
-    std::vector<int> copies;
-    for (const int fd : descriptors_) copies.push_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    serve(KernelMount::adopt(options.mount_point, copies).value());
-  }
-  // Reads a request as a worker does that then dies. Its number.
-  std::uint64_t take_request() {
+  void go_on() { serve(adopt()); }
+  // Reads a request as a worker does that then dies, once it has answered those that only look. Its number.
+  std::uint64_t take_request(std::uint32_t opcode) {
     std::vector<std::byte> buffer(2U << 20);
-    const ssize_t length = ::read(descriptors_.at(1), buffer.data(), buffer.size());
-    REQUIRE(length >= static_cast<ssize_t>(sizeof(fuse_in_header)));
-    fuse_in_header header{};
-    std::memcpy(&header, buffer.data(), sizeof header);
-    CHECK(header.opcode == FUSE_WRITE);
-    return header.unique;
+    for (;;) {
+      const ssize_t length = ::read(descriptors_.at(1), buffer.data(), buffer.size());
+      REQUIRE(length >= static_cast<ssize_t>(sizeof(fuse_in_header)));
+      fuse_in_header header{};
+      std::memcpy(&header, buffer.data(), sizeof header);
+      if (header.opcode == FUSE_GETATTR) {
+        fuse_attr_out out{};
+        out.attr = attributes(header.nodeid);
+        answer(header, 0, std::as_bytes(std::span(&out, 1)));
+      } else if (header.opcode == FUSE_LOOKUP) {
+        const auto info = pool->find({reinterpret_cast<const char*>(buffer.data()) + sizeof header, {}});
+        fuse_entry_out out{};
+        if (info) out.nodeid = info->id.value();
+        out.attr = attributes(out.nodeid);
+        answer(header, info ? 0 : -ENOENT, std::as_bytes(std::span(&out, info ? 1 : 0)));
+      } else if (header.opcode == opcode) {
+        return header.unique;
+      } // others nobody waits for: they come again
+    }
+  }
+
+  // As a daemon does that dies before it reads what it asked for.
+  void ask_again_and_die() {
+    const auto mount = adopt();
+    mount->ask_again();
+    mount->leave();
   }
 
   std::unique_ptr<ModelPool> pool = ModelPool::make("lab");
@@ -75,6 +94,28 @@ class Kept {
   void serve(std::unique_ptr<KernelMount> mount) {
     serving = std::make_unique<Serving>(*pool, options, std::move(mount));
   }
+  [[nodiscard]] std::unique_ptr<KernelMount> adopt() const {
+    std::vector<int> copies;
+    for (const int fd : descriptors_) copies.push_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    return KernelMount::adopt(options.mount_point, copies).value();
+  }
+  static fuse_attr attributes(std::uint64_t node) {
+    fuse_attr out{};
+    out.ino = node;
+    out.mode = node == FUSE_ROOT_ID ? S_IFDIR | 0755 : S_IFREG | 0600;
+    out.nlink = 1;
+    return out;
+  }
+  void answer(const fuse_in_header& request, int error, std::span<const std::byte> content) const {
+    fuse_out_header header{};
+    header.len = static_cast<std::uint32_t>(sizeof header + content.size());
+    header.error = error;
+    header.unique = request.unique;
+    const iovec parts[] = {{&header, sizeof header},
+                           {const_cast<std::byte*>(content.data()), content.size()}};
+    CHECK(::writev(descriptors_.at(1), parts, 2) == header.len);
+  }
+
   std::vector<int> descriptors_;
   bool can_go_on_ = false; // on this kernel
 };
@@ -133,7 +174,7 @@ TEST_CASE("a request that nobody answered comes again") {
     kept.hand_over();
     ssize_t written = 0;
     std::thread client([&] { written = write_text(fd, "beside"); });
-    kept.take_request();
+    kept.take_request(FUSE_WRITE);
     kept.go_on();
     client.join();
     CHECK(written == 6);
@@ -148,7 +189,7 @@ TEST_CASE("a write that was carried out up to its answer is only answered when i
     kept.hand_over();
     ssize_t written = 0;
     std::thread client([&] { written = write_text(fd, "older!"); });
-    kept.state->note_answer(kept.take_request()); // and then somebody else wrote "newer!"
+    kept.state->note_answer(kept.take_request(FUSE_WRITE)); // and then somebody else wrote "newer!"
     kept.go_on();
     client.join();
     CHECK(written == 6);
@@ -168,5 +209,186 @@ TEST_CASE("what the kernel has cached of files that changed meanwhile is dropped
     kept.go_on();
     for (int i = 0; i < 500 && text_in(fd) != "newer!"; ++i) ::usleep(10000);
     CHECK(text_in(fd) == "newer!");
+  });
+}
+
+namespace {
+
+// What a daemon carried out that dies before it can answer: `call` is made while none serves; `carry_out` is
+// what that daemon does with the request. Then commands do what they like, and the next one serves.
+template <class Call>
+int outcome_of_resent(Kept& kept, std::uint32_t opcode, Call call, const std::function<void()>& carry_out,
+                      const std::function<void()>& meanwhile) {
+  CHECK(::access(kept.options.mount_point.c_str(), F_OK) == 0); // it serves
+  kept.hand_over();
+  int error = 0;
+  std::thread client([&] { error = call() < 0 ? errno : 0; });
+  const std::uint64_t request = kept.take_request(opcode);
+  {
+    const AskedBy asked(kept.state->request_id(request));
+    carry_out();
+  }
+  meanwhile();
+  kept.go_on();
+  client.join();
+  return error;
+}
+
+void remove_view(ModelPool& pool, const std::string& name) {
+  const ViewName gone{name, {}};
+  CHECK(pool.remove(std::span(&gone, 1), {.even_if_open = true}));
+}
+
+void make_view(ModelPool& pool, const std::string& name) { CHECK(pool.create_volume(name, 4096)); }
+
+} // namespace
+
+TEST_CASE("an unlink that comes again removes nothing that a command has made meanwhile") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    ModelPool& pool = *kept.pool;
+    make_view(pool, "v");
+    const auto unlink_it = [&] { return ::unlink((directory + "/v").c_str()); };
+    CHECK(outcome_of_resent(
+              kept, FUSE_UNLINK, unlink_it, [&] { remove_view(pool, "v"); }, [&] { make_view(pool, "v"); }) ==
+          0);
+    CHECK(names_in(directory) == std::vector<std::string>{"v"});
+    // Not carried out: it is now.
+    CHECK(outcome_of_resent(
+              kept, FUSE_UNLINK, unlink_it, [] {}, [] {}) == 0);
+    CHECK(names_in(directory).empty());
+    // Nor this one, and a command was quicker.
+    make_view(pool, "v");
+    CHECK(outcome_of_resent(
+              kept, FUSE_UNLINK, unlink_it, [] {}, [&] { remove_view(pool, "v"); }) == ENOENT);
+  });
+}
+
+TEST_CASE("a rename that comes again moves and replaces nothing that a command has made meanwhile") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    ModelPool& pool = *kept.pool;
+    make_view(pool, "a");
+    const ObjectId moved = pool.find({"a", {}})->id;
+    const auto rename_it = [&] { return ::rename((directory + "/a").c_str(), (directory + "/b").c_str()); };
+    CHECK(outcome_of_resent(
+              kept, FUSE_RENAME, rename_it,
+              [&] {
+                CHECK(pool.rename({"a", {}}, "b"));
+              },
+              [&] { make_view(pool, "a"); }) == 0);
+    CHECK(pool.find({"b", {}})->id == moved);
+    CHECK(names_in(directory) == std::vector<std::string>{"a", "b"});
+    remove_view(pool, "b");
+    // Carried out, and taken back by a command.
+    CHECK(outcome_of_resent(
+              kept, FUSE_RENAME, rename_it,
+              [&] {
+                CHECK(pool.rename({"a", {}}, "b"));
+              },
+              [&] {
+                CHECK(pool.rename({"b", {}}, "a"));
+              }) == 0);
+    CHECK(names_in(directory) == std::vector<std::string>{"a"});
+    CHECK(outcome_of_resent(
+              kept, FUSE_RENAME, rename_it, [] {}, [] {}) == 0);
+    CHECK(names_in(directory) == std::vector<std::string>{"b"});
+  });
+}
+
+TEST_CASE("a file that was made before its creation came again is the one that is opened") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    ModelPool& pool = *kept.pool;
+    const auto create = [&] {
+      const int fd = ::open((directory + "/v").c_str(), O_RDWR | O_CREAT | O_EXCL, 0640);
+      return fd < 0 ? fd : ::close(fd);
+    };
+    CHECK(outcome_of_resent(
+              kept, FUSE_CREATE, create, [&] { CHECK(pool.create_volume("v", 0)); }, [] {}) == 0);
+    CHECK(pool.find({"v", {}})->mode == 0640);
+    remove_view(pool, "v");
+    // A command made it.
+    CHECK(outcome_of_resent(
+              kept, FUSE_CREATE, create, [] {}, [&] { CHECK(pool.create_volume("v", 0)); }) == EEXIST);
+    CHECK(pool.find({"v", {}})->mode != 0640);
+  });
+}
+
+namespace {
+
+// A process that opens the file, and then waits to be killed.
+class Opener {
+ public:
+  explicit Opener(const std::string& path) : pid_(::fork()) {
+    if (pid_ != 0) return;
+    ::_exit(::open(path.c_str(), O_RDWR) >= 0 ? ::pause() : 1);
+  }
+  ~Opener() { kill(); }
+  void kill() {
+    if (pid_ <= 0) return;
+    CHECK(::kill(pid_, SIGKILL) == 0);
+    CHECK(::waitpid(pid_, nullptr, 0) == pid_);
+    pid_ = 0;
+  }
+
+ private:
+  pid_t pid_;
+};
+
+} // namespace
+
+TEST_CASE("a file that was opened for who was killed before he heard of it is closed") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    make_view(*kept.pool, "v");
+    const ObjectId id = kept.pool->find({"v", {}})->id;
+    CHECK(names_in(directory) == std::vector<std::string>{"v"});
+    kept.hand_over();
+    Opener killed(directory + "/v");
+    const std::uint64_t first = kept.take_request(FUSE_OPEN);
+    REQUIRE(kept.state->add_handle(id, false, first));
+    Opener waits(directory + "/v");
+    const std::uint64_t second = kept.take_request(FUSE_OPEN);
+    REQUIRE(kept.state->add_handle(id, false, second));
+    kept.ask_again_and_die();
+    killed.kill(); // the kernel has given up its request
+    kept.go_on();
+    CHECK(::access(directory.c_str(), F_OK) == 0);
+    const auto opened_by = [&](std::uint64_t request) { return kept.state->handle_opened_by(request); };
+    CHECK_FALSE(opened_by(first)); // that access() was the first request that had not come before
+    for (int i = 0; i < 500 && opened_by(second); ++i) ::usleep(10000);
+    CHECK(kept.state->handles().size() == 1);
+    CHECK(kept.pool->find({"v", {}})->open_handles == 1);
+  });
+}
+
+TEST_CASE("a long copy that is cut has the size that was copied, and one that goes on is shared to its end") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    constexpr std::int64_t kSize = 6LL << 30;
+    constexpr std::int64_t kChunk = (4LL << 30) - 4096; // the kernel's longest
+    ModelPool& pool = *kept.pool;
+    CHECK(pool.create_volume("from", kSize));
+    const Fd from(directory + "/from", O_RDONLY);
+    for (const bool goes_on : {false, true}) {
+      const std::string name = goes_on ? "whole" : "cut";
+      CHECK(pool.create_volume(name, 0));
+      Fd to(directory + "/" + name, O_RDWR);
+      REQUIRE((from.ok() && to.ok()));
+      const auto copy = [&](off_t at) {
+        off_t source = at;
+        off_t target = at;
+        return ::copy_file_range(from.get(), &source, to.get(), &target, kSize, 0);
+      };
+      CHECK(copy(0) == kChunk);
+      kept.hand_over();
+      kept.go_on();
+      struct stat info = {};
+      CHECK(::fstat(to.get(), &info) == 0);
+      CHECK(info.st_size == kChunk);
+      if (goes_on) CHECK(copy(kChunk) == kSize - kChunk);
+      to.close();
+      const auto size = [&] { return static_cast<std::int64_t>(pool.find({name, {}})->size_bytes); };
+      const std::int64_t expected = goes_on ? kSize : kChunk;
+      for (int i = 0; i < 500 && size() != expected; ++i) ::usleep(10000); // the release comes later
+      CHECK(size() == expected);
+      CHECK(kept.state->copies().empty());
+    }
   });
 }

@@ -272,12 +272,11 @@ class Lab:
         """Starts a command and leaves it running."""
         return subprocess.Popen(
             [os.fspath(word) for word in argv],
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env=self.env,
-            **{"cwd": self.path, **options},
+            **{"stdin": subprocess.DEVNULL, "cwd": self.path, **options},
         )
 
     def vsnap(self, *arguments, **options):

@@ -6,7 +6,6 @@ VSNAP_KILLS: how many times each load goes through it (20).
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,12 @@ from pathlib import Path
 from support import (BLOCK, MIB, VSNAP, LabTest, is_running, keeper_of, main, read_all, seeded, wait_until)
 
 KILLS = int(os.environ.get("VSNAP_KILLS") or 20)
+
+
+def connections_to(socket):
+    """Made and not closed by whoever listens there."""
+    rows = Path("/proc/net/unix").read_text().splitlines()
+    return sum(row.endswith(f" {socket}") for row in rows) - 1
 
 
 class OutliveTest(LabTest):
@@ -234,6 +239,60 @@ class Processes(OutliveTest):
         self.assertEqual(len(self.lab.views()), 6)
         self.end()
 
+    def test_each_command_is_carried_out_once_while_daemons_change(self):
+        """Whatever a daemon had done of it when it was killed or replaced."""
+        self.lab.vsnap("create", "p/v", "--size", "1M")
+        stop, failed, turns = threading.Event(), [], [0, 0]
+
+        def ask(*arguments):
+            done = self.lab.vsnap(*arguments, code=None)
+            if done.code != 0:
+                failed.append(str(done))
+                stop.set()
+
+        def turn(index):
+            while not stop.is_set():
+                name = f"{index}-{turns[index]}"
+                ask("snapshot", f"p/v@{name}")
+                ask("clone", f"p/v@{name}", f"a{name}")
+                ask("rename", f"p/a{name}", f"b{name}")
+                ask("create", f"p/c{name}", "--size", "4K")
+                ask("rm", "-y", f"p/b{name}", f"p/v@{name}")
+                turns[index] += 1
+
+        threads = [threading.Thread(target=turn, args=(index,)) for index in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for count in range(2 * KILLS):
+                if stop.wait(self.random.uniform(0, 0.3)):
+                    break
+                if count % 2:
+                    ask("upgrade", "p")
+                else:
+                    self.kill()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        self.assertEqual(failed, [])
+        expected = {f"c{index}-{turn}" for index in range(2) for turn in range(turns[index])}
+        self.assertEqual(set(self.lab.views()), expected | {"v"})
+        self.end()
+
+    def test_what_was_asked_of_a_daemon_that_died_is_asked_of_the_next(self):
+        self.lab.vsnap("create", "p/v", "--size", "1M")
+        pid = self.lab.daemon_pid()
+        os.kill(pid, signal.SIGSTOP)  # it takes the request, and does nothing any more
+        waiting = self.lab.start(VSNAP, "snapshot", "p/v@s")
+        # The first one only looks whether somebody listens.
+        wait_until(lambda: connections_to(self.lab.path / "run/p.sock") > 1, what="asked")
+        os.kill(pid, signal.SIGKILL)
+        output = waiting.communicate(timeout=30)[0]
+        self.assertEqual(waiting.returncode, 0, output)
+        self.assertIn("v@s", self.lab.views())
+        self.end()
+
     def test_what_is_open_is_so_for_commands_too_while_daemons_change(self):
         path = self.point / "v"
         path.write_bytes(b"content")
@@ -248,7 +307,7 @@ class Processes(OutliveTest):
                 time.sleep(self.random.uniform(0, 0.03))
             else:
                 os.kill(self.lab.daemon_pid(), signal.SIGKILL)
-            self.lab.vsnap("rm", "-y", "p/v", code=(4, 7))  # 7: it was asked of a daemon that just ended
+            self.lab.vsnap("rm", "-y", "p/v", code=4)
             self.assertEqual(os.pread(held, 20, 0), b"content")
             self.assertEqual(os.pread(removed, 20, 0), b"removed")
             if change:
@@ -266,24 +325,30 @@ class Processes(OutliveTest):
         log = (self.lab.path / "run/p.log").read_text()
         self.mentions(log, f"pid {pid}, was ended by signal 9", "served again")
 
-    def test_a_successor_waits_for_who_holds_a_member(self):
-        path = self.point / "v"
-        path.write_bytes(b"content")
-        pid = self.lab.daemon_pid()
-        keeper = keeper_of(pid)
-        os.kill(keeper, signal.SIGSTOP)  # nobody starts a successor yet
-        os.kill(pid, signal.SIGKILL)
-        held = os.open(self.lab.path / "p-0.img", os.O_RDWR)
-        fcntl.flock(held, fcntl.LOCK_EX)
-        os.kill(keeper, signal.SIGCONT)
-        got = []
-        reader = threading.Thread(target=lambda: got.append(read_all(path)))
-        reader.start()
-        time.sleep(1)
-        self.assertEqual(got, [])
-        os.close(held)
-        reader.join()
-        self.assertEqual(got, [b"content"])
+    def test_nobody_else_gets_the_pool_between_two_daemons(self):
+        """Nor what is removed and still open: a command that knows nothing of the mount would free it."""
+        other = {"VSNAP_RUNTIME_DIR": f"{self.lab.path}/other"}
+        self.lab.vsnap("create", "p/v", "--size", "1M")
+        self.lab.vsnap("pool", "add", "p", self.lab.path / "added.img", "--size", "64M")
+        (self.point / "gone").write_bytes(b"removed")
+        # Another process has it open: each command that starts here would close it, and wait for a daemon.
+        holder = self.lab.start("sh", "-c", 'exec 3<"$1" && echo open && read line && cat <&3', "sh",
+                                self.point / "gone", stdin=subprocess.PIPE)
+        self.assertEqual(holder.stdout.readline(), "open\n")
+        os.unlink(self.point / "gone")
+        for _ in range(3):
+            pid = self.lab.daemon_pid()
+            keeper = keeper_of(pid)
+            os.kill(keeper, signal.SIGSTOP)  # nobody starts a successor yet
+            try:
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda pid=pid: not is_running(pid), what="killed")
+                for command in (("ls", "p"), ("snapshot", "p/v@s"), ("pool", "destroy", "-y", "p")):
+                    self.mentions(self.lab.vsnap(*command, code=4, env=other).err, "in use")
+            finally:
+                os.kill(keeper, signal.SIGCONT)
+        self.assertEqual(holder.communicate("go on\n", timeout=30)[0], "removed")
+        self.assertEqual(set(self.lab.views()), {"v"})
         self.end()
 
     def test_the_keeper_ends_in_order_on_a_signal(self):

@@ -66,6 +66,7 @@ class ModelPool : public Pool {
   Result<DiskUsage> disk_usage() override;
   [[nodiscard]] SpaceInfo space() override;
 
+  Result<std::optional<ObjectId>> carried_out(RequestId request) override;
   Result<> add_member(const MemberSpec& member, bool force) override;
   Result<ViewInfo> create_volume(const std::string& volume, std::uint64_t size_bytes) override;
   using Pool::rename;
@@ -133,6 +134,7 @@ class ModelPool : public Pool {
   }
   void set_size(ModelObject& object, std::uint64_t size_bytes) VSNAP_REQUIRES(mutex_);
   SpaceInfo space_locked() VSNAP_REQUIRES(mutex_);
+  void next_generation() VSNAP_REQUIRES(mutex_);
 
   const std::string name_;
   Mutex mutex_;
@@ -141,6 +143,7 @@ class ModelPool : public Pool {
   std::uint64_t next_stamp_ VSNAP_GUARDED_BY(mutex_) = 1;
   bool keep_unlinked_ VSNAP_GUARDED_BY(mutex_) = false;
   std::uint64_t generation_ VSNAP_GUARDED_BY(mutex_) = 1;
+  std::map<std::uint64_t, ObjectId> carried_out_ VSNAP_GUARDED_BY(mutex_); // by request
   std::uint64_t capacity_bytes_ VSNAP_GUARDED_BY(mutex_) = kDefaultCapacityBytes;
   std::vector<MemberInfo> members_ VSNAP_GUARDED_BY(mutex_);
   std::function<void()> before_write_ VSNAP_GUARDED_BY(mutex_);

@@ -9,6 +9,17 @@
 
 namespace vsnap {
 
+void ModelPool::next_generation() {
+  ++generation_;
+  if (const auto request = AskedBy::current()) carried_out_[request->number] = ObjectId(next_id_ - 1);
+}
+
+Result<std::optional<ObjectId>> ModelPool::carried_out(RequestId request) {
+  MutexLock lock(mutex_);
+  const auto found = carried_out_.find(request.number);
+  return found == carried_out_.end() ? std::nullopt : std::optional(found->second);
+}
+
 Result<ModelPool::Object> ModelPool::free_volume_name(const std::string& volume) {
   VSNAP_TRY(check_name("volume", volume));
   if (look_up(ViewName{volume, {}})) {
@@ -111,7 +122,7 @@ Result<> ModelPool::add_member(const MemberSpec& member, bool) {
   info.size_bytes = info.free_bytes = member.size_bytes;
   members_.push_back(std::move(info));
   capacity_bytes_ += member.size_bytes;
-  ++generation_;
+  next_generation();
   return {};
 }
 
@@ -202,7 +213,7 @@ Result<ViewInfo> ModelPool::create_volume(const std::string& volume, std::uint64
     }
     object->info.size_bytes = size_bytes;
     objects_[next_id_++] = object;
-    ++generation_;
+    next_generation();
     info = describe(*object);
   }
   announce({{volume}, {}});
@@ -235,7 +246,7 @@ Result<> ModelPool::rename(const ViewName& from, const std::string& new_name, bo
       (from.is_snapshot() ? each->info.name.snapshot : each->info.name.volume) = new_name;
       events.entries.push_back(each->info.name.text());
     }
-    ++generation_;
+    next_generation();
   }
   announce(events);
   return {};
@@ -257,7 +268,7 @@ Result<> ModelPool::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shr
                                  name_, volume));
     }
     set_size(*object, size_bytes);
-    ++generation_;
+    next_generation();
     events.contents.push_back(object->info.id);
   }
   announce(events);
@@ -276,7 +287,7 @@ Result<> ModelPool::set_attributes(ObjectId id, std::optional<std::uint32_t> mod
   if (uid) object->info.uid = *uid;
   if (gid) object->info.gid = *gid;
   if (modified_ns) object->info.modified_ns = *modified_ns;
-  ++generation_;
+  next_generation();
   return {};
 }
 
@@ -297,7 +308,7 @@ Result<> ModelPool::snapshot(std::span<const ViewName> names) {
       copy_as_snapshot(**look_up(ViewName{name.volume, {}}), name.snapshot);
       events.entries.push_back(name.text());
     }
-    ++generation_;
+    next_generation();
   }
   announce(events);
   return {};
@@ -332,7 +343,7 @@ Result<RollbackResult> ModelPool::rollback(const ViewName& to, bool discard, boo
     volume->info.size_bytes = snapshot->info.size_bytes;
     volume->info.modified_ns = Env::real().wall_clock_ns();
     volume->starts_from = snapshot->info.id;
-    ++generation_;
+    next_generation();
     events.contents.push_back(volume->info.id);
   }
   announce(events);
@@ -355,7 +366,7 @@ Result<ViewInfo> ModelPool::clone(const ViewName& from, const std::string& new_v
     object->clone_of = object->starts_from = origin->info.id;
     object->blocks = origin->blocks;
     objects_[next_id_++] = object;
-    ++generation_;
+    next_generation();
     info = describe(*object);
   }
   announce({{new_volume}, {}});
@@ -378,7 +389,7 @@ Result<> ModelPool::share_into(ObjectId from, ObjectId to) {
     object->info.modified_ns = Env::real().wall_clock_ns();
     object->family = origin->family;
     object->starts_from = from;
-    ++generation_;
+    next_generation();
   }
   announce({{}, {to}});
   return {};
@@ -398,7 +409,7 @@ Result<> ModelPool::flatten(const std::string& volume, const Progress& progress)
   own.push_back(object);
   for (const Object& each : own) each->family = object->info.id.value();
   for (auto& [index, block] : object->blocks) block.stamp = next_stamp_++;
-  ++generation_;
+  next_generation();
   return {};
 }
 
@@ -444,7 +455,7 @@ Result<RemovalPlan> ModelPool::remove(std::span<const ViewName> names, RemoveOpt
       object->removed = true;
       if (object->handles == 0) objects_.erase(object->info.id.value());
     }
-    ++generation_;
+    next_generation();
   }
   announce(events);
   return plan;

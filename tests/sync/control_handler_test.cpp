@@ -207,5 +207,65 @@ TEST_CASE_METHOD(Fixture, "status, list, df and check answer on an empty pool") 
   CHECK(ask([](auto& r) { r.mutable_wait_removals(); }).has_done());
 }
 
+TEST_CASE_METHOD(Fixture, "what is asked for again under the same id is done once, and answered as before") {
+  volume("vm1");
+  snapshot("vm1", "monday");
+  std::uint64_t id = 0;
+  const auto twice = [&](const std::function<void(wire::ControlRequest&)>& fill) {
+    ++id;
+    const auto first = ask([&](wire::ControlRequest& request) {
+      fill(request);
+      request.set_id(id);
+    });
+    const std::uint64_t generation = pool->status().generation;
+    const auto second = ask([&](wire::ControlRequest& request) {
+      fill(request);
+      request.set_id(id);
+      request.set_again(true);
+    });
+    CHECK(pool->status().generation == generation);
+    INFO(second.ShortDebugString());
+    CHECK(first.SerializeAsString() == second.SerializeAsString());
+    CHECK_FALSE(second.has_error());
+  };
+  twice([](wire::ControlRequest& r) { *r.mutable_snapshot()->add_names() = name("vm1", "tuesday"); });
+  twice([](wire::ControlRequest& r) { r.mutable_create_volume()->set_name("vm2"); });
+  twice([](wire::ControlRequest& r) {
+    *r.mutable_clone()->mutable_from() = name("vm1", "monday");
+    r.mutable_clone()->set_new_volume("vm3");
+  });
+  twice([](wire::ControlRequest& r) {
+    *r.mutable_rename()->mutable_from() = name("vm3");
+    r.mutable_rename()->set_new_name("vm4");
+  });
+  twice([](wire::ControlRequest& r) { *r.mutable_rollback()->mutable_to() = name("vm1", "monday"); });
+  twice([](wire::ControlRequest& r) { *r.mutable_rollback()->mutable_to() = name("vm1", "monday"); });
+  CHECK(pool->find({"vm1", "before-rollback-2"}));
+  twice([](wire::ControlRequest& r) { *r.mutable_remove()->add_names() = name("vm2"); });
+  twice([](wire::ControlRequest& r) {
+    r.mutable_add_member()->set_path("/b");
+    r.mutable_add_member()->set_size_bytes(1 << 20);
+  });
+  CHECK(pool->status().members.size() == 1);
+}
+
+TEST_CASE_METHOD(Fixture, "what is asked for again and was not done is done now") {
+  volume("vm1");
+  const auto again = [](wire::ControlRequest& request) {
+    *request.mutable_snapshot()->add_names() = name("vm1", "monday");
+    request.set_id(7);
+    request.set_again(true);
+  };
+  CHECK_FALSE(ask(again).has_error());
+  CHECK(pool->find({"vm1", "monday"}));
+  // Another command's snapshot of that name is not this one's.
+  const auto other = refused([](wire::ControlRequest& request) {
+    *request.mutable_snapshot()->add_names() = name("vm1", "monday");
+    request.set_id(8);
+    request.set_again(true);
+  });
+  CHECK(other.errno_value == EEXIST);
+}
+
 } // namespace
 } // namespace vsnap

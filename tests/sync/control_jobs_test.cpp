@@ -147,5 +147,29 @@ TEST_CASE_METHOD(Fixture, "a server that stops tells its clients how their jobs 
   CHECK(got->has_error());
 }
 
+TEST_CASE_METHOD(Fixture, "a server that hands over sends its clients to its successor") {
+  Listener sink;
+  auto reply = std::async(std::launch::async, [&] { return ask(flatten_request(), sink); });
+  REQUIRE(becomes_true(pool.running));
+  server->stop(ControlServer::Stop::hand_over);
+  const auto got = reply.get();
+  REQUIRE(got);
+  REQUIRE(got->has_error());
+  const Error error = wire::from_wire(got->error());
+  CHECK(error.kind == ErrorKind::busy);
+  CHECK(error.errno_value == EAGAIN);
+}
+
+TEST_CASE_METHOD(Fixture, "what its client gave up is not for the successor") {
+  Listener sink;
+  sink.go_on = false;
+  auto reply = std::async(std::launch::async, [&] { return ask(flatten_request(), sink); });
+  const auto got = reply.get();
+  server->stop(ControlServer::Stop::hand_over);
+  REQUIRE(got);
+  REQUIRE(got->has_error());
+  CHECK(got->error().errno_value() == ECANCELED);
+}
+
 } // namespace
 } // namespace vsnap

@@ -26,6 +26,7 @@ class SlowPool final : public Pool {
   Result<ViewInfo> info(ObjectId id) override { return inner_->info(id); }
   Result<DiskUsage> disk_usage() override { return inner_->disk_usage(); }
   SpaceInfo space() override { return inner_->space(); }
+  Result<std::optional<ObjectId>> carried_out(RequestId r) override { return inner_->carried_out(r); }
   Result<> add_member(const MemberSpec& m, bool f) override { return inner_->add_member(m, f); }
   Result<ViewInfo> create_volume(const std::string& n, std::uint64_t s) override {
     return inner_->create_volume(n, s);
