@@ -99,6 +99,11 @@ ViewInfo Objects::describe(const Object& object) {
   info.gid = owner.gid;
   info.open_handles = object.open_handles;
   if (object.kind == ViewKind::volume) info.origin = origin_of(object);
+  if (const auto& copy = object.branch->copy) {
+    const bool is_full = copy->snapshot == object.id;
+    if (is_full) info.form = ViewForm::full;
+    if (is_full || (!copy->snapshot && object.kind == ViewKind::volume)) info.state = state_of(*copy);
+  }
   return info;
 }
 
