@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 #include <algorithm>
 
-#include "core/assert.h"
+#include "core/planted.h"
 
 namespace vsnap {
 namespace {
@@ -39,7 +39,7 @@ Result<BranchCopier::Piece> BranchCopier::copy(BranchId branch, BlockIndex from,
   }
   VSNAP_TRY_ASSIGN(const std::vector<Copied> copies, allocate(plan, members));
   auto done = write(copies);
-  if (done) done = engine_.flush();
+  if (done && !planted(Fault::piece_not_flushed)) done = engine_.flush();
   if (done) done = store(branch, plan.piece, copies, hooks);
   if (!done) {
     give_back(copies);
@@ -100,6 +100,7 @@ void BranchCopier::choose_runs(const Branch& branch, RegionIndex region, BlockIn
     block = end;
   }
   plan.piece.next = first_block(region) + BlockCount(block); // perhaps that of the next region
+  if (planted(Fault::copy_ends_early) && region.value() > 0) plan.piece.next.reset();
 }
 
 Result<> BranchCopier::read(const Plan& plan) {

@@ -24,8 +24,8 @@ namespace vsnap {
 
 class BranchCopier {
  public:
-  static constexpr std::uint64_t kPieceBlocks = 256; // 1 MiB: as much work as a crash may repeat
-  static constexpr std::size_t kPieceRuns = 64;      // each is a read of its own, and a row
+  static constexpr std::uint64_t kPieceBlocks = 1024; // 4 MiB: as much work as a crash may repeat
+  static constexpr std::size_t kPieceRuns = 64;       // each is a read of its own, and a row
 
   BranchCopier(Engine& engine, Objects& objects) : engine_(engine), objects_(objects) {}
 

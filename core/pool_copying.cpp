@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "core/log.h"
+#include "core/planted.h"
 #include "core/pool_impl.h"
 
 namespace vsnap {
@@ -84,7 +85,7 @@ Result<> PoolImpl::copy_piece(BranchId id) {
     if (branch == nullptr || !branch->copy || branch->copy->finished()) return {};
     copy = *branch->copy;
   }
-  if (engine_->committed() < copy.line) {
+  if (engine_->committed() < copy.line && !planted(Fault::copy_of_old_line)) {
     if (auto committed = engine_->commit(); !committed) return note_trouble(id, committed);
   }
   const std::int64_t begin_ns = env_.monotonic_ns();

@@ -23,11 +23,24 @@ Result<> PoolImpl::snapshot_full(const ViewName& name, const FullSnapshotOptions
 Result<PoolImpl::NewSnapshot> PoolImpl::new_full(const ViewName& name, const FullSnapshotOptions& options) {
   VSNAP_TRY_ASSIGN(ObjectPtr snapshot, new_snapshot(name));
   VSNAP_TRY(check_free(name));
+  VSNAP_TRY(check_copies_known());
   FullCopy copy;
   VSNAP_TRY_ASSIGN(copy.members, members_named(options.members));
   copy.bytes_per_second = options.bytes_per_second;
   VSNAP_TRY(check_fits(name, *snapshot->volume, copy.members));
   return with_own_branch(std::move(snapshot), std::move(copy));
+}
+
+// The catalog of an older pool gets the table when it is opened, if there is space.
+Result<> PoolImpl::check_copies_known() {
+  return engine_->db().read([&](SQLite::Database& db) -> Result<> {
+    if (db.tableExists("copy")) return {};
+    return failure(
+        ErrorKind::no_space,
+        fmt::format("pool {}: there was no space to bring its catalog to the present version (make "
+                    "some, and open it again)",
+                    name_));
+  });
 }
 
 // The snapshot sees the branch's first number, and nobody writes to it.

@@ -173,6 +173,7 @@ class PoolImpl final : public Pool {
   // Full-sized snapshots
   Result<NewSnapshot> new_full(const ViewName& name, const FullSnapshotOptions& options)
       VSNAP_REQUIRES(config_mutex_);
+  [[nodiscard]] Result<> check_copies_known();
   [[nodiscard]] static NewSnapshot with_own_branch(ObjectPtr snapshot, FullCopy copy);
   Result<std::vector<std::uint32_t>> members_named(const std::vector<std::string>& names);
   Result<> check_fits(const ViewName& name, const Object& volume, const std::vector<std::uint32_t>& members);

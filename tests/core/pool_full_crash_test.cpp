@@ -41,9 +41,21 @@ struct Confirmed {
   bool taken = false, refreshed = false, complete = false, split = false;
 };
 
+// So that the catalog does not have all yet of what is to be preserved.
+void write_anew(CrashLab& lab) {
+  const auto v = lab.pool->find({"v", {}});
+  if (!v) return;
+  const auto handle = lab.pool->open_view(v->id);
+  for (std::uint64_t at = 0; handle && at < 4 * kMiB; at += kMiB) {
+    if (!(*handle)->discard(at, kBlockBytes)) return;
+    if (!(*handle)->write(at, block_of(FullLab::stamp(at)))) return;
+  }
+}
+
 // All that can be done with one, until something fails.
 void work(CrashLab& lab, Confirmed& confirmed) {
   const auto answered = [&](bool done) { return done && !lab.env.killed(); };
+  write_anew(lab);
   confirmed.taken = confirmed.taken || answered(lab.full().has_value());
   if (!confirmed.taken) return;
   static_cast<void>(lab.some("v@f", 2));

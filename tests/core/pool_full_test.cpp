@@ -127,7 +127,7 @@ TEST_CASE("a copy without space says so, and goes on when there is some") {
 TEST_CASE("a source that cannot be read stops the copy, which says so and is never taken for whole") {
   FullLab lab;
   REQUIRE(lab.full().has_value());
-  REQUIRE_FALSE(lab.copy(2));
+  REQUIRE_FALSE(lab.copy(1));
   lab.env.fail_once(1);
   const Error error = refusal(lab.pool->wait_for_copy({"v", "f"}, {}));
   CHECK(error.kind == ErrorKind::failed);
@@ -167,7 +167,7 @@ TEST_CASE("a snapshot that is removed while it is copied takes its copies with i
   const std::uint64_t before = lab.pool->space().data_bytes;
   for (const bool reopened : {false, true}) {
     REQUIRE(lab.full().has_value());
-    REQUIRE_FALSE(lab.copy(3));
+    REQUIRE_FALSE(lab.copy(2));
     REQUIRE(lab.remove("v@f").has_value());
     if (reopened) lab.reopen();
     REQUIRE(lab.pool->wait_for_removals({}).has_value());
