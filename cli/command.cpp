@@ -353,6 +353,10 @@ void register_all(Program& program) {
   register_preserve(program);
   register_wait(program);
   register_flatten(program);
+  program.add_group("copy", "Hold, let go on, or limit the copying of a full-sized snapshot.");
+  register_copy(program);
+  register_split(program);
+  register_refresh(program);
   register_diff(program);
   register_rm(program);
   register_mount(program);

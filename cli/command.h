@@ -91,7 +91,7 @@ class Program {
   ~Program();
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
-  // `synopsis` as in vsnap(1), without "vsnap NAME". `group`: "pool", "catalog", or empty.
+  // `synopsis` as in vsnap(1), without "vsnap NAME". `group`: "pool", "catalog", "copy", or empty.
   Command add(const std::string& name, const std::string& synopsis, const std::string& description,
               Takes takes = Takes::nothing, const std::string& group = {});
   void add_group(const std::string& name, const std::string& description);
@@ -134,6 +134,9 @@ void register_clone(Program& program);
 void register_preserve(Program& program);
 void register_wait(Program& program);
 void register_flatten(Program& program);
+void register_copy(Program& program); // pause, resume, limit
+void register_split(Program& program);
+void register_refresh(Program& program);
 void register_diff(Program& program);
 void register_rm(Program& program);
 void register_mount(Program& program);

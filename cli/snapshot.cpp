@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "cli/command.h"
+#include "cli/full_snapshot.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"
 #include "cli/pool_access.h"
@@ -9,7 +10,24 @@
 namespace vsnap::cli {
 namespace {
 
-Result<int> run(const CommonOptions& common, const std::vector<std::string>& targets) {
+struct Options {
+  std::vector<std::string> targets;
+  FullSnapshotArguments full;
+};
+
+Result<int> run_full(const CommonOptions& common, const Options& options) {
+  if (options.targets.size() != 1)
+    return failure(ErrorKind::usage, "--full: one snapshot at a time (run vsnap snapshot --full for each)");
+  return take_full_snapshot(common, options.targets[0], options.full);
+}
+
+Result<int> run(const CommonOptions& common, const Options& options) {
+  if (options.full.full) return run_full(common, options);
+  if (!options.full.to.empty() || !options.full.bwlimit.empty() || options.full.wait) {
+    return failure(ErrorKind::usage,
+                   "--to, --bwlimit and --wait are for a snapshot that is copied (add --full)");
+  }
+  const std::vector<std::string>& targets = options.targets;
   wire::ControlRequest request;
   Json names = Json::array();
   std::string pool;
@@ -42,11 +60,16 @@ Result<int> run(const CommonOptions& common, const std::vector<std::string>& tar
 } // namespace
 
 void register_snapshot(Program& program) {
-  Command command = program.add("snapshot", "POOL/VOL@SNAP...",
-                                "Preserve volumes as they are now; several at one moment, all or none.");
-  auto targets = std::make_shared<std::vector<std::string>>();
-  command.argument("SNAPSHOT", *targets);
-  program.on(command, [targets](const CommonOptions& common) { return run(common, *targets); });
+  Command command =
+      program.add("snapshot", "POOL/VOL@SNAP... [--full [--to MEMBER] [--bwlimit RATE] [--wait]]",
+                  "Preserve volumes as they are now; several at one moment, all or none.");
+  auto options = std::make_shared<Options>();
+  command.argument("SNAPSHOT", options->targets);
+  command.flag("--full", options->full.full, "copy it in the background, to space of its own");
+  command.repeated_option("--to", options->full.to, "onto this member, a path or a number", "MEMBER");
+  command.option("--bwlimit", options->full.bwlimit, "bytes a second at most, such as 10M", "RATE");
+  command.flag("--wait", options->full.wait, "return when the copy is complete");
+  program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 
 } // namespace vsnap::cli

@@ -233,6 +233,17 @@ std::optional<PlaceRun> Allocator::allocate(BlockCount wanted, std::optional<Pla
   return std::nullopt;
 }
 
+std::optional<PlaceRun> Allocator::allocate_among(std::span<const std::uint32_t> members, BlockCount wanted,
+                                                  std::uint64_t phase) {
+  VSNAP_ASSERT(wanted.value() > 0 && phase < kChunk);
+  MutexLock lock(mutex_);
+  std::optional<std::uint32_t> best;
+  for (const std::uint32_t index : members) {
+    if (index < members_.size() && (!best || members_[index]->free > members_[*best]->free)) best = index;
+  }
+  return best ? allocate_on(*members_[*best], *best, wanted.value(), phase) : std::nullopt;
+}
+
 std::optional<PlaceRun> Allocator::allocate_segment(BlockCount minimum, BlockCount wanted,
                                                     std::optional<std::uint32_t> apart_from) {
   MutexLock lock(mutex_);

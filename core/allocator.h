@@ -54,6 +54,9 @@ class Allocator {
   // first. `phase`: position of the first block within its neighbourhood, 0 to 15.
   [[nodiscard]] std::optional<PlaceRun> allocate(BlockCount wanted, std::optional<Place> near,
                                                  std::uint64_t phase);
+  // The same on one of these members, that with the most free space first.
+  [[nodiscard]] std::optional<PlaceRun> allocate_among(std::span<const std::uint32_t> members,
+                                                       BlockCount wanted, std::uint64_t phase);
   // The longest of the free runs found up to `wanted`, at least `minimum` blocks; for metadata segments. Not
   // on the member `apart_from`, if there is another with space.
   [[nodiscard]] std::optional<PlaceRun> allocate_segment(

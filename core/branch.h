@@ -13,6 +13,7 @@
 #include <optional>
 #include <set>
 
+#include "core/full_copy.h"
 #include "core/io_gate.h"
 #include "core/map_change.h"
 #include "core/units.h"
@@ -46,6 +47,7 @@ struct Branch : Viewers {
   std::atomic<std::int64_t> floor{kNoFloor};
   std::atomic<std::int64_t> mapped{0}; // blocks mapped in the head
   IoGate gate;
+  std::optional<FullCopy> copy; // of what the parent has; under the mutex of Objects
 
   [[nodiscard]] Version version() const { return Version(number.load(std::memory_order_acquire)); }
   void set_floor() { floor.store(pins.empty() ? kNoFloor : static_cast<std::int64_t>(*pins.rbegin())); }

@@ -144,6 +144,23 @@ Result<> load_preserved(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(o
   return {};
 }
 
+// Those of a full-sized snapshot, and those that have to be finished.
+Result<> load_full_copies(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
+  for (StoredCopy& stored : load_copies(db)) {
+    Branch* const branch = objects.branch(stored.branch);
+    const ObjectPtr snapshot = stored.copy.snapshot ? objects.find(*stored.copy.snapshot) : nullptr;
+    const bool its_own = snapshot && snapshot->kind == ViewKind::snapshot && snapshot->branch == branch;
+    if (branch == nullptr || (stored.copy.snapshot && !its_own) ||
+        stored.copy.finished() != (branch->parent == nullptr)) {
+      return damaged(fmt::format("the copy of branch {} is of nothing", stored.branch.value()));
+    }
+    stored.copy.total_blocks =
+        snapshot ? snapshot->mapped_blocks : static_cast<std::uint64_t>(branch->mapped.load());
+    branch->copy = std::move(stored.copy);
+  }
+  return {};
+}
+
 } // namespace
 
 Result<> load(SQLite::Database& db, Objects& objects) {
@@ -152,6 +169,7 @@ Result<> load(SQLite::Database& db, Objects& objects) {
   VSNAP_TRY(load_volumes(db, objects));
   VSNAP_TRY(load_snapshots(db, objects));
   VSNAP_TRY(load_preserved(db, objects));
+  VSNAP_TRY(load_full_copies(db, objects));
   for (Branch* branch : objects.branches()) {
     if (!branch->pins.empty() &&
         *branch->pins.rbegin() > branch->number.load() - (branch->has_head ? 1 : 0)) {

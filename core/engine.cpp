@@ -29,6 +29,12 @@ std::optional<PlaceRun> Engine::allocate(BlockCount wanted, std::optional<Place>
   return allocator_.allocate(wanted, near, phase);
 }
 
+std::optional<PlaceRun> Engine::allocate_among(std::span<const std::uint32_t> members, BlockCount wanted,
+                                               std::uint64_t phase) {
+  if (metadata_low()) return std::nullopt;
+  return allocator_.allocate_among(members, wanted, phase);
+}
+
 void Engine::fail(const Error& why) {
   failure_.fail(why);
   if (needs_check()) mark_failure();

@@ -15,6 +15,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -125,6 +126,11 @@ class Engine {
   // nullopt: no space, now; a commit may bring some back.
   [[nodiscard]] std::optional<PlaceRun> allocate(BlockCount wanted, std::optional<Place> near,
                                                  std::uint64_t phase);
+  // The same, on one of these members.
+  [[nodiscard]] std::optional<PlaceRun> allocate_among(std::span<const std::uint32_t> members,
+                                                       BlockCount wanted, std::uint64_t phase);
+  // After a transact() that added rows: for those to come.
+  void note_rows_added() VSNAP_REQUIRES(commit_mutex_) { keep_headroom(); }
   // Records up to this number are in the catalog.
   [[nodiscard]] std::uint64_t committed() const { return log_->committed(); }
   [[nodiscard]] bool metadata_low() const { return metadata_low_.load(std::memory_order_relaxed); }

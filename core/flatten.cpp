@@ -1,31 +1,19 @@
 // Flatten: gives a clone places of its own for everything it still sees through its parent, then cuts the
 // link.
 //
-// The copies become rows born at 0, under all versions of the clone: so its snapshots are complete as well.
-// Sources are versions that nobody changes; the copying takes no lock and holds no I/O. Only the cut does,
-// for a moment: every map in memory may name places of the parent and is loaded anew.
+// The copying (branch_copier.h) takes no lock and holds no I/O. Only the cut does, for a moment: every map in
+// memory may name places of the parent and is loaded anew.
 //
-// What keeps the sources where they are: the clone's pin on its parent, and the parents' on theirs. So from
-// beginning to end the clone is neither removed nor rolled back, and of two volumes of which one starts from
-// the other only one is flattened at a time: the cut of one would let go of what the other copies from.
+// From beginning to end the clone is neither removed nor rolled back, and of two volumes of which one starts
+// from the other only one is flattened at a time, so that nothing is copied twice.
 #include <fmt/format.h>
 #include <algorithm>
 
-#include "core/assert.h"
 #include "core/pool_impl.h"
 
 namespace vsnap {
 
-struct PoolImpl::FlattenRun {
-  ObjectPtr volume;
-  Branch* branch = nullptr;
-  std::vector<std::byte> buffer;
-  std::uint64_t done_bytes = 0;
-  std::uint64_t total_bytes = 0; // at most
-};
-
 namespace {
-constexpr std::uint64_t kCopyBlocks = 256; // 1 MiB a transaction: as much work as a crash may repeat
 
 bool starts_from(const Branch& branch, const Branch& ancestor) {
   for (const Branch* link = branch.parent; link != nullptr; link = link->parent) {
@@ -42,71 +30,81 @@ Result<> PoolImpl::check_not_flattening(const Object& object) {
                                               objects_.name_of(object).text()));
 }
 
-// Parents change under the config lock.
-Result<> PoolImpl::begin_flatten(const std::string& name, FlattenRun& run) {
-  VSNAP_TRY(check_room());
-  VSNAP_TRY_ASSIGN(run.volume, volume_named(name));
-  run.branch = run.volume->branch;
-  if (run.branch->parent == nullptr) {
-    return failure(ErrorKind::failed, EINVAL,
-                   fmt::format("{}/{}: shares nothing with an origin; there is nothing to do", name_, name));
-  }
+// Parents change under the config lock. Returns the most bytes that there may be to copy.
+Result<std::uint64_t> PoolImpl::begin_flatten(const ObjectPtr& volume) {
+  Branch* const branch = volume->branch;
   {
     MutexLock lock(objects_.mutex());
-    VSNAP_TRY(check_settled(*run.volume));
+    if (branch->parent == nullptr) {
+      return failure(
+          ErrorKind::failed, EINVAL,
+          fmt::format("{}/{}: shares nothing with an origin; there is nothing to do", name_, volume->name));
+    }
+    VSNAP_TRY(check_not_copying(*volume));
+    VSNAP_TRY(check_settled(*volume));
     for (const ObjectId id : flattening_) {
       const Object& other = *objects_.find(id);
-      if (&other == run.volume.get()) VSNAP_TRY(check_not_flattening(other));
-      if (starts_from(*run.branch, *other.branch) || starts_from(*other.branch, *run.branch)) {
+      if (&other == volume.get()) VSNAP_TRY(check_not_flattening(other));
+      if (starts_from(*branch, *other.branch) || starts_from(*other.branch, *branch)) {
         return failure(ErrorKind::busy, fmt::format("{}/{}: {}/{}, of the same origin, is being flattened "
                                                     "(wait until that has ended)",
-                                                    name_, name, name_, other.name));
+                                                    name_, volume->name, name_, other.name));
       }
     }
   }
   MutexLock commit(engine_->commit_mutex());
   VSNAP_TRY(engine_->transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
-    engine_->index().start_sweep(run.branch->id); // done at last by whoever opens the pool after a crash
+    engine_->index().start_sweep(branch->id); // done at last by whoever opens the pool after a crash
     return {};
   }));
-  VSNAP_TRY(hold_sweep(*run.branch, true));
-  flattening_.insert(run.volume->id);
-  run.total_bytes = static_cast<std::uint64_t>(run.branch->mapped.load()) * kBlockBytes;
-  return {};
+  VSNAP_TRY(hold_sweep(*branch, true));
+  flattening_.insert(volume->id);
+  return static_cast<std::uint64_t>(branch->mapped.load()) * kBlockBytes;
 }
 
 Result<> PoolImpl::flatten(const std::string& name, const Progress& progress) {
-  FlattenRun run;
+  ObjectPtr volume;
+  std::uint64_t most_bytes = 0;
   {
     MutexLock config(config_mutex_);
-    VSNAP_TRY(begin_flatten(name, run));
+    VSNAP_TRY(check_room());
+    VSNAP_TRY_ASSIGN(volume, volume_named(name));
+    VSNAP_TRY_ASSIGN(most_bytes, begin_flatten(volume));
   }
-  Result<> done;
-  for (RegionIndex region(0); done;) {
-    std::optional<RegionIndex> found;
-    done = engine_->db().read([&](SQLite::Database&) -> Result<> {
-      for (const Branch* link = run.branch->parent; link != nullptr; link = link->parent) {
-        const auto next_found = engine_->index().next_region(link->id, region);
-        if (next_found && (!found || *next_found < *found)) found = next_found;
-      }
-      return {};
-    });
-    if (!done || !found) break;
-    done = flatten_region(run, *found);
-    region = RegionIndex(found->value() + 1);
-    if (done && progress &&
-        !progress(std::min(run.done_bytes, run.total_bytes), std::max(run.total_bytes, run.done_bytes))) {
-      done = failure(ErrorKind::failed, ECANCELED,
-                     fmt::format("{}/{}: given up; what was copied is used next time", name_, name));
-    }
-  }
+  Result<> done = copy_inherited(volume, most_bytes, progress);
   MutexLock config(config_mutex_);
-  if (done) done = finish_flatten(run.volume);
-  flattening_.erase(run.volume->id);
+  if (done) {
+    MutexLock commit(engine_->commit_mutex());
+    done = cut_parent(*volume->branch, {});
+  }
+  flattening_.erase(volume->id);
   // Copies that a newer version of the head has overtaken meanwhile go with the sweep.
-  Result<> released = hold_sweep(*run.branch, false);
+  Result<> released = hold_sweep(*volume->branch, false);
   background_wake_.notify_all();
   return done ? released : done;
+}
+
+Result<> PoolImpl::copy_inherited(const ObjectPtr& volume, std::uint64_t most_bytes,
+                                  const Progress& progress) {
+  BranchCopier copier(*engine_, objects_);
+  std::uint64_t done_bytes = 0;
+  for (BlockIndex at(0);;) {
+    auto piece = copier.copy(volume->branch->id, at, {}, {});
+    if (!piece && piece.error().kind == ErrorKind::no_space) {
+      return failure(ErrorKind::no_space, fmt::format("{}/{}: the pool is full (vsnap pool add, then flatten "
+                                                      "again)",
+                                                      name_, volume->name));
+    }
+    VSNAP_TRY(piece);
+    done_bytes += bytes(BlockCount(piece->blocks));
+    if (progress && piece->blocks > 0 &&
+        !progress(std::min(done_bytes, most_bytes), std::max(most_bytes, done_bytes))) {
+      return failure(ErrorKind::failed, ECANCELED,
+                     fmt::format("{}/{}: given up; what was copied is used next time", name_, volume->name));
+    }
+    if (!piece->next) return {};
+    at = *piece->next;
+  }
 }
 
 Result<> PoolImpl::hold_sweep(const Branch& branch, bool hold) {
@@ -116,76 +114,9 @@ Result<> PoolImpl::hold_sweep(const Branch& branch, bool hold) {
   });
 }
 
-Result<> PoolImpl::flatten_region(FlattenRun& run, RegionIndex region) {
-  Region inherited(region, Version(0));
-  std::vector<bool> needed(kRegionBlocks, true);
-  VSNAP_TRY(engine_->db().read([&](SQLite::Database&) -> Result<> {
-    std::uint64_t oldest_view = run.branch->number.load();
-    {
-      MutexLock lock(objects_.mutex());
-      if (!run.branch->pins.empty()) oldest_view = *run.branch->pins.begin();
-    }
-    engine_->index().load_region(*run.branch->parent, run.branch->parent_number, std::nullopt, inherited);
-    // Where all views have a version of the clone's own, nobody looks at the parent.
-    for (const ExtentRow& row : engine_->index().rows(run.branch->id, region)) {
-      if (row.born > oldest_view) continue;
-      const std::uint64_t at = (row.start - first_block(region)).value();
-      std::fill_n(needed.begin() + static_cast<std::ptrdiff_t>(at), row.count.value(), false);
-    }
-    return {};
-  }));
-  for (std::uint64_t block = 0; block < kRegionBlocks;) {
-    const Entry source = inherited.entry(block);
-    if (!needed[block] || !source.mapped()) {
-      ++block;
-      continue;
-    }
-    std::uint64_t end = block + 1;
-    while (end < kRegionBlocks && end - block < kCopyBlocks && needed[end] &&
-           inherited.entry(end).kind() == source.kind() &&
-           inherited.entry(end).place() == source.place() + BlockCount(end - block)) {
-      ++end;
-    }
-    const auto place = engine_->allocate(BlockCount(end - block), std::nullopt, block % kNeighbourhoodBlocks);
-    if (!place)
-      return failure(ErrorKind::no_space,
-                     fmt::format("{}/{}: the pool is full (vsnap pool add, then flatten again)", name_,
-                                 run.volume->name));
-    if (auto copied = copy_piece(run, first_block(region) + BlockCount(block), source, *place); !copied) {
-      if (engine_->check_writable()) engine_->allocator().release(*place);
-      return copied;
-    }
-    run.done_bytes += bytes(place->count);
-    block += place->count.value();
-  }
-  return {};
-}
-
-Result<> PoolImpl::copy_piece(FlattenRun& run, BlockIndex start, Entry source, PlaceRun place) {
-  if (source.kind() == BlockKind::data) { // a reserved place has no content
-    run.buffer.resize(bytes(place.count));
-    VSNAP_TRY(engine_->members().read(source.place(), 0, run.buffer));
-    VSNAP_TRY(engine_->members().write(place.start, 0, run.buffer));
-  }
-  MutexLock commit(engine_->commit_mutex());
-  {
-    MutexLock lock(objects_.mutex());
-    VSNAP_ASSERT(run.volume->branch == run.branch && objects_.branch(run.branch->id) == run.branch);
-  }
-  VSNAP_TRY(engine_->flush());
-  auto done = engine_->transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
-    engine_->index().insert(run.branch->id, {start, 0, place.count, source.kind(), place.start});
-    engine_->allocator().set_durable(place, true);
-    return {};
-  });
-  if (!done && engine_->allocator().is_durable(place.start)) engine_->allocator().set_durable(place, false);
-  return done;
-}
-
-Result<> PoolImpl::finish_flatten(const ObjectPtr& volume) {
-  MutexLock commit(engine_->commit_mutex());
-  Branch* const branch = volume->branch;
-  Branch* const parent = branch->parent;
+Result<> PoolImpl::cut_parent(Branch& branch, const Engine::Step& step) {
+  Branch* const parent = branch.parent;
+  VSNAP_TRY(engine_->commit_with({})); // so that little is left for when writes are held
   std::vector<Branch*> branches;
   std::vector<std::shared_ptr<VolumeIo>> views;
   {
@@ -195,18 +126,18 @@ Result<> PoolImpl::finish_flatten(const ObjectPtr& volume) {
   }
   for (Branch* const b : branches) b->gate.close();
   for (Branch* const b : branches) b->gate.drain();
-  const Version number = branch->parent_number;
+  const Version number = branch.parent_number;
   auto done = configure_locked([&](SQLite::Database& db) -> Result<> {
-    catalog::set_parent(db, branch->id, nullptr, Version(0));
+    catalog::set_parent(db, branch.id, nullptr, Version(0));
     engine_->index().start_sweep(parent->id);
-    return {};
+    return step ? step(db) : Result<>();
   });
   if (done) {
     // Under the database's lock, where maps are loaded. One that was loaded just before still looked at the
     // parent, where it found nothing that the clone does not have itself.
     done = engine_->db().read([&](SQLite::Database&) -> Result<> {
       MutexLock lock(objects_.mutex());
-      branch->parent = nullptr;
+      branch.parent = nullptr;
       parent->pins.erase(parent->pins.find(number.value()));
       return {};
     });

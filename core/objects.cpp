@@ -98,7 +98,13 @@ ViewInfo Objects::describe(const Object& object) {
   info.uid = owner.uid;
   info.gid = owner.gid;
   info.open_handles = object.open_handles;
-  if (object.kind == ViewKind::volume) info.origin = origin_of(object);
+  // One that was split off started from no snapshot that has a name of its own.
+  if (object.kind == ViewKind::volume && !object.branch->copy) info.origin = origin_of(object);
+  if (const auto& copy = object.branch->copy) {
+    const bool is_full = copy->snapshot == object.id;
+    if (is_full) info.form = ViewForm::full;
+    if (is_full || (!copy->snapshot && object.kind == ViewKind::volume)) info.state = state_of(*copy);
+  }
   return info;
 }
 

@@ -187,6 +187,11 @@ Result<> PoolImpl::start() {
     generation_ = catalog::value(db, "generation");
     return catalog::load(db, objects_);
   }));
+  VSNAP_TRY(hold_sweeps_of_copies());
+  {
+    MutexLock lock(copying_mutex_);
+    copier_ = std::make_unique<BranchCopier>(*engine_, objects_);
+  }
   sweeper_ =
       std::make_unique<Sweeper>(*engine_, objects_,
                                 [this](const std::vector<Pin>& pins, const Engine::Step& step)
@@ -238,6 +243,7 @@ Result<> PoolImpl::start_background() {
   });
   try {
     background_ = std::thread([this] { background_loop(); });
+    copying_thread_ = std::thread([this] { copying_loop(); });
   } catch (const std::system_error& e) {
     return system_failure(e.code().value(), fmt::format("pool {}: a thread", name_));
   }
@@ -298,7 +304,9 @@ Result<> PoolImpl::close() {
       stop_ = true;
     }
     background_wake_.notify_all();
+    copying_wake_.notify_all();
     background_.join();
+    if (copying_thread_.joinable()) copying_thread_.join();
   }
   Result<> done;
   if (may_change_ && engine_->check_writable()) {

@@ -171,6 +171,28 @@ class Pool {
   [[nodiscard]] virtual Result<ViewInfo> preserve(const ViewName& name) = 0;
   [[nodiscard]] virtual Result<> flatten(const std::string& volume, const Progress& progress) = 0;
 
+  // A snapshot that gets space of its own: usable at once, copied in the background, and independent of the
+  // volume's blocks once that has ended. Without the background the copying rests (wait_for_copy() does it).
+  struct FullSnapshotOptions {
+    std::vector<std::string> members = {}; // that the copy may lie on, by path or number; none: any
+    std::uint64_t bytes_per_second = 0;    // of the copying, at most; 0: no limit
+  };
+  [[nodiscard]] virtual Result<> snapshot_full(const ViewName& name, const FullSnapshotOptions& options) = 0;
+  // Until the copy of that snapshot (or of a volume that was split off before its end) is complete. What
+  // keeps it from going on is an error; it is tried again later all the same.
+  [[nodiscard]] virtual Result<> wait_for_copy(const ViewName& name, const Progress& progress) = 0;
+  struct CopySettings { // what is not named stays
+    std::optional<bool> paused = {};
+    std::optional<std::uint64_t> bytes_per_second = {}; // 0: no limit
+  };
+  [[nodiscard]] virtual Result<> set_copy(const ViewName& name, const CopySettings& settings) = 0;
+  // Makes a full-sized snapshot a volume of its own, in constant time; its name as a snapshot is gone. Busy
+  // if it is open. A copy under way goes on for the volume.
+  [[nodiscard]] virtual Result<ViewInfo> split(const ViewName& from, const std::string& new_volume) = 0;
+  // The snapshot gets the content that its volume has now, under the same name, with another id. Busy if it
+  // is open. A full-sized one is copied anew.
+  [[nodiscard]] virtual Result<ViewInfo> refresh(const ViewName& name) = 0;
+
   struct RemoveOptions {
     bool recursive = false; // volumes with their snapshots
     bool dry_run = false;

@@ -1,7 +1,9 @@
 // The pool behind core/pool.h. Its methods are spread over files by subject:
 //   pool.cpp (create, open, close, describe)   pool_volumes.cpp (create, rename, resize, attributes, members)
 //   pool_views.cpp (snapshot, clone, roll back, share)   pool_removal.cpp (remove, sweep, usage)
-//   pool_preserve.cpp (a second image while programs write to the first)   flatten.cpp   diff.cpp   check.cpp
+//   pool_preserve.cpp (a second image while programs write to the first)
+//   pool_full.cpp (full-sized snapshots, split)   pool_copying.cpp (their copies)   pool_refresh.cpp
+//   flatten.cpp   diff.cpp   check.cpp
 //
 // Lock order: core/README.md. handle_closed() may need the config lock, so no handle is closed under any
 // other.
@@ -13,6 +15,7 @@
 #include <string>
 #include <thread>
 
+#include "core/branch_copier.h"
 #include "core/catalog.h"
 #include "core/engine.h"
 #include "core/objects.h"
@@ -62,6 +65,11 @@ class PoolImpl final : public Pool {
   [[nodiscard]] bool shares_all_of(ObjectId view, ObjectId origin) override;
   Result<ViewInfo> preserve(const ViewName& name) override;
   Result<> flatten(const std::string& volume, const Progress& progress) override;
+  Result<> snapshot_full(const ViewName& name, const FullSnapshotOptions& options) override;
+  Result<> wait_for_copy(const ViewName& name, const Progress& progress) override;
+  Result<> set_copy(const ViewName& name, const CopySettings& settings) override;
+  Result<ViewInfo> split(const ViewName& from, const std::string& new_volume) override;
+  Result<ViewInfo> refresh(const ViewName& name) override;
   Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
   Result<> wait_for_removals(const Progress& progress) override;
   Result<> diff(const ViewName& from, const ViewName& to,
@@ -92,6 +100,15 @@ class PoolImpl final : public Pool {
   Result<> configure_locked(const Engine::Step& step) VSNAP_REQUIRES(engine_->commit_mutex());
   [[nodiscard]] Engine::Step with_generation(const Engine::Step& step);
   [[nodiscard]] Result<> check_room() const; // for a change that adds rows
+  struct NewSnapshot {
+    ObjectPtr object;
+    std::unique_ptr<Branch> own; // of one that is to be full-sized; object->branch is it
+    ObjectPtr replaces;          // whose name it gets; or nullptr
+  };
+  // Of a volume that there is; the name may be taken.
+  [[nodiscard]] Result<ObjectPtr> new_snapshot(const ViewName& name);
+  Result<> draw_snapshots(std::vector<NewSnapshot>& made) VSNAP_REQUIRES(config_mutex_);
+  void draw_snapshot(const NewSnapshot& made, std::uint64_t line);
   Result<> draw_line(std::span<Branch* const> branches,
                      const std::function<void(std::uint64_t line)>& at_the_line, const Engine::Step& step)
       VSNAP_REQUIRES(engine_->commit_mutex());
@@ -150,12 +167,43 @@ class PoolImpl final : public Pool {
   Result<> check_unused(bool repair, CheckReport& report, const Progress& progress);
 
   // Flatten
-  struct FlattenRun;
-  Result<> begin_flatten(const std::string& name, FlattenRun& run) VSNAP_REQUIRES(config_mutex_);
-  Result<> flatten_region(FlattenRun& run, RegionIndex region);
+  Result<std::uint64_t> begin_flatten(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+  Result<> copy_inherited(const ObjectPtr& volume, std::uint64_t most_bytes, const Progress& progress);
   Result<> hold_sweep(const Branch& branch, bool hold);
-  Result<> copy_piece(FlattenRun& run, BlockIndex start, Entry source, PlaceRun place);
-  Result<> finish_flatten(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+  // Cuts the link to the parent, of which the branch sees nothing any more; `step` in the same transaction.
+  Result<> cut_parent(Branch& branch, const Engine::Step& step)
+      VSNAP_REQUIRES(config_mutex_, engine_->commit_mutex());
+
+  // Full-sized snapshots
+  Result<NewSnapshot> new_full(const ViewName& name, const FullSnapshotOptions& options)
+      VSNAP_REQUIRES(config_mutex_);
+  [[nodiscard]] Result<> check_copies_known();
+  [[nodiscard]] static NewSnapshot with_own_branch(ObjectPtr snapshot, FullCopy copy);
+  Result<std::vector<std::uint32_t>> members_named(const std::vector<std::string>& names);
+  Result<> check_fits(const ViewName& name, const Object& volume, const std::vector<std::uint32_t>& members);
+  void insert_full(SQLite::Database& db, const NewSnapshot& made);
+  // What becomes of the copy with the snapshot that it was made for.
+  void let_copy_go(SQLite::Database& db, const Object& snapshot) VSNAP_EXCLUDES(objects_.mutex());
+  void forget_copy_of(const Object& snapshot) VSNAP_REQUIRES(objects_.mutex());
+  Result<ObjectPtr> copying_object(const ViewName& name);
+  [[nodiscard]] Result<> check_not_copying(const Object& object) VSNAP_REQUIRES(objects_.mutex());
+  [[nodiscard]] Result<> check_replaceable(const Object& snapshot) VSNAP_REQUIRES(objects_.mutex());
+  [[nodiscard]] Result<> hold_back(Object& snapshot) VSNAP_EXCLUDES(objects_.mutex());
+  void erase_replaced(SQLite::Database& db, const Object& snapshot) VSNAP_EXCLUDES(objects_.mutex());
+  [[nodiscard]] std::shared_ptr<VolumeIo> forget_replaced(const ObjectPtr& snapshot)
+      VSNAP_REQUIRES(objects_.mutex());
+  Result<> point_at_branch(const ObjectPtr& snapshot, const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+
+  // Copying
+  Result<> hold_sweeps_of_copies();
+  [[nodiscard]] Result<> release_unseen_copies() VSNAP_REQUIRES(engine_->commit_mutex());
+  std::optional<BranchId> next_copy(std::int64_t now_ns, std::chrono::nanoseconds& wait)
+      VSNAP_REQUIRES(copying_mutex_);
+  Result<> copy_piece(BranchId branch) VSNAP_REQUIRES(copying_mutex_);
+  Result<> finish_copy(BranchId branch) VSNAP_REQUIRES(copying_mutex_);
+  Result<> note_trouble(BranchId branch, Result<> result);
+  Result<bool> copied(BranchId branch, const Progress& progress);
+  void copying_loop();
 
   // Recovery
   Result<> recover();
@@ -192,8 +240,15 @@ class PoolImpl final : public Pool {
   Mutex config_mutex_;
   std::map<ObjectId, std::shared_ptr<VolumeIo>> views_ VSNAP_GUARDED_BY(objects_.mutex());
   std::set<ObjectId> flattening_ VSNAP_GUARDED_BY(config_mutex_);
+  std::set<BranchId> copying_ VSNAP_GUARDED_BY(objects_.mutex()); // with an unfinished copy
+  Mutex copying_mutex_; // one piece of such a copy at a time; before config_mutex_
+  std::unique_ptr<BranchCopier> copier_ VSNAP_GUARDED_BY(copying_mutex_);
+  BranchId last_copied_ VSNAP_GUARDED_BY(copying_mutex_); // they take turns
 
   std::thread background_;
+  std::thread copying_thread_; // where there is that one; copies
+  CondVar copying_wake_;       // of it, with background_mutex_
+  CondVar copied_some_;        // for those that wait for a copy, with background_mutex_
   Mutex background_mutex_;
   CondVar background_wake_;
   bool stop_ VSNAP_GUARDED_BY(background_mutex_) = false;

@@ -164,6 +164,7 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
     MutexLock commit(engine_->commit_mutex());
     VSNAP_TRY(release_pins(pins, with_generation([&](SQLite::Database& db) -> Result<> {
                              for (const ObjectPtr& object : objects) {
+                               let_copy_go(db, *object);
                                catalog::erase(db, *object);
                                engine_->index().start_sweep(object->branch->id);
                              }
@@ -172,6 +173,7 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
     // Before a sweep can free the branches: nobody finds an object without its branch.
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : objects) {
+      forget_copy_of(*object);
       objects_.erase(object);
       if (const auto found = views_.find(object->id); found != views_.end()) {
         views.push_back(std::move(found->second));
@@ -186,6 +188,7 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
 // The analysis does not see that the sweeper's engine is ours.
 Result<bool> PoolImpl::sweep_step() VSNAP_NO_THREAD_SAFETY_ANALYSIS {
   MutexLock commit(engine_->commit_mutex());
+  VSNAP_TRY(release_unseen_copies());
   return sweeper_->step();
 }
 

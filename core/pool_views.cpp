@@ -25,51 +25,59 @@ Result<> PoolImpl::draw_line(std::span<Branch* const> branches,
   return recorded;
 }
 
+Result<ObjectPtr> PoolImpl::new_snapshot(const ViewName& name) {
+  if (!name.is_snapshot()) {
+    return failure(ErrorKind::usage,
+                   fmt::format("{}/{}: name the snapshot, as in {}@monday", name_, name.text(), name.volume));
+  }
+  VSNAP_TRY(check_name("snapshot", name.snapshot));
+  VSNAP_TRY_ASSIGN(ObjectPtr volume, volume_named(name.volume));
+  {
+    MutexLock lock(objects_.mutex());
+    VSNAP_TRY(check_settled(*volume));
+  }
+  auto snapshot = std::make_shared<Object>();
+  snapshot->kind = ViewKind::snapshot;
+  snapshot->name = name.snapshot;
+  snapshot->branch = volume->branch;
+  snapshot->volume = std::move(volume);
+  return snapshot;
+}
+
 Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
   if (names.empty()) return failure(ErrorKind::usage, "no snapshot named (POOL/VOLUME@SNAPSHOT)");
   MutexLock config(config_mutex_);
   VSNAP_TRY(check_room());
-  std::vector<ObjectPtr> made;
-  std::vector<Branch*> branches;
+  std::vector<NewSnapshot> made;
   for (const ViewName& name : names) {
-    if (!name.is_snapshot()) {
-      return failure(ErrorKind::usage, fmt::format("{}/{}: name the snapshot, as in {}@monday", name_,
-                                                   name.text(), name.volume));
-    }
+    VSNAP_TRY_ASSIGN(ObjectPtr snapshot, new_snapshot(name));
     if (std::count(names.begin(), names.end(), name) > 1) {
       return failure(ErrorKind::usage, fmt::format("{}/{}: named twice", name_, name.text()));
     }
-    VSNAP_TRY(check_name("snapshot", name.snapshot));
-    VSNAP_TRY_ASSIGN(ObjectPtr volume, volume_named(name.volume));
     VSNAP_TRY(check_free(name));
-    {
-      MutexLock lock(objects_.mutex());
-      VSNAP_TRY(check_settled(*volume));
-    }
-    auto snapshot = std::make_shared<Object>();
-    snapshot->kind = ViewKind::snapshot;
-    snapshot->name = name.snapshot;
-    snapshot->branch = volume->branch;
-    snapshot->volume = std::move(volume);
-    if (std::find(branches.begin(), branches.end(), snapshot->branch) == branches.end())
-      branches.push_back(snapshot->branch);
-    made.push_back(std::move(snapshot));
+    made.push_back({std::move(snapshot), nullptr, nullptr});
   }
-  for (const ObjectPtr& snapshot : made) VSNAP_TRY(finish_trim(snapshot->volume));
+  VSNAP_TRY(draw_snapshots(made));
+  for (const ViewName& name : names) tell_entry(name.text());
+  return {};
+}
+
+// All at one moment, and each in the place of what it replaces.
+Result<> PoolImpl::draw_snapshots(std::vector<NewSnapshot>& made) {
+  std::vector<Branch*> branches;
+  for (const NewSnapshot& each : made) {
+    Branch* const base = each.object->volume->branch;
+    if (std::find(branches.begin(), branches.end(), base) == branches.end()) branches.push_back(base);
+  }
+  for (const NewSnapshot& each : made) VSNAP_TRY(finish_trim(each.object->volume));
+  std::vector<std::shared_ptr<VolumeIo>> stale; // destroyed without the locks
   const Engine::Hurry hurry(*engine_);
   MutexLock commit(engine_->commit_mutex());
   VSNAP_TRY(engine_->prepare_line());
   VSNAP_TRY(draw_line(
       branches,
       [&](std::uint64_t line) {
-        for (const ObjectPtr& snapshot : made) {
-          snapshot->line = line;
-          snapshot->number = snapshot->branch->version();
-          snapshot->size_bytes.store(snapshot->volume->size_bytes.load());
-          snapshot->mapped_blocks = static_cast<std::uint64_t>(snapshot->branch->mapped.load());
-          snapshot->created_ns = env_.wall_clock_ns();
-          snapshot->modified_ns.store(snapshot->created_ns);
-        }
+        for (const NewSnapshot& each : made) draw_snapshot(each, line);
         for (Branch* const branch : branches) {
           // The floor first: see RegionCache::get().
           branch->floor.store(static_cast<std::int64_t>(branch->number.load()));
@@ -77,22 +85,51 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
         }
       },
       [&](SQLite::Database& db) -> Result<> {
-        for (const ObjectPtr& snapshot : made) {
-          snapshot->id = ObjectId(catalog::take_number(db, "next_object"));
-          catalog::insert_snapshot(db, *snapshot);
+        for (const NewSnapshot& each : made) {
+          if (each.replaces) erase_replaced(db, *each.replaces);
+          each.object->id = ObjectId(catalog::take_number(db, "next_object"));
+          if (each.own) insert_full(db, each);
+          catalog::insert_snapshot(db, *each.object);
         }
         for (Branch* const branch : branches) catalog::update_branch(db, branch->id, branch->version());
         return {};
       }));
+  for (const NewSnapshot& each : made) {
+    if (each.own) VSNAP_TRY(hold_sweep(*each.own, true));
+  }
   {
     MutexLock lock(objects_.mutex());
-    for (const ObjectPtr& snapshot : made) {
-      snapshot->branch->pins.insert(snapshot->number.value());
-      objects_.add(snapshot);
+    for (NewSnapshot& each : made) {
+      if (each.replaces) stale.push_back(forget_replaced(each.replaces));
+      each.object->branch->pins.insert(each.object->number.value());
+      if (each.own) {
+        each.own->set_floor();
+        copying_.insert(each.own->id);
+        add_child(std::move(each.own));
+      }
+      objects_.add(each.object);
     }
   }
-  for (const ViewName& name : names) tell_entry(name.text());
-  return {};
+  // A sweep of what was replaced finds all rows that overtake others.
+  return stale.empty() ? Result<>() : engine_->commit_with({});
+}
+
+// With the writes to its volume held.
+void PoolImpl::draw_snapshot(const NewSnapshot& made, std::uint64_t line) {
+  Object& snapshot = *made.object;
+  const Branch& base = *snapshot.volume->branch;
+  snapshot.line = line;
+  snapshot.size_bytes.store(snapshot.volume->size_bytes.load());
+  snapshot.mapped_blocks = static_cast<std::uint64_t>(base.mapped.load());
+  snapshot.created_ns = env_.wall_clock_ns();
+  snapshot.modified_ns.store(snapshot.created_ns);
+  if (made.own) {
+    made.own->parent_number = base.version();
+    made.own->mapped.store(base.mapped.load());
+    made.own->copy->line = line;
+    made.own->copy->total_blocks = snapshot.mapped_blocks;
+  }
+  snapshot.number = snapshot.branch->version();
 }
 
 Result<ViewInfo> PoolImpl::clone(const ViewName& from, const std::string& new_volume) {

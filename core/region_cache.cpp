@@ -17,9 +17,15 @@ std::vector<MapChange> RegionCache::pending(const ViewMap& map) const {
   if (map.head || map.line <= committed || log_ == nullptr) return changes;
   std::vector<LogRecord> records;
   log_->copy(committed, map.line, records);
+  // A full-sized snapshot is the child of what it preserves, and has nothing itself before the catalog has
+  // all.
+  const Branch* const parent = map.branch->parent;
   for (const LogRecord& record : records) {
-    if (record.type != RecordType::map || record.subject != map.branch->id.value()) continue;
-    if (record.born <= map.number.value()) changes.push_back(change_of(record));
+    if (record.type != RecordType::map) continue;
+    const bool own = record.subject == map.branch->id.value() && record.born <= map.number.value();
+    const bool inherited = parent != nullptr && record.subject == parent->id.value() &&
+                           record.born <= map.branch->parent_number.value();
+    if (own || inherited) changes.push_back(change_of(record));
   }
   return changes;
 }

@@ -72,6 +72,16 @@ CREATE TABLE preserved(         -- images that programs go on writing to under t
   name   TEXT NOT NULL,         -- of the snapshot
   final  INTEGER NOT NULL       -- 1: it is one; blocks mapped in the volume are still to be counted
 );
+
+CREATE TABLE copy(              -- branches that get copies of all that they see through their parent
+  branch   INTEGER PRIMARY KEY,
+  snapshot INTEGER,             -- that is full-sized by it; NULL: it was split off since
+  next     INTEGER,             -- done below this block; NULL: finished, the branch has no parent any more
+  copied   INTEGER NOT NULL,    -- blocks
+  members  TEXT,                -- that the copies may lie on, as in '1,2'; NULL: any
+  rate     INTEGER,             -- bytes a second at most; NULL: no limit
+  paused   INTEGER NOT NULL     -- 1: on request
+);
 )sql";
 
 } // namespace vsnap::schema

@@ -192,6 +192,7 @@ Result<> Sweeper::erase(const std::vector<Branch*>& branches) {
   VSNAP_TRY(release_(pins, [&](SQLite::Database& db) -> Result<> {
     for (const Branch* const branch : branches) {
       engine_.index().end_sweep(branch->id);
+      if (branch->copy) catalog::erase_copy(db, branch->id);
       catalog::delete_branch(db, branch->id);
       if (branch->parent != nullptr) engine_.index().start_sweep(branch->parent->id);
     }

@@ -252,6 +252,49 @@ Result<ControlReply> flatten(Pool& pool, const wire::FlattenRequest& request, co
   return done_if(pool.flatten(volume, progress));
 }
 
+Result<ViewName> existing_snapshot(Pool& pool, const wire::ViewName& wire_name) {
+  VSNAP_TRY_ASSIGN(const ViewInfo view, existing(pool, wire_name));
+  if (view.kind == ViewKind::snapshot) return view.name;
+  return failure(ErrorKind::usage,
+                 fmt::format("{0}/{1}: not a snapshot (vsnap ls {0}/{1} lists its snapshots)", pool.name(),
+                             view.name.text()));
+}
+
+Result<ControlReply> snapshot_full(Pool& pool, const wire::SnapshotFullRequest& request) {
+  VSNAP_TRY_ASSIGN(const ViewName name, checked(request.name()));
+  VSNAP_TRY(existing_volume(pool, name.volume));
+  Pool::FullSnapshotOptions options;
+  options.members.assign(request.members().begin(), request.members().end());
+  options.bytes_per_second = request.bytes_per_second();
+  VSNAP_TRY(pool.snapshot_full(name, options));
+  return view_reply(pool.find(name));
+}
+
+Result<ControlReply> wait_copy(Pool& pool, const wire::CopyRequest& request, const Progress& progress) {
+  VSNAP_TRY_ASSIGN(const ViewInfo view, existing(pool, request.name()));
+  return done_if(pool.wait_for_copy(view.name, progress));
+}
+
+Result<ControlReply> set_copy(Pool& pool, const wire::SetCopyRequest& request) {
+  VSNAP_TRY_ASSIGN(const ViewInfo view, existing(pool, request.name()));
+  Pool::CopySettings settings;
+  if (request.has_paused()) settings.paused = request.paused();
+  if (request.has_bytes_per_second()) settings.bytes_per_second = request.bytes_per_second();
+  VSNAP_TRY(pool.set_copy(view.name, settings));
+  return view_reply(pool.find(view.name));
+}
+
+Result<ControlReply> split(Pool& pool, const wire::SplitRequest& request) {
+  VSNAP_TRY_ASSIGN(const ViewName from, existing_snapshot(pool, request.from()));
+  VSNAP_TRY(check_name("volume", request.new_volume()));
+  return view_reply(pool.split(from, request.new_volume()));
+}
+
+Result<ControlReply> refresh(Pool& pool, const wire::RefreshRequest& request) {
+  VSNAP_TRY_ASSIGN(const ViewName name, existing_snapshot(pool, request.name()));
+  return view_reply(pool.refresh(name));
+}
+
 Result<ControlReply> dump_catalog(Pool& pool, const wire::DumpCatalogRequest& request,
                                   const Progress& progress) {
   VSNAP_TRY(check_absolute(request.path()));
@@ -373,6 +416,16 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
       return checked_pool(pool, request.check(), progress);
     case ControlRequest::kDumpCatalog:
       return dump_catalog(pool, request.dump_catalog(), progress);
+    case ControlRequest::kSnapshotFull:
+      return snapshot_full(pool, request.snapshot_full());
+    case ControlRequest::kWaitCopy:
+      return wait_copy(pool, request.wait_copy(), progress);
+    case ControlRequest::kSetCopy:
+      return set_copy(pool, request.set_copy());
+    case ControlRequest::kSplit:
+      return split(pool, request.split());
+    case ControlRequest::kRefresh:
+      return refresh(pool, request.refresh());
     case ControlRequest::kPing:
     case ControlRequest::kShutdown:
     case ControlRequest::kUpgrade:

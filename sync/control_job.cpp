@@ -113,6 +113,7 @@ bool ControlJob::only_looks() const {
   switch (request_.operation_case()) {
     case wire::ControlRequest::kDiff:
     case wire::ControlRequest::kWaitRemovals:
+    case wire::ControlRequest::kWaitCopy:
       return true;
     case wire::ControlRequest::kCheck:
       return !request_.check().repair();

@@ -36,7 +36,8 @@ _vsnap_candidates() { # COMMAND NUMBER-OF-ARGUMENTS-BEFORE
     info:0) _vsnap_pools; [[ $_vsnap_word != */* ]] || _vsnap_specs all ;;
     resize:0 | flatten:0) _vsnap_specs volume ;;
     snapshot:* | preserve:0) _vsnap_specs volume | sed 's|[^/]$|&@|' ;;
-    rollback:0 | clone:0 | wait:0) _vsnap_specs snapshot ;;
+    rollback:0 | clone:0 | wait:0 | split:0 | refresh:0) _vsnap_specs snapshot ;;
+    'copy pause':0 | 'copy resume':0 | 'copy limit':0) _vsnap_specs all ;;
     rename:0 | map:0 | diff:0 | diff:1 | rm:*) _vsnap_specs all; [[ $_vsnap_word != [./~]* ]] || echo FILES ;;
     unmap:0) _vsnap_specs all; [[ $_vsnap_word != /* ]] || compgen -G '/dev/loop[0-9]*' ;;
     help:0) _vsnap_commands ;;
@@ -57,11 +58,11 @@ _vsnap() {
 
   for word in "${words[@]:1}"; do
     case $previous:$word in
-      --size:* | --sector-size:* | --timeout:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
+      --size:* | --to:* | --bwlimit:* | --sector-size:* | --timeout:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
       *:-*) previous=$word ;;
       *)
         previous=''
-        if [[ -z $command || $command == pool || $command == catalog ]]; then
+        if [[ -z $command || $command == @(pool|catalog|copy) ]]; then
           command+=${command:+ }$word
         else
           _vsnap_arguments+=("$word")
@@ -71,7 +72,8 @@ _vsnap() {
   done
 
   case $previous in
-    --size | --timeout) return ;;
+    --size | --bwlimit | --timeout) return ;;
+    --to) offered=FILES ;;
     --sector-size) offered=$'512\n1024\n2048\n4096' ;;
     -t) offered=$'volume\nsnapshot\nall' ;;
     -o) [[ $command == mount ]] || return; offered=$'allow_other\nthreads=\ncache=\ndirect=on\ndirect=off\nio_uring\ndebug' ;;
@@ -80,7 +82,7 @@ _vsnap() {
       if [[ $_vsnap_word == -* ]]; then
         # shellcheck disable=SC2086  # "pool create" is two words
         offered=$(_vsnap_options $command)
-      elif [[ -z $command || $command == pool || $command == catalog ]]; then
+      elif [[ -z $command || $command == @(pool|catalog|copy) ]]; then
         # shellcheck disable=SC2086
         offered=$(_vsnap_commands $command)
       else

@@ -15,6 +15,7 @@ WORLDS = "after every short sequence*"
 KILLED = "killed at any call*,what came back after a kill*,a killed daemon*,a tail*"
 MODEL = "random operations*"
 CRASHES = "*power cut*,*cut off*,writers that extend*,commits that bring nothing*,a volume that was shrunk*"
+FULL = "a crash at any call leaves a full-sized*"
 FAULTS = "whichever call fails*,after a failed flush*"
 
 FOUND_BY = {
@@ -52,6 +53,9 @@ FOUND_BY = {
     "short_ring_read_whole": "what io_uring reads in parts*",
     "flag_in_old_copy": "the flag for a check*",
     "wait_by_wall_clock": "a wait for a locked member*",
+    "piece_not_flushed": FULL,
+    "copy_ends_early": FULL,
+    "copy_of_old_line": FULL,
 }
 HANGS = {"lost_wakeup"}  # found by its never coming to an end
 THREE = {"commit_without_flush"}  # a snapshot, a first write, and a commit

@@ -91,6 +91,7 @@ ViewInfo ModelPool::describe(const ModelObject& object) {
     const bool there = origin != objects_.end() && !origin->second->removed;
     out.origin = there ? origin->second->info.name.text() : "(removed snapshot)";
   }
+  if (object.copying) out.state = object.paused ? "copying 0 %, paused" : "copying 0 %";
   return out;
 }
 

@@ -41,6 +41,8 @@ struct ModelObject {
   bool draining = false;                      // a preserved image that old handles write to
   std::weak_ptr<ModelObject> above;           // the second image, in which this one shows ...
   std::optional<std::set<std::uint64_t>> own; // ... but for these blocks of it
+  bool copying = false; // of a full-sized snapshot: it has none of its own yet
+  bool paused = false;
 };
 
 class ModelPool : public Pool {
@@ -84,6 +86,11 @@ class ModelPool : public Pool {
   // Images that nobody has open any more are final, the oldest first; the caller says when.
   void finish_preserved() VSNAP_EXCLUDES(mutex_);
   Result<> flatten(const std::string& volume, const Progress& progress) override;
+  Result<> snapshot_full(const ViewName& name, const FullSnapshotOptions& options) override;
+  Result<> wait_for_copy(const ViewName& name, const Progress& progress) override;
+  Result<> set_copy(const ViewName& name, const CopySettings& settings) override;
+  Result<ViewInfo> split(const ViewName& from, const std::string& new_volume) override;
+  Result<ViewInfo> refresh(const ViewName& name) override;
   Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
   Result<> wait_for_removals(const Progress&) override { return {}; }
 
@@ -112,6 +119,7 @@ class ModelPool : public Pool {
   // A new object of that name, which nobody has.
   Result<Object> free_volume_name(const std::string& volume) VSNAP_REQUIRES(mutex_);
   std::vector<Object> snapshots_of(const std::string& volume) VSNAP_REQUIRES(mutex_);
+  Result<Object> look_up_copy(const ViewName& name) VSNAP_REQUIRES(mutex_);
   Object copy_as_snapshot(const ModelObject& volume, const std::string& snapshot) VSNAP_REQUIRES(mutex_);
   ViewInfo describe(const ModelObject& object) VSNAP_REQUIRES(mutex_);
   std::uint64_t blocks_in_use() VSNAP_REQUIRES(mutex_);

@@ -43,6 +43,7 @@ ModelPool::Object ModelPool::copy_as_snapshot(const ModelObject& volume, const s
   object->info.created_ns = Env::real().wall_clock_ns();
   object->handles = 0;
   object->clone_of.reset();
+  object->copying = object->paused = false;
   objects_[object->info.id.value()] = object;
   return object;
 }

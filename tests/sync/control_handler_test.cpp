@@ -178,6 +178,38 @@ TEST_CASE_METHOD(Fixture, "rollback, clone, flatten and remove do what they say"
   CHECK(refused([](auto& r) { r.mutable_remove(); }).kind == ErrorKind::usage);
 }
 
+TEST_CASE_METHOD(Fixture, "full-sized snapshots are taken, changed, waited for, refreshed and split off") {
+  volume("v");
+  write("v", 0, 4096);
+  const auto taken = ask([](auto& r) {
+    *r.mutable_snapshot_full()->mutable_name() = name("v", "f");
+    r.mutable_snapshot_full()->set_bytes_per_second(1 << 20);
+  });
+  CHECK(wire::from_wire(taken.view()).form == ViewForm::full);
+  const auto paused = ask([](auto& r) {
+    *r.mutable_set_copy()->mutable_name() = name("v", "f");
+    r.mutable_set_copy()->set_paused(true);
+  });
+  CHECK(wire::from_wire(paused.view()).state == "copying 0 %, paused");
+  CHECK(refused([](auto& r) { *r.mutable_wait_copy()->mutable_name() = name("v", "f"); }).kind ==
+        ErrorKind::failed);
+  REQUIRE(ask([](auto& r) {
+            *r.mutable_set_copy()->mutable_name() = name("v", "f");
+            r.mutable_set_copy()->set_paused(false);
+          }).has_view());
+  CHECK(ask([](auto& r) { *r.mutable_wait_copy()->mutable_name() = name("v", "f"); }).has_done());
+  const auto fresh = ask([](auto& r) { *r.mutable_refresh()->mutable_name() = name("v", "f"); });
+  CHECK(fresh.view().id() != taken.view().id());
+  CHECK(refused([](auto& r) { *r.mutable_refresh()->mutable_name() = name("v"); }).kind == ErrorKind::usage);
+  const auto split = ask([](auto& r) {
+    *r.mutable_split()->mutable_from() = name("v", "f");
+    r.mutable_split()->set_new_volume("w");
+  });
+  CHECK_FALSE(split.view().is_snapshot());
+  CHECK(refused([](auto& r) { *r.mutable_refresh()->mutable_name() = name("v", "f"); }).kind ==
+        ErrorKind::not_found);
+}
+
 TEST_CASE_METHOD(Fixture, "diff hands on every range, in batches, and stops when told to") {
   volume("a", 256ULL << 20);
   snapshot("a", "s");

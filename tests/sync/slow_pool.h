@@ -54,6 +54,13 @@ class SlowPool final : public Pool {
     finished = result.has_value();
     return result;
   }
+  Result<> snapshot_full(const ViewName& n, const FullSnapshotOptions& o) override {
+    return inner_->snapshot_full(n, o);
+  }
+  Result<> wait_for_copy(const ViewName&, const Progress& progress) override { return wait(progress); }
+  Result<> set_copy(const ViewName& n, const CopySettings& s) override { return inner_->set_copy(n, s); }
+  Result<ViewInfo> split(const ViewName& f, const std::string& n) override { return inner_->split(f, n); }
+  Result<ViewInfo> refresh(const ViewName& n) override { return inner_->refresh(n); }
   Result<RemovalPlan> remove(std::span<const ViewName> n, RemoveOptions o) override {
     return inner_->remove(n, o);
   }

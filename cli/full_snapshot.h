@@ -1,0 +1,22 @@
+// vsnap snapshot --full: preserves one volume, and gets the copy of it going.
+// Threads: the main thread only.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+
+namespace vsnap::cli {
+
+struct FullSnapshotArguments {
+  bool full = false;
+  std::vector<std::string> to;
+  std::string bwlimit;
+  bool wait = false;
+};
+
+[[nodiscard]] Result<int> take_full_snapshot(const CommonOptions& common, const std::string& target,
+                                             const FullSnapshotArguments& arguments);
+
+} // namespace vsnap::cli

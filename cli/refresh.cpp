@@ -1,0 +1,32 @@
+// vsnap refresh: gives a snapshot the content that its volume has now.
+#include <fmt/format.h>
+
+#include "cli/command.h"
+#include "cli/mount_table.h"
+#include "cli/output.h"
+#include "cli/pool_access.h"
+
+namespace vsnap::cli {
+namespace {
+
+Result<int> run(const CommonOptions& common, const std::string& target) {
+  VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target));
+  wire::ControlRequest request;
+  *request.mutable_refresh()->mutable_name() = wire::to_wire(*spec.view);
+  VSNAP_TRY_ASSIGN(const auto reply, ask_pool(spec.pool, std::move(request)));
+  if (common.json) print_json({{"view", view_json(spec.pool, wire::from_wire(reply.view()))}});
+  if (common.verbose && !common.json) fmt::print("refreshed {}/{}\n", spec.pool, spec.view->text());
+  return 0;
+}
+
+} // namespace
+
+void register_refresh(Program& program) {
+  Command command =
+      program.add("refresh", "POOL/VOL@SNAP", "Give a snapshot the content that its volume has now.");
+  auto target = std::make_shared<std::string>();
+  command.argument("SNAPSHOT", *target);
+  program.on(command, [target](const CommonOptions& common) { return run(common, *target); });
+}
+
+} // namespace vsnap::cli
