@@ -35,6 +35,7 @@ void update_volume(SQLite::Database& db, Objects& objects, const Object& volume)
 void point_volume(SQLite::Database& db, ObjectId volume, BranchId branch, std::uint64_t size_bytes);
 void insert_snapshot(SQLite::Database& db, const Object& snapshot);
 void set_snapshot_mapped(SQLite::Database& db, ObjectId snapshot, std::uint64_t mapped);
+void resize_volume(SQLite::Database& db, ObjectId volume, std::uint64_t size_bytes);
 void rename(SQLite::Database& db, const Object& object, const std::string& name); // "": unlinked
 void erase(SQLite::Database& db, const Object& object);
 

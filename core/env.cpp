@@ -1,8 +1,21 @@
 #include "core/env.h"
 
 #include <fmt/format.h>
+#include <algorithm>
+#include <array>
 
 namespace vsnap {
+
+Result<> File::zero(std::uint64_t offset, std::uint64_t length) {
+  static constexpr std::array<std::byte, 65536> kZeros{};
+  while (length > 0) {
+    const std::uint64_t part = std::min<std::uint64_t>(length, kZeros.size());
+    VSNAP_TRY(write_at(offset, std::span(kZeros).first(part)));
+    offset += part;
+    length -= part;
+  }
+  return {};
+}
 
 std::string to_string(const Uuid& uuid) {
   std::string text;

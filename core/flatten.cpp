@@ -19,6 +19,9 @@ namespace vsnap {
 struct PoolImpl::FlattenRun {
   ObjectPtr volume;
   Branch* branch = nullptr;
+  // What it starts from, for blocks in the image of an adopted volume: they may be overwritten while they are
+  // copied.
+  std::unique_ptr<VolumeIo> source;
   std::vector<std::byte> buffer;
   std::uint64_t done_bytes = 0;
   std::uint64_t total_bytes = 0; // at most
@@ -70,6 +73,12 @@ Result<> PoolImpl::begin_flatten(const std::string& name, FlattenRun& run) {
   }));
   VSNAP_TRY(hold_sweep(*run.branch, true));
   flattening_.insert(run.volume->id);
+  auto origin = std::make_shared<Object>();
+  origin->kind = ViewKind::snapshot;
+  origin->branch = run.branch->parent;
+  origin->number = run.branch->parent_number;
+  origin->size_bytes.store(kMaxVolumeBytes);
+  run.source = std::make_unique<VolumeIo>(*engine_, objects_, std::move(origin), nullptr);
   run.total_bytes = static_cast<std::uint64_t>(run.branch->mapped.load()) * kBlockBytes;
   return {};
 }
@@ -85,7 +94,7 @@ Result<> PoolImpl::flatten(const std::string& name, const Progress& progress) {
     std::optional<RegionIndex> found;
     done = engine_->db().read([&](SQLite::Database&) -> Result<> {
       for (const Branch* link = run.branch->parent; link != nullptr; link = link->parent) {
-        const auto next_found = engine_->index().next_region(link->id, region);
+        const auto next_found = engine_->index().next_mapped_region(*link, region);
         if (next_found && (!found || *next_found < *found)) found = next_found;
       }
       return {};
@@ -163,7 +172,10 @@ Result<> PoolImpl::flatten_region(FlattenRun& run, RegionIndex region) {
 Result<> PoolImpl::copy_piece(FlattenRun& run, BlockIndex start, Entry source, PlaceRun place) {
   if (source.kind() == BlockKind::data) { // a reserved place has no content
     run.buffer.resize(bytes(place.count));
-    VSNAP_TRY(engine_->members().read(source.place(), 0, run.buffer));
+    if (source.place().is_base())
+      VSNAP_TRY(run.source->read(start.value() * kBlockBytes, run.buffer));
+    else
+      VSNAP_TRY(engine_->members().read(source.place(), 0, run.buffer));
     VSNAP_TRY(engine_->members().write(place.start, 0, run.buffer));
   }
   MutexLock commit(engine_->commit_mutex());

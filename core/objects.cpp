@@ -88,6 +88,11 @@ ViewInfo Objects::describe(const Object& object) {
   info.gid = owner.gid;
   info.open_handles = object.open_handles;
   if (object.kind == ViewKind::volume) info.origin = origin_of(object);
+  if (object.kind == ViewKind::volume && object.branch->adopted()) {
+    info.form = ViewForm::adopted;
+    info.base = object.branch->base.path;
+    if (!object.branch->base.problem.empty()) info.state = "no image";
+  }
   return info;
 }
 

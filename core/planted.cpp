@@ -38,6 +38,13 @@ constexpr std::array kNames = {
     std::pair{Fault::tail_not_ended, "tail_not_ended"},
     std::pair{Fault::tail_last_stays, "tail_last_stays"},
     std::pair{Fault::copy_not_written, "copy_not_written"},
+    std::pair{Fault::saved_without_flush, "saved_without_flush"},
+    std::pair{Fault::image_not_flushed, "image_not_flushed"},
+    std::pair{Fault::overwritten_before_record, "overwritten_before_record"},
+    std::pair{Fault::base_read_once, "base_read_once"},
+    std::pair{Fault::entry_not_switched, "entry_not_switched"},
+    std::pair{Fault::load_without_saves, "load_without_saves"},
+    std::pair{Fault::rollback_not_resumed, "rollback_not_resumed"},
     std::pair{Fault::lost_places_forgotten, "lost_places_forgotten"},
 };
 

@@ -32,10 +32,17 @@ enum class Fault {
   write_error_ignored,
   tail_of_other_boot,
   tail_of_other_token,
-  tail_not_ended,        // what one process brought to the catalog is brought again by the next
-  tail_last_stays,       // the segment does not say how far its records go
-  copy_not_written,      // a checkpoint leaves the copy of the catalog as it was
-  lost_places_forgotten, // after a failed flush everything is read as if nothing were lost
+  tail_not_ended,            // what one process brought to the catalog is brought again by the next
+  tail_last_stays,           // the segment does not say how far its records go
+  copy_not_written,          // a checkpoint leaves the copy of the catalog as it was
+  saved_without_flush,       // a copy-out's record before the saved content
+  image_not_flushed,         // an fsync of an adopted volume leaves its image out
+  overwritten_before_record, // the image is changed while nothing durable says where the old content is
+  base_read_once,            // a reader of the image does not ask again
+  entry_not_switched,        // an open snapshot goes on reading the image
+  load_without_saves,        // a map that is loaded knows nothing of what was saved lately
+  rollback_not_resumed,      // after a crash a rollback in place is left half done
+  lost_places_forgotten,     // after a failed flush everything is read as if nothing were lost
 };
 
 #ifdef VSNAP_PLANTED_FAULTS

@@ -184,8 +184,10 @@ Result<> PoolImpl::start() {
   }
   VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
     generation_ = catalog::value(db, "generation");
-    return catalog::load(db, objects_);
+    VSNAP_TRY(catalog::load(db, objects_));
+    return load_bases(db);
   }));
+  VSNAP_TRY(attach_bases());
   sweeper_ =
       std::make_unique<Sweeper>(*engine_, objects_,
                                 [this](const std::vector<Pin>& pins, const Engine::Step& step)
@@ -278,6 +280,7 @@ Result<> PoolImpl::finish_open() {
     if (auto trimmed = finish_trim(volume); !trimmed) // before the volume grows it is tried again
       log::warning("{}/{}: freeing what a shrink left: {}", name_, volume->name, trimmed.error().message);
   }
+  VSNAP_TRY(finish_rollbacks());
   return unlinked.empty() ? Result<>() : erase_objects(unlinked);
 }
 
@@ -295,6 +298,7 @@ Result<> PoolImpl::close() {
   Result<> done;
   if (may_change_ && engine_->check_writable()) {
     done = engine_->commit();
+    if (done) done = close_bases();
     // A command leaves nothing to be done; the daemon's successor goes on where it stopped.
     while (done && !options_.background) {
       auto more = sweep_step();
@@ -339,6 +343,7 @@ void PoolImpl::background_loop() {
     if (auto committed = engine_->commit_if_needed(); !committed)
       log::error("commit: {}", committed.error().message);
     warn_about_space();
+    renew_stamps();
     for (bool more = true; more;) {
       const std::int64_t begin = env_.monotonic_ns();
       auto swept = sweep_step();
@@ -521,6 +526,7 @@ Result<ViewHandle> PoolImpl::open_view(ObjectId id) {
     return failure(ErrorKind::busy, fmt::format("{}/{}: is being rolled back or removed (try again)", name_,
                                                 objects_.name_of(*object).text()));
   }
+  VSNAP_TRY(check_images(*object));
   ++object->open_handles;
   return ViewHandle(this, view_of_locked(object));
 }

@@ -71,6 +71,16 @@ CREATE TABLE preserved(         -- images that programs go on writing to under t
   volume INTEGER NOT NULL,      -- that has the name now; where its branch has no row, the image shows
   name   TEXT NOT NULL          -- of the snapshot
 );
+
+CREATE TABLE base(              -- images of adopted volumes
+  member INTEGER PRIMARY KEY,   -- what rows of extent call the image: 256 to 511
+  branch INTEGER NOT NULL UNIQUE REFERENCES branch(id),
+  path   TEXT NOT NULL,
+  blocks INTEGER NOT NULL,      -- where the branch has no row, block i below this is block i of the image
+  stamp  TEXT NOT NULL,         -- size, inode, time, content, sectors, boot: how it was last seen
+  open   INTEGER NOT NULL,      -- 1: changed since by us; the time is some seconds behind
+  target INTEGER                -- NULL, or: a rollback to this number of the branch is under way
+);
 )sql";
 
 } // namespace vsnap::schema

@@ -53,7 +53,8 @@ void for_fragments(std::vector<ExtentRow> rows, RegionIndex region, EachRow each
   }
 }
 
-bool has_place(const ExtentRow& row) { return row.kind != BlockKind::hole; }
+// What lies in the image of an adopted volume takes no space of the pool.
+bool has_place(const ExtentRow& row) { return row.kind != BlockKind::hole && !row.place.is_base(); }
 
 // Goes through all regions of a branch, holding the database for one at a time.
 template <class Each>
@@ -159,9 +160,10 @@ std::size_t Sweeper::sweep_region(const Branch& branch, RegionIndex region, std:
   bool complete = true;
   for_fragments(std::move(rows), region, [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
     const auto dead = [&](const Fragment& f) {
-      // A hole with nothing under it hides nothing.
+      // A hole with nothing under it hides nothing; what was in an image that was given back is nowhere.
       return !branch.seen(row.born, f.overtaken) ||
-             (!has_place(f.row) && f.oldest && branch.parent == nullptr);
+             (f.row.kind == BlockKind::hole && f.oldest && branch.parent == nullptr) ||
+             (f.row.place.is_base() && !branch.adopted());
     };
     if (std::none_of(fragments.begin(), fragments.end(), dead)) return true;
     if (changed >= max_changes(looked_at)) {

@@ -70,6 +70,7 @@ class MemoryFile final : public File {
     return {};
   }
   void put(std::uint64_t offset, std::span<const std::byte> data) VSNAP_REQUIRES(env_.mutex_) {
+    content_->modified_ns = env_.now_ns_;
     std::byte* const at = content_->bytes.data() + offset;
     for (std::size_t done = 0; done < data.size();) { // a cache keeps, or loses, each page by itself
       const std::size_t size = std::min(data.size() - done, kPage - (offset + done) % kPage);
@@ -118,6 +119,12 @@ class MemoryFile final : public File {
     MutexLock lock(env_.mutex_);
     content_->bytes.resize(size);
     return {};
+  }
+  Result<FileStamp> stamp(bool durably) override {
+    if (durably) VSNAP_TRY(flush());
+    MutexLock lock(env_.mutex_);
+    if (gone()) return failure(ErrorKind::failed, EIO, "stamp");
+    return FileStamp{content_->bytes.size(), content_->number >> 1U, content_->modified_ns};
   }
   [[nodiscard]] std::string identity() const override { return std::to_string(content_->number); }
   [[nodiscard]] bool is_block_device() const override { return true; } // nothing for libblkid to open

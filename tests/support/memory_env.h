@@ -97,6 +97,7 @@ class MemoryEnv final : public Env {
     std::string path;
     bool locked = false;
     std::uint64_t number = 0;
+    std::int64_t modified_ns = 0; // by its user; a power cut leaves it
   };
   friend class MemorySegment;
   struct Segment;
