@@ -275,6 +275,7 @@ void ExtentIndex::cut_own_rows(const MapChange& change, Allocator& allocator, st
     while (run.step()) {
       const ExtentRow row = row_of(s);
       if (static_cast<std::int64_t>(row.born) <= change.floor) continue;
+      if (row.place.is_base()) continue; // of an image that was given back; goes with the sweep
       if (row.end() <= change.start) {
         if (overlapping_rows) continue;
         break; // own rows do not overlap: none further left can reach here

@@ -2,8 +2,6 @@
 // opened, of images that were adopted before.
 #include <fmt/format.h>
 #include <algorithm>
-#include <chrono>
-#include <thread>
 
 #include "core/log.h"
 #include "core/pool_impl.h"
@@ -12,16 +10,6 @@ namespace vsnap {
 namespace {
 
 // A process that had the pool before may take a moment to let go of its images.
-Result<bool> lock_image(Env& env, File& file, int wait_ms) {
-  const std::int64_t until_ns = env.monotonic_ns() + static_cast<std::int64_t>(wait_ms) * 1'000'000;
-  for (;;) {
-    VSNAP_TRY_ASSIGN(const bool locked, file.try_lock());
-    if (locked) return true;
-    if (env.monotonic_ns() >= until_ns) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }
-}
-
 constexpr int kImageWaitMs = 500;
 
 } // namespace
@@ -70,9 +58,8 @@ std::optional<std::string> PoolImpl::attach_base(Base& base, std::uint64_t size_
     return fmt::format(kMissing, base.path, usable.error().message);
   auto file = env_.open_file(base.path, {});
   if (!file) return fmt::format(kMissing, base.path, file.error().message);
-  const auto locked = lock_image(env_, **file, kImageWaitMs);
-  if (!locked) return locked.error().message;
-  if (!*locked) return fmt::format("its image {}: in use by another process (stop that)", base.path);
+  if (auto locked = lock_member(env_, **file, base.path, kImageWaitMs); !locked)
+    return fmt::format("its image {}", locked.error().message);
   const auto stamp = (*file)->stamp(false);
   if (!stamp) return stamp.error().message;
   if (const auto changed = what_changed(base, *stamp, size_bytes)) {

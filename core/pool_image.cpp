@@ -231,6 +231,18 @@ Result<> PoolImpl::check_image_removal(const std::vector<ObjectPtr>& gone, const
   return {};
 }
 
+Result<> PoolImpl::finish_sweeps_of_images(std::span<const ViewName> names) {
+  bool adopted = false;
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ViewName& name : names) {
+      const ObjectPtr volume = name.is_snapshot() ? nullptr : objects_.volume(name.volume);
+      adopted = adopted || (volume && volume->branch->adopted());
+    }
+  }
+  return adopted ? wait_for_removals({}) : Result<>();
+}
+
 // The volume is gone from the catalog, and nobody looks at the image any more.
 void PoolImpl::forget_base(Branch& branch) {
   const std::uint32_t member = branch.base.member;

@@ -164,6 +164,8 @@ class PoolImpl final : public Pool {
   // Fails where views that stay look at the image of a volume that goes, or a rollback needs a snapshot.
   [[nodiscard]] Result<> check_image_removal(const std::vector<ObjectPtr>& gone,
                                              const std::multiset<Pin>& pins) VSNAP_REQUIRES(objects_.mutex());
+  // What a removed clone still holds of the image of one of these volumes is let go of first.
+  Result<> finish_sweeps_of_images(std::span<const ViewName> names) VSNAP_EXCLUDES(config_mutex_);
   Result<> resize_image(const ObjectPtr& volume, std::uint64_t size_bytes) VSNAP_REQUIRES(config_mutex_);
   Result<> roll_back_image(const ObjectPtr& volume, const ObjectPtr& target, const ObjectPtr& kept,
                            bool discard) VSNAP_REQUIRES(config_mutex_);

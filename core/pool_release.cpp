@@ -14,12 +14,14 @@ namespace vsnap {
 
 Result<ReleaseResult> PoolImpl::release(const std::string& name, ReleaseOptions options,
                                         const Progress& progress) {
+  const ViewName named{name, {}};
+  VSNAP_TRY(engine_->check_writable());
+  VSNAP_TRY(finish_sweeps_of_images(std::span(&named, 1)));
   ReleaseResult result;
   ObjectPtr volume;
   bool pinned = false;
   {
     MutexLock config(config_mutex_);
-    VSNAP_TRY(engine_->check_writable());
     VSNAP_TRY_ASSIGN(volume, volume_named(name));
     if (!volume->branch->adopted()) {
       return failure(ErrorKind::usage,
@@ -118,13 +120,17 @@ Result<> PoolImpl::detach_image(const ObjectPtr& volume) {
     }
   }
   MutexLock commit(engine_->commit_mutex());
+  // What the head writes from now on is of a version of its own: rows of the image may lie under it for a while.
+  const Version number = next(branch.version());
   VSNAP_TRY(configure_locked([&](SQLite::Database& db) -> Result<> {
     base_rows::erase(db, branch.base.member);
+    catalog::update_branch(db, branch.id, number);
     catalog::set_mapped(db, branch.id, static_cast<std::int64_t>(mapped));
     catalog::resize_volume(db, volume->id, size);
     engine_->index().start_sweep(branch.id); // of what only the head saw
     return {};
   }));
+  branch.number.store(number.value());
   branch.mapped.store(static_cast<std::int64_t>(mapped));
   volume->size_bytes.store(size);
   std::shared_ptr<VolumeIo> stale; // its map shows the image

@@ -90,6 +90,7 @@ Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> na
 
 Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOptions options) {
   VSNAP_TRY(engine_->check_writable());
+  VSNAP_TRY(finish_sweeps_of_images(names));
   RemovalPlan plan;
   if (options.dry_run || options.count_frees) {
     VSNAP_TRY_ASSIGN(plan, estimate_removal(names, options));

@@ -15,6 +15,7 @@ WORLDS = "after every short sequence*"
 KILLED = "killed at any call*,what came back after a kill*,a killed daemon*,a tail*"
 MODEL = "random operations*"
 CRASHES = "*power cut*,*cut off*,writers that extend*,commits that bring nothing*,a volume that was shrunk*"
+ADOPTED = "an adopted image through a power cut*"
 FAULTS = "whichever call fails*,after a failed flush*"
 
 FOUND_BY = {
@@ -45,6 +46,13 @@ FOUND_BY = {
     "tail_last_stays": KILLED,
     "copy_not_written": "one damaged byte*",
     "lost_places_forgotten": "after a failed flush*",
+    "saved_without_flush": ADOPTED,
+    "image_not_flushed": ADOPTED,
+    "overwritten_before_record": ADOPTED,
+    "rollback_not_resumed": ADOPTED,
+    "base_read_once": "readers of snapshots and clones*",
+    "entry_not_switched": "an open snapshot goes on*",
+    "load_without_saves": "a snapshot that is first read*",
 }
 HANGS = {"lost_wakeup"}  # found by its never coming to an end
 THREE = {"commit_without_flush"}  # a snapshot, a first write, and a commit

@@ -48,10 +48,15 @@ class MemoryFile final : public File {
     if (holds_lock_ && power_ == env_.power_) content_->locked = false;
   }
   Result<> read_at(std::uint64_t offset, std::span<std::byte> out) override {
-    MutexLock lock(env_.mutex_);
-    if (gone() || env_.fails() || offset + out.size() > content_->bytes.size())
-      return failure(ErrorKind::failed, EIO, "read");
-    std::memcpy(out.data(), content_->bytes.data() + offset, out.size());
+    bool slow = false;
+    {
+      MutexLock lock(env_.mutex_);
+      if (gone() || env_.fails() || offset + out.size() > content_->bytes.size())
+        return failure(ErrorKind::failed, EIO, "read");
+      std::memcpy(out.data(), content_->bytes.data() + offset, out.size());
+      slow = !env_.slow_reads_.empty() && env_.slow_reads_ == content_->path;
+    }
+    if (slow) std::this_thread::sleep_for(std::chrono::microseconds(300));
     return {};
   }
   Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) override {
@@ -362,6 +367,11 @@ std::vector<std::string> MemoryEnv::shared_memory_names(const std::string& prefi
     if (name.starts_with(prefix)) found.push_back(name);
   }
   return found;
+}
+
+void MemoryEnv::slow_reads_of(const std::string& path) {
+  MutexLock lock(mutex_);
+  slow_reads_ = path;
 }
 
 void MemoryEnv::fail_from(std::optional<std::uint64_t> nth) {
