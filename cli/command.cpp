@@ -343,6 +343,8 @@ void register_all(Program& program) {
   register_pool_list(program);
   register_pool_destroy(program);
   register_create(program);
+  register_adopt(program);
+  register_release(program);
   register_ls(program);
   register_info(program);
   register_rename(program);

@@ -124,6 +124,8 @@ void register_pool_members(Program& program); // add, attach, detach
 void register_pool_list(Program& program);    // list, status
 void register_pool_destroy(Program& program);
 void register_create(Program& program);
+void register_adopt(Program& program);
+void register_release(Program& program);
 void register_ls(Program& program);
 void register_info(Program& program);
 void register_rename(Program& program);

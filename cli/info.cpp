@@ -26,6 +26,7 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
                {"type", view.kind == ViewKind::snapshot ? "snapshot" : "volume"},
                {"form", std::string(to_string(view.form))},
                {"state", view.state.empty() ? "-" : view.state},
+               {"base", view.base.empty() ? "-" : view.base},
                {"size", size(view.size_bytes)},
                {"used", size(view.used_bytes)},
                {"origin", origin_text(spec.pool, view).value_or("-")},

@@ -190,6 +190,7 @@ Json view_json(const std::string& pool, const ViewInfo& view) {
   out["type"] = view.kind == ViewKind::snapshot ? "snapshot" : "volume";
   out["form"] = to_string(view.form);
   out["state"] = view.state.empty() ? Json(nullptr) : Json(view.state);
+  out["base"] = view.base.empty() ? Json(nullptr) : Json(view.base);
   out["size"] = view.size_bytes;
   out["used"] = view.used_bytes;
   const auto origin = origin_text(pool, view);

@@ -43,6 +43,8 @@ std::string plan_text(const std::string& pool, const RemovalPlan& plan, bool wou
   std::string out;
   for (const ViewName& name : plan.removed)
     out += fmt::format("{} {}/{}\n", would ? "would remove" : "removed", pool, name.text());
+  for (const std::string& path : plan.given_back)
+    out += fmt::format("{} {}, as it is\n", would ? "would give back" : "gave back", path);
   return out + fmt::format("{} {}\n", would ? "would free" : "frees", format_size(plan.frees_bytes));
 }
 
@@ -50,7 +52,10 @@ void print_plan(const CommonOptions& common, const std::string& pool, const Remo
   if (common.json) {
     Json removed = Json::array();
     for (const ViewName& name : plan.removed) removed.push_back(pool + "/" + name.text());
-    print_json({{"dry_run", common.dry_run}, {"removed", removed}, {"frees", plan.frees_bytes}});
+    print_json({{"dry_run", common.dry_run},
+                {"removed", removed},
+                {"given_back", plan.given_back},
+                {"frees", plan.frees_bytes}});
   } else if (common.dry_run || common.verbose) {
     fmt::print("{}", plan_text(pool, plan, common.dry_run));
   }

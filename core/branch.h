@@ -4,14 +4,16 @@
 // Invariants
 // 1. `number` is higher than every pin; `floor` is the highest pin, or kNoFloor.
 // 2. A row of the extent index belongs to the head alone exactly when it was born after `floor`.
-// 3. number, floor, pins and parent change under the commit lock with the gate closed; parent also under the
-//    database's lock, where maps are loaded, and parent, pins and has_head under the mutex of Objects.
+// 3. number, floor, pins, parent and base change under the commit lock with the gate closed; parent and base
+//    also under the database's lock, where maps are loaded, and they, pins and has_head under the mutex of
+//    Objects.
 //    Writers inside the gate may read number and floor as they like.
 #pragma once
 
 #include <atomic>
 #include <optional>
 #include <set>
+#include <string>
 
 #include "core/full_copy.h"
 #include "core/io_gate.h"
@@ -35,6 +37,16 @@ struct Viewers {
   }
 };
 
+// Where the blocks of an adopted volume lie as long as nothing else is known of them: each at its own number
+// in the image (copy_out.h).
+struct BranchBase {
+  std::uint32_t member = 0;        // of a Place; 0: none, the branch is that of a thin volume
+  std::uint64_t blocks = 0;        // of the image when it was adopted; those that it grew by later have rows
+  std::string path = {};           // under the mutex of Objects
+  std::atomic<bool> marked{false}; // the catalog says that the image is being changed
+  std::string problem = {};        // why the image cannot be used; under the mutex of Objects
+};
+
 struct Branch : Viewers {
   BranchId id;
   Branch* parent = nullptr;
@@ -48,8 +60,12 @@ struct Branch : Viewers {
   std::atomic<std::int64_t> mapped{0}; // blocks mapped in the head
   IoGate gate;
   std::optional<FullCopy> copy; // of what the parent has; under the mutex of Objects
+  BranchBase base;
 
   [[nodiscard]] Version version() const { return Version(number.load(std::memory_order_acquire)); }
+  [[nodiscard]] bool adopted() const { return base.member != 0; }
+  [[nodiscard]] Place identity(BlockIndex block) const { return {base.member, block.value()}; }
+  [[nodiscard]] bool covers(BlockIndex block) const { return adopted() && block.value() < base.blocks; }
   void set_floor() { floor.store(pins.empty() ? kNoFloor : static_cast<std::int64_t>(*pins.rbegin())); }
 };
 

@@ -30,6 +30,7 @@ Result<BranchCopier::Piece> BranchCopier::copy(BranchId branch, BlockIndex from,
       if (!has_parent(branch) || (hooks.wanted && !hooks.wanted())) return given_up();
       section.emplace(engine_.grace());
       VSNAP_TRY_ASSIGN(plan, this->plan(branch, from));
+      open_parent(branch, plan);
       if (plan.runs.empty()) {
         if (hooks.settled) hooks.settled(plan.piece);
         return plan.piece;
@@ -59,7 +60,7 @@ Result<BranchCopier::Plan> BranchCopier::plan(BranchId id, BlockIndex from) {
     Plan plan;
     std::optional<RegionIndex> region;
     for (const Branch* link = branch->parent; link != nullptr; link = link->seen_parent()) {
-      const auto found = engine_.index().next_region(link->id, region_of(from));
+      const auto found = engine_.index().next_mapped_region(*link, region_of(from));
       if (found && (!region || *found < *region)) region = found;
     }
     if (region) choose_runs(*branch, *region, std::max(from, first_block(*region)), plan);
@@ -109,10 +110,31 @@ Result<> BranchCopier::read(const Plan& plan) {
   for (const Run& run : plan.runs) {
     const auto part = rest.first(bytes(run.count));
     rest = rest.subspan(part.size());
-    if (run.source.kind() == BlockKind::data) // a reserved place has no content
+    if (run.source.kind() != BlockKind::data) continue; // a reserved place has no content
+    if (run.source.place().is_base())
+      VSNAP_TRY(plan.parent->read(run.start.value() * kBlockBytes, part));
+    else
       VSNAP_TRY(engine_.members().read(run.source.place(), 0, part));
   }
   return {};
+}
+
+// Not under the database's lock, as the view's map is one of the cache's.
+void BranchCopier::open_parent(BranchId id, Plan& plan) {
+  const bool in_image = std::any_of(plan.runs.begin(), plan.runs.end(), [](const Run& run) {
+    return run.source.kind() == BlockKind::data && run.source.place().is_base();
+  });
+  if (!in_image) return;
+  auto origin = std::make_shared<Object>();
+  origin->kind = ViewKind::snapshot;
+  {
+    MutexLock lock(objects_.mutex());
+    const Branch& branch = *objects_.branch(id); // stays: the commit lock is held
+    origin->branch = branch.parent;
+    origin->number = branch.parent_number;
+  }
+  origin->size_bytes.store(kMaxVolumeBytes);
+  plan.parent = std::make_unique<VolumeIo>(engine_, objects_, std::move(origin), nullptr);
 }
 
 Result<std::vector<BranchCopier::Copied>> BranchCopier::allocate(const Plan& plan,

@@ -1,6 +1,8 @@
 // Gives a branch places of its own for what it sees through its parent, piece by piece: what flatten and the
 // copies of full-sized snapshots are made of.
 //
+// Blocks in the image of an adopted volume are overwritten in place: they are read as a view of the parent.
+//
 // Copies become rows born at 0, under all versions of the branch, so that everything that looks at the branch
 // is complete by them. Sources are versions that nobody changes: a piece is read without a lock, in a grace
 // section, so that its places stay what they are even if the last view of them goes meanwhile.
@@ -19,6 +21,7 @@
 
 #include "core/engine.h"
 #include "core/objects.h"
+#include "core/volume_io.h"
 
 namespace vsnap {
 
@@ -52,6 +55,7 @@ class BranchCopier {
   struct Plan {
     Piece piece;
     std::vector<Run> runs;
+    std::unique_ptr<VolumeIo> parent; // where runs lie in the image of an adopted volume
   };
   struct Copied {
     ExtentRow row;
@@ -60,6 +64,7 @@ class BranchCopier {
   Result<Plan> plan(BranchId branch, BlockIndex from) VSNAP_REQUIRES(engine_.commit_mutex());
   void choose_runs(const Branch& branch, RegionIndex region, BlockIndex from, Plan& plan);
   Result<> read(const Plan& plan);
+  void open_parent(BranchId branch, Plan& plan) VSNAP_REQUIRES(engine_.commit_mutex());
   Result<std::vector<Copied>> allocate(const Plan& plan, std::span<const std::uint32_t> members);
   Result<> write(const std::vector<Copied>& copies);
   Result<> store(BranchId branch, const Piece& piece, const std::vector<Copied>& copies, const Hooks& hooks)

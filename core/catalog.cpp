@@ -1,5 +1,7 @@
 #include "core/catalog.h"
 
+#include "core/base.h"
+
 #include <fmt/format.h>
 
 namespace vsnap::catalog {
@@ -161,11 +163,25 @@ Result<> load_full_copies(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES
   return {};
 }
 
+Result<> load_bases(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
+  VSNAP_TRY_ASSIGN(const std::vector<Base> bases, base_rows::load(db));
+  for (const Base& base : bases) {
+    Branch* const branch = objects.branch(base.branch);
+    if (branch == nullptr || branch->parent != nullptr || branch->adopted())
+      return damaged(fmt::format("image {} is that of no adopted volume", base.member));
+    branch->base.member = base.member;
+    branch->base.blocks = base.blocks;
+    branch->base.path = base.path;
+  }
+  return {};
+}
+
 } // namespace
 
 Result<> load(SQLite::Database& db, Objects& objects) {
   MutexLock lock(objects.mutex());
   VSNAP_TRY(load_branches(db, objects));
+  VSNAP_TRY(load_bases(db, objects));
   VSNAP_TRY(load_volumes(db, objects));
   VSNAP_TRY(load_snapshots(db, objects));
   VSNAP_TRY(load_preserved(db, objects));
@@ -300,6 +316,13 @@ void point_volume(SQLite::Database& db, ObjectId volume, BranchId branch, std::u
   s.bind(1, branch.sql());
   s.bind(2, static_cast<std::int64_t>(size_bytes));
   s.bind(3, volume.sql());
+  s.exec();
+}
+
+void resize_volume(SQLite::Database& db, ObjectId volume, std::uint64_t size_bytes) {
+  SQLite::Statement s(db, "UPDATE volume SET size = ?, trim = NULL WHERE id = ?");
+  s.bind(1, static_cast<std::int64_t>(size_bytes));
+  s.bind(2, volume.sql());
   s.exec();
 }
 

@@ -48,6 +48,7 @@ void make_final(SQLite::Database& db, const Object& image);
 void erase_preserved(SQLite::Database& db, ObjectId image);
 // Final images whose volume's count of mapped blocks is not right yet, and those volumes.
 std::vector<std::pair<ObjectId, ObjectId>> uncounted(SQLite::Database& db);
+void resize_volume(SQLite::Database& db, ObjectId volume, std::uint64_t size_bytes);
 void rename(SQLite::Database& db, const Object& object, const std::string& name); // "": unlinked
 void erase(SQLite::Database& db, const Object& object);
 

@@ -150,6 +150,11 @@ void CatalogCheck::check_region(const RegionRows& region) {
         find_here("overlaps another version that only the volume itself sees");
       last_own_end = std::max(last_own_end, row.end());
     }
+    if (row.kind != BlockKind::hole && row.place.is_base()) {
+      if (swept && branch != nullptr && branch->base.member != row.place.member())
+        find_here("names an image that is not that of its volume");
+      continue;
+    }
     if (row.kind != BlockKind::hole && !ownership_.claim({row.place, row.count}))
       find_here("its blocks belong to somebody else as well");
   }
@@ -255,6 +260,7 @@ CatalogCheck::Counts CatalogCheck::count_mapped(const Branch& branch,
   Counts counts;
   std::int64_t inherited = 0;
   const Branch* const parent = branch.seen_parent();
+  if (branch.adopted()) inherited = static_cast<std::int64_t>(branch.base.blocks);
   if (parent != nullptr) inherited = done.at(parent->id).at(branch.parent_number.value());
   for (const std::uint64_t pin : branch.pins) counts[pin] = inherited;
   counts[kHead] = inherited;
@@ -268,7 +274,10 @@ CatalogCheck::Counts CatalogCheck::count_mapped(const Branch& branch,
       for (std::uint64_t block = 0; block < kRegionBlocks; ++block)
         mapped[block] = map->entry(block).mapped();
     }
+    for (std::uint64_t block = 0; block < kRegionBlocks && branch.adopted(); ++block)
+      mapped[block] = branch.covers(first_block(*found) + BlockCount(block));
     std::vector<ExtentRow> rows = index_.rows(branch.id, *found);
+    if (!branch.adopted()) std::erase_if(rows, [](const ExtentRow& row) { return row.place.is_base(); });
     std::stable_sort(rows.begin(), rows.end(),
                      [](const ExtentRow& a, const ExtentRow& b) { return a.born < b.born; });
     std::int64_t change = 0;

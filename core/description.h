@@ -41,6 +41,7 @@ struct ViewInfo {
       false; // a volume in which such writes show: its content changes by other means than its file
   bool moved_lately =
       false;              // draining, and who opens it to write may have meant the volume: is to look again
+  std::string base = {};  // of an adopted volume: the path of its image
   std::string state = {}; // empty: nothing is under way; else a word or two: "draining", "copying 43 %"
 };
 
@@ -92,6 +93,13 @@ struct DiskUsage {
 struct RemovalPlan { // what a removal does, or with dry_run would do
   std::vector<ViewName> removed;
   std::uint64_t frees_bytes = 0;
+  std::vector<std::string> given_back = {}; // images of adopted volumes, which stay as they are
+};
+
+struct ReleaseResult { // what a release does, or with dry_run would do
+  std::string path;    // of the image
+  std::vector<ViewName> kept;
+  std::uint64_t copied_bytes = 0; // at most: what snapshots see in the image
 };
 
 struct RollbackResult {

@@ -48,8 +48,9 @@ void Engine::find_lost_places() {
   failure_.set_lost_places(records);
 }
 
-Result<> Engine::flush() {
-  auto flushed = members_->flush_data();
+Result<> Engine::flush() { return checked_flush(members_->flush_data()); }
+
+Result<> Engine::checked_flush(Result<> flushed) {
   if (!flushed) mark_failure();
   return flushed;
 }
@@ -138,9 +139,50 @@ Result<> Engine::record_line(const Step& step) {
 
 Result<> Engine::commit_if_needed() { return committed() < log_->last() ? commit() : Result<>(); }
 
+std::uint32_t Engine::base_member(BranchId branch) const {
+  const auto found = bases_.find(branch);
+  VSNAP_ASSERT(found != bases_.end());
+  return found->second;
+}
+
+void Engine::set_base_member(BranchId branch, std::uint32_t member) {
+  MutexLock lock(commit_mutex_);
+  bases_[branch] = member;
+}
+
+// Images take no part: what is in them is at its place in any case, and may be much.
+Result<> Engine::make_durable(std::uint64_t sequence) {
+  if (is_durable(sequence)) return {};
+  VSNAP_TRY(check_writable());
+  if (!planted(Fault::saved_without_flush)) VSNAP_TRY(checked_flush(members_->flush_members()));
+  auto journaled = journal_->sync(sequence);
+  if (!journaled) {
+    fail(journaled.error());
+    return Failure(journaled.error());
+  }
+  if (!*journaled && !is_durable(sequence)) return failure(ErrorKind::busy, EAGAIN, "the journal is full");
+  if (journal_->crowded()) ask_for_commit();
+  return {};
+}
+
 Result<> Engine::sync() {
   const std::uint64_t wanted = log_->last();
   if (!planted(Fault::sync_without_flush)) VSNAP_TRY(flush());
+  return sync_records(wanted);
+}
+
+Result<> Engine::sync(std::uint32_t base_member) {
+  const std::uint64_t wanted = log_->last();
+  if (!planted(Fault::sync_without_flush)) {
+    if (base_member != 0 && !planted(Fault::image_not_flushed))
+      VSNAP_TRY(checked_flush(members_->flush_base(base_member)));
+    VSNAP_TRY(checked_flush(members_->flush_members()));
+  }
+  return sync_records(wanted);
+}
+
+// The caller has flushed what they are about.
+Result<> Engine::sync_records(std::uint64_t wanted) {
   if (committed() >= wanted) return check_writable();
   auto journaled = journal_->sync(wanted);
   if (!journaled) {
@@ -211,7 +253,7 @@ Engine::Batch Engine::next_batch(std::uint64_t line, std::uint64_t limit) const 
   while (batch.last < line && batch.net.size() < limit) {
     const std::uint64_t to = std::min(line, batch.last + 16);
     log_->each(batch.last, to, [&](const LogRecord& record) {
-      if (record.type == RecordType::map) batch.net.add(change_of(record));
+      if (changes_map(record.type)) batch.net.add(change_of(record));
     });
     batch.last = to;
   }
@@ -262,6 +304,7 @@ Result<> Engine::apply_batch(Batch& batch, const Step& step, std::vector<PlaceRu
   }
   freed.insert(freed.end(), never_named.begin(), never_named.end());
   freed.insert(freed.end(), places.freed.begin(), places.freed.end());
+  freed.insert(freed.end(), places.unused.begin(), places.unused.end());
   const bool moved = stores_position(batch); // the catalog starts a replay there now
   log_->set_committed(batch.last);
   cache_->set_committed(batch.last);
@@ -270,16 +313,38 @@ Result<> Engine::apply_batch(Batch& batch, const Step& step, std::vector<PlaceRu
 }
 
 Result<> Engine::apply_changes(Batch& batch, Places& places) {
+  std::vector<MapChange> saves; // of one region
   for (const auto& [version, changes] : batch.net.by_version) {
-    for (const auto& [start, change] : changes) {
-      index_->apply(change, allocator_, places.freed, &places.added);
-      if (++batch.applied % kChangesABreath != 0) continue;
-      db_->breathe();
-      batch.gave_way = batch.gives_way && hurry_.load() > *batch.gives_way;
-      if (batch.gave_way) return failure(ErrorKind::busy, "a snapshot comes first");
+    for (auto at = changes.begin(); at != changes.end();) {
+      const MapChange& change = at->second;
+      ++at;
+      ++batch.applied;
+      if (!change.saves) {
+        index_->apply(change, allocator_, places.freed, &places.added);
+      } else {
+        saves.push_back(change);
+        if (saves.size() < kChangesABreath && at != changes.end() && at->second.saves &&
+            region_of(at->first) == region_of(change.start))
+          continue;
+        ExtentIndex::CopiedOut copied;
+        index_->apply_copy_outs(saves, base_member(change.branch), allocator_, copied);
+        saves.clear();
+        places.added.insert(places.added.end(), copied.added.begin(), copied.added.end());
+        places.unused.insert(places.unused.end(), copied.unused.begin(), copied.unused.end());
+        VSNAP_TRY(breathe(batch));
+        continue;
+      }
+      if (batch.applied % kChangesABreath == 0) VSNAP_TRY(breathe(batch));
     }
   }
   return {};
+}
+
+// Lets in who waits for the catalog, or gives way altogether.
+Result<> Engine::breathe(Batch& batch) {
+  db_->breathe();
+  batch.gave_way = batch.gives_way && hurry_.load() > *batch.gives_way;
+  return batch.gave_way ? failure(ErrorKind::busy, "a snapshot comes first") : Result<>();
 }
 
 void Engine::undo_durable(const std::vector<PlaceRun>& added, const std::vector<PlaceRun>& freed) {

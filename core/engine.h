@@ -14,6 +14,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -122,6 +123,27 @@ class Engine {
   // Makes durable what was written before the call: a flush of the members, and a frame of the journal where
   // the log has something.
   [[nodiscard]] Result<> sync() VSNAP_EXCLUDES(commit_mutex_);
+  // The same, but of what was written to images only this one's; 0: none.
+  [[nodiscard]] Result<> sync(std::uint32_t base_member) VSNAP_EXCLUDES(commit_mutex_);
+  // Makes the records up to `sequence` durable, with their data; never commits. Kind busy, errno EAGAIN
+  // (wants_commit()): the journal has no room, so a commit has to, once the caller holds nothing that it
+  // waits for.
+  [[nodiscard]] Result<> make_durable(std::uint64_t sequence) VSNAP_EXCLUDES(commit_mutex_);
+  [[nodiscard]] static bool wants_commit(const Error& error) {
+    return error.kind == ErrorKind::busy && error.errno_value == EAGAIN;
+  }
+  [[nodiscard]] bool is_durable(std::uint64_t sequence) const {
+    return sequence <= committed() || sequence <= journal_->durable();
+  }
+  // Before the image of an adopted volume is changed for the first time: the catalog says so, for whoever
+  // opens the pool next.
+  [[nodiscard]] Result<> mark_base(Branch& branch) VSNAP_EXCLUDES(commit_mutex_) {
+    return branch.base.marked.load(std::memory_order_acquire) ? Result<>() : base_marker_(branch);
+  }
+  void set_base_marker(std::function<Result<>(Branch&)> mark) { base_marker_ = std::move(mark); }
+  // What the branch of an adopted volume calls its image.
+  void set_base_member(BranchId branch, std::uint32_t member) VSNAP_EXCLUDES(commit_mutex_);
+  void forget_base_member(BranchId branch) VSNAP_REQUIRES(commit_mutex_) { bases_.erase(branch); }
 
   // nullopt: no space, now; a commit may bring some back.
   [[nodiscard]] std::optional<PlaceRun> allocate(BlockCount wanted, std::optional<Place> near,
@@ -142,8 +164,8 @@ class Engine {
   [[nodiscard]] bool needs_check() const { return failure_.needs_check(); }
   // From now on nothing is changed any more, until the pool is opened again.
   void fail(const Error& why);
-  // Of all members. Should it fail, what only the tail knows counts no more, and the members say that a check
-  // is needed before the caller hears of it.
+  // Of all members and images. Should it fail, what only the tail knows counts no more, and the members say
+  // that a check is needed before the caller hears of it.
   [[nodiscard]] Result<> flush();
   // Tries again where the members did not take it.
   void mark_failure();
@@ -177,14 +199,19 @@ class Engine {
       VSNAP_REQUIRES(commit_mutex_);
   struct Places { // whose state a transaction changed
     std::vector<PlaceRun> added, freed;
+    std::vector<PlaceRun> unused; // no row names them, or did
   };
   [[nodiscard]] Result<> apply_changes(Batch& batch, Places& places) VSNAP_REQUIRES(commit_mutex_);
+  [[nodiscard]] Result<> breathe(Batch& batch) VSNAP_REQUIRES(commit_mutex_);
   void find_lost_places();
+  [[nodiscard]] Result<> checked_flush(Result<> flushed);
+  [[nodiscard]] Result<> sync_records(std::uint64_t wanted) VSNAP_EXCLUDES(commit_mutex_);
   void undo_durable(const std::vector<PlaceRun>& added, const std::vector<PlaceRun>& freed)
       VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] Result<> store_figures(SQLite::Database& db, const Batch& batch, const Step& step)
       VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] bool stores_position(const Batch& batch) const VSNAP_REQUIRES(commit_mutex_);
+  [[nodiscard]] std::uint32_t base_member(BranchId branch) const VSNAP_REQUIRES(commit_mutex_);
   [[nodiscard]] std::uint64_t smallest_batch() const;
   [[nodiscard]] std::uint64_t largest_batch() const;
   void release(std::vector<PlaceRun>& freed) VSNAP_REQUIRES(commit_mutex_);
@@ -210,12 +237,14 @@ class Engine {
   Step extra_step_;
   std::function<void()> extra_step_failed_;
   std::function<void()> wake_committer_;
+  std::function<Result<>(Branch&)> base_marker_;
   std::atomic<bool> commit_asked_{false};
   Mutex hurry_mutex_; // a leaf
   CondVar hurry_over_;
   std::atomic<int> hurry_{0}; // changed under it
 
   Mutex commit_mutex_;
+  std::map<BranchId, std::uint32_t> bases_ VSNAP_GUARDED_BY(commit_mutex_); // images of adopted volumes
   Journal::Position line_ VSNAP_GUARDED_BY(commit_mutex_); // of the journal, at the log's line
   std::uint64_t polite_limit_ VSNAP_GUARDED_BY(commit_mutex_) = 1ULL << 32U; // pieces of the next transaction
   std::uint64_t grow_at_free_ VSNAP_GUARDED_BY(commit_mutex_) = 0; // blocks; fewer: the catalog cannot grow

@@ -1,6 +1,8 @@
 #include "core/env.h"
 
 #include <fmt/format.h>
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <thread>
 
@@ -13,6 +15,17 @@ bool hold_soon(Env& env, SharedMemory& memory) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return true;
+}
+
+Result<> File::zero(std::uint64_t offset, std::uint64_t length) {
+  static constexpr std::array<std::byte, 65536> kZeros{};
+  while (length > 0) {
+    const std::uint64_t part = std::min<std::uint64_t>(length, kZeros.size());
+    VSNAP_TRY(write_at(offset, std::span(kZeros).first(part)));
+    offset += part;
+    length -= part;
+  }
+  return {};
 }
 
 std::string to_string(const Uuid& uuid) {

@@ -26,6 +26,17 @@ namespace vsnap {
 
 using Uuid = std::array<std::uint8_t, 16>;
 
+// What a file or device looks like from outside, to see whether somebody else has changed it since.
+struct FileStamp {
+  std::uint64_t size_bytes = 0;
+  std::uint64_t inode = 0;      // of a file
+  std::int64_t modified_ns = 0; // of a file
+  std::uint64_t content = 0;    // of a device: a hash of its first and last MiB
+  std::uint64_t sectors = 0;    // of a device: written since boot
+  std::string boot = {};        // of a device: which boot that was
+  bool operator==(const FileStamp&) const = default;
+};
+
 class File {
  public:
   virtual ~File() = default;
@@ -41,6 +52,10 @@ class File {
   // Gives the bytes back to whatever is below (hole punch, discard). Contents are undefined afterwards. Best
   // effort.
   virtual void discard(std::uint64_t offset, std::uint64_t length) = 0;
+  // Zeros instead of what is there. Where the file system or device can, the space goes back to it.
+  [[nodiscard]] virtual Result<> zero(std::uint64_t offset, std::uint64_t length);
+  // `durably`: after everything that was written, with the times, has reached the disk.
+  [[nodiscard]] virtual Result<FileStamp> stamp(bool /*durably*/) { return FileStamp{size_bytes()}; }
   // Takes space for the bytes below, where they are a hole: writing them later needs none. Best effort.
   virtual void take_space(std::uint64_t, std::uint64_t) {}
   [[nodiscard]] virtual std::uint64_t size_bytes() const = 0;
@@ -101,6 +116,11 @@ class Env {
   virtual ~Env() = default;
   [[nodiscard]] virtual Result<std::unique_ptr<File>> open_file(const std::string& path, OpenMode mode) = 0;
   [[nodiscard]] virtual Result<> remove_file(const std::string& path) = 0;
+  // The name under which a file or device is found again after a restart of the machine. Refused: what
+  // somebody else is using, and, unless `any_name`, a device that has no such name.
+  [[nodiscard]] virtual Result<std::string> find_image(const std::string& path, bool /*any_name*/) {
+    return path;
+  }
   // Nanoseconds since 1970, for people. May jump.
   [[nodiscard]] virtual std::int64_t wall_clock_ns() = 0;
   // Nanoseconds on a clock that never goes back and counts while suspended.

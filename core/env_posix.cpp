@@ -21,6 +21,7 @@
 #include "core/assert.h"
 #include "core/direct_io.h"
 #include "core/env.h"
+#include "core/image_file.h"
 #include "core/io_ring.h"
 #include "core/mutex.h"
 #include "core/names.h"
@@ -134,6 +135,22 @@ class PosixFile final : public File {
       static_cast<void>(::fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                     static_cast<off_t>(offset), static_cast<off_t>(length)));
     }
+  }
+
+  Result<> zero(std::uint64_t offset, std::uint64_t length) override {
+    if (block_device_) {
+      std::uint64_t range[2] = {offset, length};
+      if (offset % 512 == 0 && length % 512 == 0 && ::ioctl(fd_, BLKZEROOUT, range) == 0) return {};
+    } else if (::fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                           static_cast<off_t>(length)) == 0) {
+      return {};
+    }
+    return File::zero(offset, length);
+  }
+
+  Result<FileStamp> stamp(bool durably) override {
+    if (durably && ::fsync(fd_) != 0) return flush_failure();
+    return block_device_ ? image_file::device_stamp(fd_, path_) : image_file::stamp(fd_, path_);
   }
 
   void take_space(std::uint64_t offset, std::uint64_t length) override {
@@ -294,6 +311,10 @@ class PosixEnv final : public Env {
   Result<> remove_file(const std::string& path) override {
     if (::unlink(path.c_str()) != 0) return system_failure(errno, path);
     return {};
+  }
+
+  Result<std::string> find_image(const std::string& path, bool any_name) override {
+    return image_file::find(path, any_name);
   }
 
   std::int64_t wall_clock_ns() override { return clock_ns(CLOCK_REALTIME); }

@@ -76,6 +76,8 @@ const char* ExtentIndex::problem_of(const ExtentRow& row, std::int64_t member, s
     return "its length is impossible";
   if (row.start.value() >= kMaxBlocks || static_cast<std::int64_t>(row.born) < 0) return "it is out of range";
   if (!has_place(row.kind)) return nullptr;
+  if (member >= Place::kFirstBase && member < Place::kFirstBase + Place::kMaxBases)
+    return static_cast<std::uint64_t>(physical) == row.start.value() ? nullptr : "lies outside its image";
   if (member < 0 || static_cast<std::uint64_t>(member) >= member_blocks_.size() ||
       physical < static_cast<std::int64_t>(format::kHeaderBlocks)) {
     return "lies outside the members";
@@ -130,6 +132,7 @@ void ExtentIndex::load_region(const Branch& branch, Version number, std::optiona
     Run run(s);
     while (run.step()) {
       const ExtentRow row = row_of(s);
+      if (row.place.is_base() && !link->adopted()) continue; // the image was given back
       const bool own = link == &branch && head_floor && static_cast<std::int64_t>(row.born) > *head_floor;
       for (std::uint64_t i = 0; i < row.count.value(); ++i) {
         const std::uint64_t block = row.start.value() - base + i;
@@ -139,8 +142,16 @@ void ExtentIndex::load_region(const Branch& branch, Version number, std::optiona
         found[block] = Entry(row.kind, has_place(row.kind) ? row.place + BlockCount(i) : Place(), own);
       }
     }
-    for (std::uint64_t block = 0; block < kRegionBlocks; ++block)
-      settled[block] = settled[block] || born[block] >= 0;
+    const bool own = link == &branch && head_floor && *head_floor < 0;
+    for (std::uint64_t block = 0; block < kRegionBlocks; ++block) {
+      if (settled[block]) continue;
+      if (born[block] < 0 && link->covers(BlockIndex(base + block))) {
+        found[block] = Entry(BlockKind::data, link->identity(BlockIndex(base + block)), own);
+        born[block] = 0;
+        --open;
+      }
+      settled[block] = born[block] >= 0;
+    }
     seen_number = link->parent_number.value();
   }
   region.load(found);
@@ -170,6 +181,11 @@ std::optional<RegionIndex> ExtentIndex::next_region(BranchId branch, RegionIndex
   const BlockIndex start(unsigned_column(s, 0));
   if (start.value() >= kMaxBlocks) throw SQLite::Exception("extent row: it is out of range", kCorrupt);
   return region_of(start);
+}
+
+std::optional<RegionIndex> ExtentIndex::next_mapped_region(const Branch& branch, RegionIndex from) {
+  if (branch.covers(first_block(from))) return from;
+  return next_region(branch.id, from);
 }
 
 std::uint64_t ExtentIndex::count_rows() {
@@ -259,6 +275,7 @@ void ExtentIndex::cut_own_rows(const MapChange& change, Allocator& allocator, st
     while (run.step()) {
       const ExtentRow row = row_of(s);
       if (static_cast<std::int64_t>(row.born) <= change.floor) continue;
+      if (row.place.is_base()) continue; // of an image that was given back; goes with the sweep
       if (row.end() <= change.start) {
         if (overlapping_rows) continue;
         break; // own rows do not overlap: none further left can reach here

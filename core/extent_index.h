@@ -3,12 +3,14 @@
 //   extent(branch, start, born -> count, kind, member, physical)
 //
 // A view is (branch, number): for each block the newest row with born <= number counts; where there is none,
-// the parent's view; where there is none, zeros. Nothing is ever copied to make a view.
+// the block of the image if the branch is that of an adopted volume, or the parent's view; where there is
+// none, zeros. Nothing is ever copied to make a view.
 //
 // Invariants
 // 1. Rows do not cross a region. Rows of one branch and one `born` do not overlap; nor, once the branch is
 //    swept, do rows born after the floor.
-// 2. No two rows name the same block of a member.
+// 2. No two rows name the same block of a member. Rows that name a block of an image are those of its own
+//    branch, at the block's own number, newest versions all of them: nothing else is kept there.
 // 3. The space table has exactly the blocks that rows name, in every committed state.
 // 4. The value "extents" of the table pool is the number of rows, in every committed state; a catalog without
 //    it gets it with the next change.
@@ -25,6 +27,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -62,6 +65,8 @@ class ExtentIndex {
   std::vector<ExtentRow> rows(BranchId branch, RegionIndex region, std::size_t limit = kAll);
   // The first region >= `from` in which the branch has a row.
   std::optional<RegionIndex> next_region(BranchId branch, RegionIndex from);
+  // The same, or one that an adopted volume has in its image.
+  std::optional<RegionIndex> next_mapped_region(const Branch& branch, RegionIndex from);
   std::uint64_t count_rows();
   // Every row by branch, start and born, also a damaged one: `problem` says what is wrong with it, nullptr:
   // nothing. Ends early where `each` returns false.
@@ -71,6 +76,13 @@ class ExtentIndex {
   // places that the catalog did not name before are added to `added`.
   void apply(const MapChange& change, Allocator& allocator, std::vector<PlaceRun>& freed,
              std::vector<PlaceRun>* added = nullptr);
+  // The same for changes that save, all of one branch, version and region: see extent_copy_out.cpp. Places
+  // that turn out not to be needed are added to `unused`; no row ever named them.
+  struct CopiedOut {
+    std::vector<PlaceRun> added, unused;
+  };
+  void apply_copy_outs(std::span<const MapChange> changes, std::uint32_t base_member, Allocator& allocator,
+                       CopiedOut& places);
   void insert(BranchId branch, const ExtentRow& row);
   void remove(BranchId branch, const ExtentRow& row);
   void remove_all(BranchId branch, RegionIndex region);

@@ -96,7 +96,7 @@ Result<bool> Journal::write_frame() {
   const std::uint64_t to = std::min(flushed_, from + kMaxFrameRecords);
   log_.copy(from, to, records_);
   if (records_.empty()) { // committed meanwhile
-    durable_ = std::max(durable_, to);
+    set_durable(std::max(durable_, to));
     return true;
   }
   const std::uint64_t length = frame_bytes(records_.size());
@@ -120,7 +120,7 @@ Result<bool> Journal::write_frame() {
     failed_ = true;
     return Failure(written.error());
   }
-  durable_ = to;
+  set_durable(to);
   frames_.push_back({next_.frame, *offset, *offset + length});
   next_ = {next_.frame + 1, *offset + length};
   used_.fetch_add(length, std::memory_order_relaxed);
@@ -137,6 +137,11 @@ Result<> Journal::write_unlocked(std::uint64_t offset) noexcept {
   writing_ = false;
   if (!planted(Fault::lost_wakeup)) written_.notify_all();
   return written;
+}
+
+void Journal::set_durable(std::uint64_t sequence) {
+  durable_ = sequence;
+  durable_now_.store(sequence, std::memory_order_release);
 }
 
 Journal::Position Journal::line() const {
@@ -239,6 +244,7 @@ Result<> Journal::replay(Position from, std::uint64_t applied, const Each& each)
     used_.fetch_add(found->length);
     next_ = {next_.frame + 1, found->offset + found->length};
   }
+  set_durable(durable_);
   flushed_ = durable_;
   if (!attached()) return {};
   VSNAP_TRY_ASSIGN(const bool more, any_frame_after(next_));

@@ -67,6 +67,8 @@ class Journal {
   [[nodiscard]] Result<bool> sync(std::uint64_t wanted) VSNAP_EXCLUDES(mutex_);
   // Records up to this one had their data on the members when they were last flushed.
   [[nodiscard]] std::uint64_t flushed() const VSNAP_EXCLUDES(mutex_);
+  // Records up to this one are durable in it.
+  [[nodiscard]] std::uint64_t durable() const { return durable_now_.load(std::memory_order_acquire); }
   // Half of the ring is used: a commit would be good.
   [[nodiscard]] bool crowded() const { return used_.load(std::memory_order_relaxed) >= size_ / 2; }
 
@@ -81,6 +83,7 @@ class Journal {
     std::uint64_t begin = 0, end = 0;
   };
   [[nodiscard]] std::optional<std::uint64_t> place_for(std::uint64_t bytes) const VSNAP_REQUIRES(mutex_);
+  void set_durable(std::uint64_t sequence) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] Result<bool> write_frame() VSNAP_REQUIRES(mutex_);
   [[nodiscard]] Result<> write_unlocked(std::uint64_t offset) noexcept VSNAP_REQUIRES(mutex_);
   // The records of the frame with that number at `offset`; its length in bytes. nullopt: none that is whole.
@@ -103,6 +106,7 @@ class Journal {
   std::uint64_t size_ = 0; // bytes
   Uuid pool_{};
   std::atomic<std::uint64_t> used_{0};
+  std::atomic<std::uint64_t> durable_now_{0}; // durable_, for who holds no lock
 
   mutable Mutex mutex_;
   CondVar written_;

@@ -17,7 +17,7 @@ std::uint64_t take(const std::byte*& at, std::size_t size) {
 
 LogRecord record_of(const MapChange& change) {
   LogRecord record;
-  record.type = RecordType::map;
+  record.type = change.saves ? RecordType::copy_out : RecordType::map;
   record.subject = change.branch.value();
   record.start = change.start.value();
   record.count = static_cast<std::uint32_t>(change.count.value());
@@ -67,6 +67,7 @@ MapChange change_of(const LogRecord& record) {
   change.keep_hole = (record.flags & LogRecord::kKeepHole) != 0;
   change.may_join = (record.flags & LogRecord::kMayJoin) != 0;
   change.mapped_change = record.mapped_change;
+  change.saves = record.type == RecordType::copy_out;
   return change;
 }
 
@@ -75,13 +76,15 @@ bool valid(const LogRecord& record) {
   switch (record.type) {
     case RecordType::note:
       return true;
+    case RecordType::copy_out:
+      if (record.kind != static_cast<std::uint8_t>(BlockKind::data)) return false;
+      [[fallthrough]];
     case RecordType::map:
       return record.kind >= static_cast<std::uint8_t>(BlockKind::data) &&
              record.kind <= static_cast<std::uint8_t>(BlockKind::hole) && record.count > 0 &&
              record.start <= blocks_for(kMaxVolumeBytes).value() &&
              record.start % kRegionBlocks + record.count <= kRegionBlocks &&
-             record.place < (1ULL << (Place::kBlockBits + Place::kMemberBits)) &&
-             record.flags < 2 * LogRecord::kMayJoin;
+             record.place < Place(Place::kFirstBase, 0).packed() && record.flags < 2 * LogRecord::kMayJoin;
     case RecordType::size:
       return record.start <= kMaxVolumeBytes;
     case RecordType::attributes:

@@ -20,11 +20,12 @@ enum class RecordType : std::uint8_t {
   map = 1,        // a MapChange
   size = 2,       // a volume's size, time and trim
   attributes = 3, // a volume's mode, owner and time
+  copy_out = 4,   // a MapChange that saves: old content went to its place
 };
 
 struct LogRecord {
   std::uint64_t sequence = 0;
-  std::uint64_t subject = 0;      // map: branch; else the volume's object id
+  std::uint64_t subject = 0;      // map, copy_out: branch (so below); else the volume's object id
   std::uint64_t start = 0;        // map: first block; size: bytes; attributes: mode
   std::uint64_t place = 0;        // map: packed place; size: trim; attributes: owner, and group << 32
   std::uint64_t born = 0;         // map: the branch's number; else nanoseconds since 1970
@@ -47,7 +48,10 @@ static_assert(sizeof(LogRecord) == kLogRecordBytes);
                                     std::uint64_t trim);
 [[nodiscard]] LogRecord attributes_record(ObjectId volume, std::uint32_t mode, std::uint32_t uid,
                                           std::uint32_t gid, std::int64_t modified_ns);
-[[nodiscard]] MapChange change_of(const LogRecord& record); // of type map
+[[nodiscard]] constexpr bool changes_map(RecordType type) {
+  return type == RecordType::map || type == RecordType::copy_out;
+}
+[[nodiscard]] MapChange change_of(const LogRecord& record); // of a type that changes_map()
 // False: no record that this program could have written.
 [[nodiscard]] bool valid(const LogRecord& record);
 

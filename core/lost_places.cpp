@@ -11,7 +11,7 @@ std::uint64_t end_of(const PlaceRun& run) { return run.start.packed() + run.coun
 
 LostPlaces::LostPlaces(std::span<const LogRecord> since_last_flush) {
   for (const LogRecord& record : since_last_flush) {
-    if (record.type != RecordType::map) continue;
+    if (!changes_map(record.type)) continue;
     const MapChange change = change_of(record);
     if (change.kind == BlockKind::data) runs_.push_back({change.place, change.count});
   }

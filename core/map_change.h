@@ -23,6 +23,9 @@ struct MapChange {
   bool may_join = true;   // false: no row of the head's can end where this starts and be continued by it
   bool keep_hole = false; // of a hole: older versions or a parent would show through without a row
   std::int64_t mapped_change = 0; // blocks mapped after minus before
+  // Of an adopted volume (copy_out.h): `place` has what these blocks held before `born`; from `born` on they
+  // are where they always are, in the image.
+  bool saves = false;
 };
 
 } // namespace vsnap

@@ -88,13 +88,18 @@ Failure as_damage(Error error) {
 
 } // namespace
 
-void MemberSet::attach(std::uint32_t index, std::string path, std::unique_ptr<File> file) {
+std::unique_ptr<MemberSet::Slot> MemberSet::make_slot(std::string path, std::unique_ptr<File> file) {
   auto slot = std::make_unique<Slot>();
   slot->path = std::move(path);
   slot->file = std::move(file);
+  if (slot->file->may_wait()) may_wait_.store(true, std::memory_order_relaxed);
+  return slot;
+}
+
+void MemberSet::attach(std::uint32_t index, std::string path, std::unique_ptr<File> file) {
+  auto slot = make_slot(std::move(path), std::move(file));
   if (direct_ && !slot->file->bypass_page_cache())
     log::warning("{}: cannot be used past the page cache, so it is used through it", slot->path);
-  if (slot->file->may_wait()) may_wait_.store(true, std::memory_order_relaxed);
   slots_[index] = std::move(slot);
 }
 
@@ -393,18 +398,21 @@ Result<std::uint32_t> MemberSet::add(Env& env, const std::string& path, std::uni
 }
 
 Result<> MemberSet::read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out) {
+  if (place.is_base()) return read_base(place, offset_bytes, out);
   VSNAP_ASSERT(place.member() < count());
   return slots_[place.member()]->file->read_at(place.block() * kBlockBytes + offset_bytes, out);
 }
 
 Result<File::Progress> MemberSet::start_read(Place place, std::uint64_t offset_bytes,
                                              std::span<std::byte> out, File::Done done) {
+  if (place.is_base()) return start_base_read(place, offset_bytes, out, std::move(done));
   VSNAP_ASSERT(place.member() < count());
   return slots_[place.member()]->file->start_read(place.block() * kBlockBytes + offset_bytes, out,
                                                   std::move(done));
 }
 
 Result<> MemberSet::write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data) {
+  if (place.is_base()) return write_base(place, offset_bytes, data);
   VSNAP_ASSERT(place.member() < count() && place.block() >= format::kHeaderBlocks);
   Slot& slot = *slots_[place.member()];
   VSNAP_TRY(slot.file->write_at(place.block() * kBlockBytes + offset_bytes, data));
@@ -461,6 +469,11 @@ Result<> MemberSet::check_flushes() const {
 }
 
 Result<> MemberSet::flush_data() {
+  VSNAP_TRY(flush_bases());
+  return flush_members();
+}
+
+Result<> MemberSet::flush_members() {
   for (std::uint32_t member = 0; member < count(); ++member) {
     VSNAP_TRY(check_flushes());
     VSNAP_TRY(flush_member(*slots_[member]));

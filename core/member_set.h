@@ -63,8 +63,21 @@ class MemberSet {
                                        std::span<const std::byte> data);
   void discard(PlaceRun run);
   void take_space(PlaceRun run); // below the member; best effort
-  // Makes durable whatever was written before the call.
+  // Makes durable whatever was written before the call: to members and images; members alone; one image.
   [[nodiscard]] Result<> flush_data();
+  [[nodiscard]] Result<> flush_members();
+  [[nodiscard]] Result<> flush_base(std::uint32_t member);
+
+  // The image of an adopted volume, locked by the caller, becomes readable and writable under the number
+  // `member`, from Place::kFirstBase on. It is no member: it has no superblock, and is in no roster. Reads
+  // beyond its end give zeros, writes there are left out. Nothing else may use the number meanwhile.
+  void attach_base(std::uint32_t member, const std::string& path, std::unique_ptr<File> file);
+  void detach_base(std::uint32_t member); // nobody is using it
+  [[nodiscard]] bool has_base(std::uint32_t member) const;
+  [[nodiscard]] File& base(std::uint32_t member); // has_base()
+  // Zeros instead of what is there; its space goes back to the file system where it can.
+  [[nodiscard]] Result<> zero_base(PlaceRun run);
+  [[nodiscard]] Result<> resize_base(std::uint32_t member, std::uint64_t size_bytes);
 
   [[nodiscard]] Superblock layout() const VSNAP_EXCLUDES(layout_mutex_);
   template <class Change>
@@ -117,8 +130,9 @@ class MemberSet {
   struct Slot {
     std::string path;
     std::unique_ptr<File> file;
-    std::atomic<std::uint64_t> writes{1};  // finished so far, and those of whoever had the pool before
-    std::atomic<std::uint64_t> flushed{0}; // of which the last flush covered this many
+    std::atomic<std::uint64_t> writes{1};     // finished so far, and those of whoever had the pool before
+    std::atomic<std::uint64_t> flushed{0};    // of which the last flush covered this many
+    std::atomic<std::uint64_t> size_bytes{0}; // of an image
     Mutex
         flush_mutex; // one flush at a time: the kernel tells of a lost write once, and all callers must hear
   };
@@ -130,6 +144,13 @@ class MemberSet {
   [[nodiscard]] Result<> store_superblock(std::uint32_t member, const Superblock& superblock);
   [[nodiscard]] bool flag_copies(const Superblock& superblock, bool in_order) VSNAP_REQUIRES(layout_mutex_);
   [[nodiscard]] Result<> flush_member(Slot& slot);
+  [[nodiscard]] Result<Slot*> base_slot(std::uint32_t member) const;
+  [[nodiscard]] Result<> read_base(Place place, std::uint64_t offset_bytes, std::span<std::byte> out);
+  [[nodiscard]] Result<File::Progress> start_base_read(Place place, std::uint64_t offset_bytes,
+                                                       std::span<std::byte> out, File::Done done);
+  [[nodiscard]] Result<> write_base(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data);
+  [[nodiscard]] Result<> flush_bases();
+  [[nodiscard]] std::unique_ptr<Slot> make_slot(std::string path, std::unique_ptr<File> file);
   [[nodiscard]] Result<> check_flushes() const;
   void note_failed_flush(const Slot& slot);
   void attach(std::uint32_t index, std::string path, std::unique_ptr<File> file);
@@ -137,6 +158,10 @@ class MemberSet {
                                          const std::vector<bool>& half_damaged, const Superblock& newest);
 
   std::array<std::unique_ptr<Slot>, format::kMaxMembers> slots_;
+  std::array<std::shared_ptr<Slot>, Place::kMaxBases> bases_ VSNAP_GUARDED_BY(bases_mutex_);
+  // The same, for who reads and writes: see detach_base().
+  std::array<std::atomic<Slot*>, Place::kMaxBases> base_slots_{};
+  mutable Mutex bases_mutex_; // a leaf
   std::atomic<std::uint32_t> count_{0};
   std::atomic<bool> flush_failed_{false};
   std::function<void()> on_failed_flush_;

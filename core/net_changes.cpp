@@ -23,7 +23,7 @@ MapChange part(const MapChange& c, BlockIndex start, BlockCount count) {
 bool continues(const MapChange& a, const MapChange& b) {
   return a.start + a.count == b.start && region_of(a.start) == region_of(b.start) && a.kind == b.kind &&
          a.fresh == b.fresh && a.keep_hole == b.keep_hole && a.born == b.born && a.floor == b.floor &&
-         (!has_place(a) || a.place + a.count == b.place);
+         a.saves == b.saves && (!has_place(a) || a.place + a.count == b.place);
 }
 
 } // namespace

@@ -105,6 +105,11 @@ ViewInfo Objects::describe(const Object& object) {
     if (is_full) info.form = ViewForm::full;
     if (is_full || (!copy->snapshot && object.kind == ViewKind::volume)) info.state = state_of(*copy);
   }
+  if (object.kind == ViewKind::volume && object.branch->adopted()) {
+    info.form = ViewForm::adopted;
+    info.base = object.branch->base.path;
+    if (!object.branch->base.problem.empty()) info.state = "no image";
+  }
   return info;
 }
 

@@ -32,20 +32,27 @@ enum class Fault {
   write_error_ignored,
   tail_of_other_boot,
   tail_of_other_token,
-  tail_not_ended,        // what one process brought to the catalog is brought again by the next
-  tail_last_stays,       // the segment does not say how far its records go
-  copy_not_written,      // a checkpoint leaves the copy of the catalog as it was
-  pair_entry_unlocked,   // an entry of a second image is made while the first is written to
-  pair_read_unlocked,    // a second image reads what an entry named a moment ago
-  lost_places_forgotten, // after a failed flush everything is read as if nothing were lost
-  short_read_whole,      // a system call that read a part is taken to have read all
-  short_write_whole,     // the same of one that wrote
-  short_ring_read_whole, // the same of io_uring
-  flag_in_old_copy,      // "needs check" goes into copies that do not count any more
-  wait_by_wall_clock,    // a jump of the clock ends a wait for a lock, or makes it long
-  piece_not_flushed,     // the rows of a copy before its data
-  copy_ends_early,       // a copy is taken for whole after the first piece of its second region
-  copy_of_old_line,      // a copy is begun before the catalog has what it is to preserve
+  tail_not_ended,            // what one process brought to the catalog is brought again by the next
+  tail_last_stays,           // the segment does not say how far its records go
+  copy_not_written,          // a checkpoint leaves the copy of the catalog as it was
+  pair_entry_unlocked,       // an entry of a second image is made while the first is written to
+  pair_read_unlocked,        // a second image reads what an entry named a moment ago
+  lost_places_forgotten,     // after a failed flush everything is read as if nothing were lost
+  short_read_whole,          // a system call that read a part is taken to have read all
+  short_write_whole,         // the same of one that wrote
+  short_ring_read_whole,     // the same of io_uring
+  flag_in_old_copy,          // "needs check" goes into copies that do not count any more
+  wait_by_wall_clock,        // a jump of the clock ends a wait for a lock, or makes it long
+  piece_not_flushed,         // the rows of a copy before its data
+  copy_ends_early,           // a copy is taken for whole after the first piece of its second region
+  copy_of_old_line,          // a copy is begun before the catalog has what it is to preserve
+  saved_without_flush,       // a copy-out's record before the saved content
+  image_not_flushed,         // an fsync of an adopted volume leaves its image out
+  overwritten_before_record, // the image is changed while nothing durable says where the old content is
+  base_read_once,            // a reader of the image does not ask again
+  entry_not_switched,        // an open snapshot goes on reading the image
+  load_without_saves,        // a map that is loaded knows nothing of what was saved lately
+  rollback_not_resumed,      // after a crash a rollback in place is left half done
 };
 
 #ifdef VSNAP_PLANTED_FAULTS

@@ -185,8 +185,10 @@ Result<> PoolImpl::start() {
   }
   VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
     generation_ = catalog::value(db, "generation");
-    return catalog::load(db, objects_);
+    VSNAP_TRY(catalog::load(db, objects_));
+    return load_bases(db);
   }));
+  VSNAP_TRY(attach_bases());
   VSNAP_TRY(hold_sweeps_of_copies());
   {
     MutexLock lock(copying_mutex_);
@@ -292,6 +294,7 @@ Result<> PoolImpl::finish_open() {
     log::warning("{}: a preserved image cannot be made final yet: {}", name_, resumed.error().message);
     preserve_ready_.store(true);
   }
+  VSNAP_TRY(finish_rollbacks());
   return unlinked.empty() ? Result<>() : erase_objects(unlinked);
 }
 
@@ -312,6 +315,7 @@ Result<> PoolImpl::close() {
   if (may_change_ && engine_->check_writable()) {
     finish_preserved_if_asked();
     done = engine_->commit();
+    if (done) done = close_bases();
     // A command leaves nothing to be done; the daemon's successor goes on where it stopped.
     while (done && !options_.background) {
       auto more = sweep_step();
@@ -357,6 +361,7 @@ void PoolImpl::background_loop() {
       log::error("commit: {}", committed.error().message);
     warn_about_space();
     finish_preserved_if_asked();
+    renew_stamps();
     for (bool more = true; more;) {
       const std::int64_t begin = env_.monotonic_ns();
       auto swept = sweep_step();
@@ -539,6 +544,7 @@ Result<ViewHandle> PoolImpl::open_view(ObjectId id) {
     return failure(ErrorKind::busy, fmt::format("{}/{}: is being rolled back or removed (try again)", name_,
                                                 objects_.name_of(*object).text()));
   }
+  VSNAP_TRY(check_images(*object));
   ++object->open_handles;
   if (object->draining) return open_draining(object);
   return ViewHandle(this, view_of_locked(object));

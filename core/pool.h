@@ -58,6 +58,16 @@ struct OpenPoolOptions {
   bool for_check = false; // opens what is refused otherwise, for check() only
 };
 
+// An existing image or partition that is to be a volume, in place; or the one that an adopted volume has
+// lost.
+struct AdoptOptions {
+  std::string path;
+  std::string volume;
+  bool force = false; // also a device without a name that lasts
+  // Of a volume that was adopted before, where the image is not the one that was left: what of its snapshots?
+  enum class Changed { refuse, keep, drop_snapshots } changed = Changed::refuse;
+};
+
 // What a member says about its pool, without opening it.
 struct MemberIdentity {
   std::string pool_name;
@@ -142,6 +152,23 @@ class Pool {
   [[nodiscard]] virtual Result<std::optional<ObjectId>> carried_out(RequestId request) = 0;
   [[nodiscard]] virtual Result<> add_member(const MemberSpec& member, bool force) = 0;
   [[nodiscard]] virtual Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) = 0;
+  // Takes no time to speak of, whatever the size: nothing is copied, and the image stays a raw image.
+  [[nodiscard]] virtual Result<ViewInfo> adopt(const AdoptOptions& /*options*/) {
+    return system_failure(ENOTSUP, "adopt");
+  }
+  struct ReleaseOptions {
+    // What they see in the image is copied to the pool, and they hang on a thin volume of the same name,
+    // which starts from the newest of them. Without: there must be none.
+    bool keep_snapshots = false;
+    bool dry_run = false;
+  };
+  // Gives the image of an adopted volume back. What was copied when it is given up, or crashes, is used the
+  // next time.
+  [[nodiscard]] virtual Result<ReleaseResult> release(const std::string& /*volume*/,
+                                                      ReleaseOptions /*options*/,
+                                                      const Progress& /*progress*/) {
+    return system_failure(ENOTSUP, "release");
+  }
   // `new_name`: the new volume or snapshot part. With `replace` a volume of that name goes in the same
   // moment; busy if it has snapshots. Who has it open keeps it until the last handle is closed.
   [[nodiscard]] virtual Result<> rename(const ViewName& from, const std::string& new_name, bool replace) = 0;

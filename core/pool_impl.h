@@ -15,6 +15,7 @@
 #include <string>
 #include <thread>
 
+#include "core/base.h"
 #include "core/branch_copier.h"
 #include "core/catalog.h"
 #include "core/engine.h"
@@ -51,6 +52,9 @@ class PoolImpl final : public Pool {
 
   Result<std::optional<ObjectId>> carried_out(RequestId request) override;
   Result<> add_member(const MemberSpec& member, bool force) override;
+  Result<ViewInfo> adopt(const AdoptOptions& options) override;
+  Result<ReleaseResult> release(const std::string& volume, ReleaseOptions options,
+                                const Progress& progress) override;
   Result<ViewInfo> create_volume(const std::string& name, std::uint64_t size_bytes) override;
   using Pool::rename;
   using Pool::resize;
@@ -124,8 +128,8 @@ class PoolImpl final : public Pool {
       VSNAP_REQUIRES(config_mutex_);
   [[nodiscard]] std::unique_ptr<Branch> new_branch(Branch* parent, Version number, std::int64_t mapped);
   void add_child(std::unique_ptr<Branch> branch) VSNAP_REQUIRES(engine_->commit_mutex(), objects_.mutex());
-  Result<ViewInfo> add_volume(std::unique_ptr<Branch> branch, const ObjectPtr& volume)
-      VSNAP_REQUIRES(config_mutex_);
+  Result<ViewInfo> add_volume(std::unique_ptr<Branch> branch, const ObjectPtr& volume,
+                              const Engine::Step& also = {}) VSNAP_REQUIRES(config_mutex_);
   ObjectPtr make_volume(const std::string& name, std::uint64_t size_bytes);
   Result<> start_tail();
   Result<> finish_open() VSNAP_REQUIRES(config_mutex_);
@@ -205,6 +209,43 @@ class PoolImpl final : public Pool {
   Result<bool> copied(BranchId branch, const Progress& progress);
   void copying_loop();
 
+  // Adopted volumes: pool_adopt.cpp, pool_release.cpp, pool_image.cpp
+  struct Image { // open and locked
+    std::string path;
+    std::unique_ptr<File> file;
+    FileStamp stamp;
+  };
+  Result<> load_bases(SQLite::Database& db) VSNAP_EXCLUDES(objects_.mutex());
+  Result<> attach_bases() VSNAP_EXCLUDES(objects_.mutex());
+  std::optional<std::string> attach_base(Base& base, std::uint64_t size_bytes);
+  Result<Image> open_image(const AdoptOptions& options) VSNAP_REQUIRES(config_mutex_);
+  Result<ViewInfo> adopt_new(const AdoptOptions& options) VSNAP_REQUIRES(config_mutex_);
+  Result<ViewInfo> adopt_again(const AdoptOptions& options, const ObjectPtr& volume)
+      VSNAP_REQUIRES(config_mutex_);
+  Result<> mark_base(Branch& branch);
+  void renew_stamps();
+  Result<> close_bases();
+  Result<> store_base(const Base& base) VSNAP_REQUIRES(engine_->commit_mutex());
+  [[nodiscard]] Base base_of(const Branch& branch) VSNAP_EXCLUDES(objects_.mutex());
+  void set_base(const Base& base) VSNAP_EXCLUDES(objects_.mutex());
+  void forget_base(Branch& branch) VSNAP_REQUIRES(engine_->commit_mutex()) VSNAP_EXCLUDES(objects_.mutex());
+  // Fails where the view looks at an image that cannot be used.
+  [[nodiscard]] Result<> check_images(const Object& object) VSNAP_REQUIRES(objects_.mutex());
+  // Fails where views that stay look at the image of a volume that goes, or a rollback needs a snapshot.
+  [[nodiscard]] Result<> check_image_removal(const std::vector<ObjectPtr>& gone,
+                                             const std::multiset<Pin>& pins) VSNAP_REQUIRES(objects_.mutex());
+  // What a removed clone still holds of the image of one of these volumes is let go of first.
+  Result<> finish_sweeps_of_images(std::span<const ViewName> names) VSNAP_EXCLUDES(config_mutex_);
+  Result<> resize_image(const ObjectPtr& volume, std::uint64_t size_bytes) VSNAP_REQUIRES(config_mutex_);
+  Result<> roll_back_image(const ObjectPtr& volume, const ObjectPtr& target, const ObjectPtr& kept,
+                           bool discard) VSNAP_REQUIRES(config_mutex_);
+  Result<> keep_as_snapshot(const ObjectPtr& volume, const ObjectPtr& kept, const Engine::Step& also)
+      VSNAP_REQUIRES(config_mutex_, engine_->commit_mutex());
+  Result<> restore_image(const ObjectPtr& volume, const ObjectPtr& target) VSNAP_REQUIRES(config_mutex_);
+  Result<> finish_rollbacks() VSNAP_REQUIRES(config_mutex_);
+  Result<> keep_snapshots(const ObjectPtr& volume, const Progress& progress) VSNAP_EXCLUDES(config_mutex_);
+  Result<> detach_image(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+
   // Recovery
   Result<> recover();
   Result<> replay(const LogRecord& record);
@@ -239,6 +280,7 @@ class PoolImpl final : public Pool {
 
   Mutex config_mutex_;
   std::map<ObjectId, std::shared_ptr<VolumeIo>> views_ VSNAP_GUARDED_BY(objects_.mutex());
+  std::map<BranchId, Base> bases_ VSNAP_GUARDED_BY(objects_.mutex());
   std::set<ObjectId> flattening_ VSNAP_GUARDED_BY(config_mutex_);
   std::set<BranchId> copying_ VSNAP_GUARDED_BY(objects_.mutex()); // with an unfinished copy
   Mutex copying_mutex_; // one piece of such a copy at a time; before config_mutex_

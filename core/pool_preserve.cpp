@@ -49,6 +49,12 @@ Result<ObjectPtr> PoolImpl::plan_preserve(const ViewName& name) {
   {
     MutexLock lock(objects_.mutex());
     VSNAP_TRY(check_not_flattening(*first));
+    if (first->branch->adopted()) {
+      return failure(ErrorKind::usage,
+                     fmt::format("{}/{}: an adopted volume is not preserved (vsnap snapshot it, or "
+                                 "vsnap release it first)",
+                                 name_, name.volume));
+    }
   }
   VSNAP_TRY(finish_trim(first));
   return first;

@@ -85,11 +85,13 @@ Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> na
       set.pins.insert({object->branch->id, object->number.value()});
     }
   }
+  VSNAP_TRY(check_image_removal(set.objects, set.pins));
   return set;
 }
 
 Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOptions options) {
   VSNAP_TRY(engine_->check_writable());
+  VSNAP_TRY(finish_sweeps_of_images(names));
   RemovalPlan plan;
   if (options.dry_run || options.count_frees) {
     VSNAP_TRY_ASSIGN(plan, estimate_removal(names, options));
@@ -98,12 +100,15 @@ Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOpti
   MutexLock config(config_mutex_);
   VSNAP_TRY_ASSIGN(const RemovalSet set, plan_removal(names, options));
   plan.removed.clear();
+  plan.given_back.clear();
   std::vector<ObjectPtr> idle;
   std::vector<ObjectPtr> open;
   {
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : set.objects) {
       plan.removed.push_back(objects_.name_of(*object));
+      if (object->kind == ViewKind::volume && object->branch->adopted())
+        plan.given_back.push_back(object->branch->base.path);
       (object->open_handles > 0 ? open : idle).push_back(object);
     }
     for (const ObjectPtr& object : idle) object->withheld = true;
@@ -127,7 +132,11 @@ Result<RemovalPlan> PoolImpl::estimate_removal(std::span<const ViewName> names,
     VSNAP_TRY_ASSIGN(const RemovalSet set, plan_removal(names, options));
     pins = set.pins;
     MutexLock lock(objects_.mutex());
-    for (const ObjectPtr& object : set.objects) plan.removed.push_back(objects_.name_of(*object));
+    for (const ObjectPtr& object : set.objects) {
+      plan.removed.push_back(objects_.name_of(*object));
+      if (object->kind == ViewKind::volume && object->branch->adopted())
+        plan.given_back.push_back(object->branch->base.path);
+    }
   }
   VSNAP_TRY(engine_->commit());
   VSNAP_TRY_ASSIGN(const std::uint64_t freed, sweeper_->freed_by(sweeper_->family(), std::move(pins)));
@@ -166,10 +175,15 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
                              for (const ObjectPtr& object : objects) {
                                let_copy_go(db, *object);
                                catalog::erase(db, *object);
+                               if (object->kind == ViewKind::volume && object->branch->adopted())
+                                 base_rows::erase(db, object->branch->base.member);
                                engine_->index().start_sweep(object->branch->id);
                              }
                              return {};
                            })));
+    for (const ObjectPtr& object : objects) {
+      if (object->kind == ViewKind::volume && object->branch->adopted()) forget_base(*object->branch);
+    }
     // Before a sweep can free the branches: nobody finds an object without its branch.
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : objects) {

@@ -185,7 +185,8 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
     volume->withheld = !dry_run;
   }
   if (dry_run) return result;
-  auto done = switch_branch(volume, *target, kept, discard);
+  auto done = volume->branch->adopted() ? roll_back_image(volume, target, kept, discard)
+                                        : switch_branch(volume, *target, kept, discard);
   {
     MutexLock lock(objects_.mutex());
     volume->withheld = false;

@@ -72,7 +72,8 @@ ObjectPtr PoolImpl::make_volume(const std::string& name, std::uint64_t size_byte
 // ---- volumes ----
 
 // Gives both their numbers and makes them part of the pool.
-Result<ViewInfo> PoolImpl::add_volume(std::unique_ptr<Branch> branch, const ObjectPtr& volume) {
+Result<ViewInfo> PoolImpl::add_volume(std::unique_ptr<Branch> branch, const ObjectPtr& volume,
+                                      const Engine::Step& also) {
   volume->branch = branch.get();
   MutexLock commit(engine_->commit_mutex()); // the sweeper reads pins under it
   VSNAP_TRY(configure_locked([&](SQLite::Database& db) -> Result<> {
@@ -80,7 +81,7 @@ Result<ViewInfo> PoolImpl::add_volume(std::unique_ptr<Branch> branch, const Obje
     volume->id = ObjectId(catalog::take_number(db, "next_object"));
     catalog::insert_branch(db, *branch);
     catalog::insert_volume(db, *volume);
-    return {};
+    return also ? also(db) : Result<>();
   }));
   ViewInfo info;
   {
@@ -180,6 +181,7 @@ Result<> PoolImpl::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shri
     return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: at most 8 EiB - 1", name_, name));
   if (size_bytes == old_size) return {};
   VSNAP_TRY(engine_->check_writable());
+  if (volume->branch->adopted()) return resize_image(volume, size_bytes);
   const bool shrinks = size_bytes < old_size;
   if (shrinks && !allow_shrink) {
     return failure(ErrorKind::usage,

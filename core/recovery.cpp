@@ -45,6 +45,7 @@ Result<> PoolImpl::replay(const LogRecord& record) {
     case RecordType::note:
       break;
     case RecordType::map:
+    case RecordType::copy_out:
       return replay_change(record);
     case RecordType::size:
     case RecordType::attributes:

@@ -6,7 +6,10 @@
 //    it was before a change or after it. A place read from it inside a grace section stays what it was until
 //    the section ends.
 // 2. Entries of a head are changed only by the holder of a RangeLock over their blocks, under mutex(), and
-//    together with the record of the change (see ChangeLog). Maps of snapshots never change.
+//    together with the record of the change (see ChangeLog). What a map of a snapshot stands for never
+//    changes; where it shows a place in the image of an adopted volume, it shows the place of the saved copy
+//    once there is one (RegionCache::switch_to_saved()). A map of a clone does the same, beside what its
+//    writers change.
 // 3. `own` is set exactly where no view but the head can see the block's newest version: there the head may
 //    overwrite in place. After a snapshot the bits are cleared at the next write to the region
 //    (refresh_own()).
@@ -70,6 +73,9 @@ class Region {
   // True: nobody holds a range, nothing newer than `committed` is recorded, and from now on nobody gets a
   // range.
   [[nodiscard]] bool retire(std::uint64_t committed) VSNAP_EXCLUDES(mutex_);
+  // Highest number of a record that saves (copy_out.h): until it is durable nothing is overwritten in place.
+  void note_save(std::uint64_t sequence) { last_save_.store(sequence, std::memory_order_release); }
+  [[nodiscard]] std::uint64_t last_save() const { return last_save_.load(std::memory_order_acquire); }
 
   std::atomic<bool> used_lately{true}; // second chance of the cache's clock
 
@@ -104,6 +110,7 @@ class Region {
   const RegionIndex index_;
   std::array<std::atomic<std::uint64_t>, kChunks> chunks_{}; // changed under mutex_
   std::atomic<std::uint64_t> last_record_{0};
+  std::atomic<std::uint64_t> last_save_{0}; // changed under mutex_
   Mutex mutex_;
   CondVar released_;
   std::vector<Range> held_ VSNAP_GUARDED_BY(mutex_);

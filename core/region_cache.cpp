@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/planted.h"
+
 namespace vsnap {
 
 RegionCache::RegionCache(Database& db, ExtentIndex& index, Grace& grace, std::uint64_t limit_bytes)
@@ -30,6 +32,73 @@ std::vector<MapChange> RegionCache::pending(const ViewMap& map) const {
   return changes;
 }
 
+namespace {
+
+// Where the region shows the places in the image that `save` is about, it shows the saved ones from then on.
+// Throws std::bad_alloc before it changes the run that it is at.
+void show_saved(Region& region, const MapChange& save, Place identity) VSNAP_REQUIRES(region.mutex()) {
+  const std::uint64_t base = first_block(region.index()).value();
+  const std::uint64_t first = save.start.value() - base;
+  const auto shows = [&](std::uint64_t i) {
+    const Entry e = region.entry(first + i);
+    return e.kind() == BlockKind::data && e.place() == identity + BlockCount(i);
+  };
+  for (std::uint64_t i = 0; i < save.count.value();) {
+    if (!shows(i)) {
+      ++i;
+      continue;
+    }
+    std::uint64_t end = i + 1;
+    while (end < save.count.value() && shows(end)) ++end;
+    const Entry saved(BlockKind::data, save.place + BlockCount(i), false);
+    region.make_room(first + i, end - i, saved);
+    region.set_run(first + i, end - i, saved);
+    i = end;
+  }
+}
+
+} // namespace
+
+void RegionCache::add(ViewMap& map) {
+  MutexLock lock(load_mutex_);
+  maps_.push_back(&map);
+}
+
+Result<> RegionCache::switch_to_saved(const ViewMap& head, const MapChange& saves,
+                                      const std::function<std::uint64_t()>& record) {
+  MutexLock lock(load_mutex_);
+  try {
+    saves_.add(saves);
+    for (ViewMap* const map : maps_) {
+      Region* const region = map == &head ? nullptr : map->table.find(region_of(saves.start));
+      if (region == nullptr || planted(Fault::entry_not_switched)) continue;
+      MutexLock changing(region->mutex());
+      show_saved(*region, saves, head.branch->identity(saves.start));
+    }
+    saves_.set_sequence(saves, record());
+  } catch (const std::bad_alloc&) {
+    return failure(ErrorKind::failed, ENOMEM, "no memory for the map");
+  }
+  return {};
+}
+
+// The head of an adopted volume sees nothing of it: its newest versions are in the image.
+std::vector<RegionCache::Saved> RegionCache::saves_under(const ViewMap& map, RegionIndex index) const {
+  std::vector<Saved> found;
+  if (planted(Fault::load_without_saves)) return found;
+  std::vector<MapChange> saves;
+  Version seen = map.head ? map.branch->version() : map.number;
+  for (const Branch* link = map.branch; link != nullptr; link = link->parent) {
+    if (link->adopted() && !(map.head && link == map.branch)) {
+      saves_.copy(link->id, index, seen, saves);
+      for (const MapChange& save : saves) found.push_back({save, link->identity(save.start)});
+      saves.clear();
+    }
+    seen = link->parent_number;
+  }
+  return found;
+}
+
 Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
   if (Region* const region = map.table.find(index)) {
     if (!region->used_lately.load(std::memory_order_relaxed))
@@ -42,10 +111,12 @@ Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
   // never too seldom.
   const Version version = map.branch->version();
   auto region = std::make_unique<Region>(index, version);
+  std::vector<Saved> saved;
   const std::vector<MapChange> over = pending(map); // before the catalog is read: so nothing falls between
   // A commit under way changes no row that this view sees: what it brings of this map is in memory, or was
   // written after the version that is read here.
   VSNAP_TRY(db_.peek([&](SQLite::Database&) -> Result<> {
+    saved = saves_under(map, index);
     if (map.head)
       index_.load_region(*map.branch, version, map.branch->floor.load(), *region);
     else
@@ -59,6 +130,10 @@ Result<Region*> RegionCache::get(ViewMap& map, RegionIndex index) {
     const Entry first(change.kind, change.place, false);
     region->make_room(from, change.count.value(), first);
     region->set_run(from, change.count.value(), first);
+  }
+  for (const auto& [save, identity] : saved) {
+    MutexLock filling(region->mutex());
+    show_saved(*region, save, identity);
   }
   region->count_in(bytes_);
   Region* const loaded = region.release();
@@ -110,7 +185,7 @@ void RegionCache::drop_all(ViewMap& map, const std::function<void()>& change) {
 }
 
 void RegionCache::forget(ViewMap& map) {
-  drop_all(map, [] {});
+  drop_all(map, [&]() VSNAP_NO_THREAD_SAFETY_ANALYSIS { std::erase(maps_, &map); });
   collect();
 }
 

@@ -82,6 +82,16 @@ CREATE TABLE copy(              -- branches that get copies of all that they see
   rate     INTEGER,             -- bytes a second at most; NULL: no limit
   paused   INTEGER NOT NULL     -- 1: on request
 );
+
+CREATE TABLE base(              -- images of adopted volumes
+  member INTEGER PRIMARY KEY,   -- what rows of extent call the image: 256 to 511
+  branch INTEGER NOT NULL UNIQUE REFERENCES branch(id),
+  path   TEXT NOT NULL,
+  blocks INTEGER NOT NULL,      -- where the branch has no row, block i below this is block i of the image
+  stamp  TEXT NOT NULL,         -- size, inode, time, content, sectors, boot: how it was last seen
+  open   INTEGER NOT NULL,      -- 1: changed since by us; the time is some seconds behind
+  target INTEGER                -- NULL, or: a rollback to this number of the branch is under way
+);
 )sql";
 
 } // namespace vsnap::schema

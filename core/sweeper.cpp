@@ -53,7 +53,15 @@ void for_fragments(std::vector<ExtentRow> rows, RegionIndex region, EachRow each
   }
 }
 
-bool has_place(const ExtentRow& row) { return row.kind != BlockKind::hole; }
+// What lies in the image of an adopted volume takes no space of the pool.
+bool has_place(const ExtentRow& row) { return row.kind != BlockKind::hole && !row.place.is_base(); }
+
+// Rows of an image that was given back say nothing any more, and hide nothing.
+bool is_released(const ExtentRow& row, bool adopted) { return !adopted && row.place.is_base(); }
+
+void drop_released(std::vector<ExtentRow>& rows, bool adopted) {
+  std::erase_if(rows, [adopted](const ExtentRow& row) { return is_released(row, adopted); });
+}
 
 // Goes through all regions of a branch, holding the database for one at a time.
 template <class Each>
@@ -157,11 +165,19 @@ std::size_t Sweeper::sweep_region(const Branch& branch, RegionIndex region, std:
   const std::size_t looked_at = rows.size();
   std::size_t changed = 0;
   bool complete = true;
+  for (const ExtentRow& row : rows) {
+    if (!is_released(row, branch.adopted())) continue;
+    complete = changed < max_changes(looked_at);
+    if (!complete) break;
+    index.remove(branch.id, row);
+    ++changed;
+  }
+  drop_released(rows, branch.adopted());
   for_fragments(std::move(rows), region, [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
     const auto dead = [&](const Fragment& f) {
       // A hole with nothing under it hides nothing.
       return !branch.seen(row.born, f.overtaken) ||
-             (!has_place(f.row) && f.oldest && branch.parent == nullptr);
+             (f.row.kind == BlockKind::hole && f.oldest && branch.parent == nullptr);
     };
     if (std::none_of(fragments.begin(), fragments.end(), dead)) return true;
     if (changed >= max_changes(looked_at)) {
@@ -198,6 +214,7 @@ Result<> Sweeper::erase(const std::vector<Branch*>& branches) {
     }
     return {};
   }));
+  engine_.grace().synchronize(); // a copy may be reading through them
   MutexLock lock(objects_.mutex());
   for (const Branch* const branch : branches) objects_.erase_branch(branch->id);
   return {};
@@ -216,6 +233,7 @@ Sweeper::Family Sweeper::family() {
   for (const Branch* const branch : objects_.branches()) {
     Relative& relative = family[branch->id];
     static_cast<Viewers&>(relative) = *branch;
+    relative.adopted = branch->adopted();
     if (branch->parent != nullptr) relative.parent = Pin{branch->parent->id, branch->parent_number.value()};
   }
   return family;
@@ -228,6 +246,7 @@ Result<BranchUsage> Sweeper::usage(const Family& family, BranchId branch) {
   const Viewers& viewers = found->second;
   const std::set<std::uint64_t> numbers(viewers.pins.begin(), viewers.pins.end());
   VSNAP_TRY(for_regions(engine_, branch, [&](RegionIndex region, std::vector<ExtentRow> rows) {
+    drop_released(rows, found->second.adopted);
     for_fragments(std::move(rows), region, [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
       for (const Fragment& f : fragments) {
         if (!has_place(f.row)) continue;
@@ -291,6 +310,7 @@ Result<std::uint64_t> Sweeper::freed_by(const Family& family, std::multiset<Pin>
     const Viewers& before = found->second;
     const Viewers after = without(before, branch, pins);
     VSNAP_TRY(for_regions(engine_, branch, [&](RegionIndex region, std::vector<ExtentRow> rows) {
+      drop_released(rows, found->second.adopted);
       for_fragments(std::move(rows), region,
                     [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
                       for (const Fragment& f : fragments) {

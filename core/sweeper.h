@@ -51,6 +51,7 @@ class Sweeper {
   // All branches at one moment: who sees them, and where they hold their parents.
   struct Relative : Viewers {
     std::optional<Pin> parent;
+    bool adopted = false;
   };
   using Family = std::map<BranchId, Relative>;
   [[nodiscard]] Family family();

@@ -7,7 +7,8 @@
 // 2. Of overlapping concurrent writes each block ends up with the content of one of them. A read that runs
 //    beside a write may see either; never anything else.
 // 3. A write touches the place of a block only where no other view can see it; else it goes to a new place,
-//    and the old place stays as it is. Data reaches its place before the map says so.
+//    and the old place stays as it is. Data reaches its place before the map says so. Of an adopted volume
+//    the place stays, in its image, and the old content goes to a new place first (copy_out.h).
 // 4. A snapshot never changes: write, discard and resize answer EROFS.
 // Threads: every method may be called from any thread at any time. No call of a read waits for a write.
 #pragma once

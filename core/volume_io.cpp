@@ -3,18 +3,17 @@
 #include <fmt/format.h>
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 
 #include "core/assert.h"
 #include "core/change_range.h"
+#include "core/volume_change.h"
 
 namespace vsnap {
 
 namespace {
 
-// A piece makes at most one record a block; see ChangeLog.
-constexpr std::uint64_t kPieceBytes = ChangeLog::kMaxPieceRecords * kBlockBytes;
-static_assert(kRegionBytes % kPieceBytes == 0);
 constexpr std::array<std::byte, kBlockBytes> kZeros{};
 
 bool continues(Entry previous, Entry e, std::uint64_t distance) {
@@ -32,6 +31,7 @@ VolumeIo::VolumeIo(Engine& engine, Objects& objects, ObjectPtr object, std::shar
   map_.head = object_->kind == ViewKind::volume || object_->draining;
   map_.number = object_->number;
   map_.line = object_->line;
+  engine_.cache().add(map_);
 }
 
 VolumeIo::~VolumeIo() { engine_.cache().forget(map_); }
@@ -158,7 +158,9 @@ Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out, Pendin
     const std::uint64_t begin_byte = span.begin_in(block);
     const std::span<std::byte> part = out.subspan(begin_byte - span.from, span.end_in(end - 1) - begin_byte);
     if (data) VSNAP_TRY(engine_.check_kept({entry.place(), BlockCount(end - block)}));
-    if (data && pending != nullptr)
+    if (data && entry.place().is_base() && !in_image())
+      VSNAP_TRY(read_through_image(span.region, block, entry, begin_byte % kBlockBytes, part));
+    else if (data && pending != nullptr)
       VSNAP_TRY(start_part(*pending, entry.place(), begin_byte % kBlockBytes, part));
     else if (data && !planted(Fault::read_error_as_zeros))
       VSNAP_TRY(engine_.members().read(entry.place(), begin_byte % kBlockBytes, part));
@@ -171,10 +173,7 @@ Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out, Pendin
   return {};
 }
 
-Result<> VolumeIo::read_block(const Region& region, std::uint64_t block, std::span<std::byte> out) {
-  const Entry entry = planted(Fault::merge_forgotten) ? Entry() : region.entry(block);
-  if (ImagePair* const pair = below_.load(); pair != nullptr && entry.kind() == BlockKind::none)
-    return pair->first().read_as_below({region.index(), block * kBlockBytes, (block + 1) * kBlockBytes}, out);
+Result<> VolumeIo::read_entry(Entry entry, std::span<std::byte> out) {
   if (entry.kind() == BlockKind::data) {
     VSNAP_TRY(engine_.check_kept({entry.place(), BlockCount(1)}));
     return engine_.members().read(entry.place(), 0, out);
@@ -183,37 +182,21 @@ Result<> VolumeIo::read_block(const Region& region, std::uint64_t block, std::sp
   return {};
 }
 
-// ---- changing ----
-
-template <class Body>
-Result<> VolumeIo::change(std::uint64_t offset, std::uint64_t length, Body body) {
-  bool committed = false; // for want of space
-  std::uint64_t done = 0;
-  while (done < length) {
-    // Outside of the gate and the grace section: a commit waits for both.
-    if (engine_.log().full())
-      VSNAP_TRY(engine_.make_room());
-    else if (engine_.log().wants_commit())
-      engine_.ask_for_commit();
-    const std::uint64_t at = offset + done;
-    const std::uint64_t size = std::min(length - done, kPieceBytes - at % kPieceBytes);
-    Result<> changed;
-    {
-      const IoGate::Passage passage(map_.branch->gate);
-      const Grace::Section section(engine_.grace());
-      changed = body(Span{RegionIndex(at / kRegionBytes), at % kRegionBytes, at % kRegionBytes + size}, done);
-    }
-    engine_.cache().collect_some();
-    if (!changed) {
-      if (changed.error().kind != ErrorKind::no_space || committed) return changed;
-      committed = true; // what was freed since the last commit becomes available
-      VSNAP_TRY(engine_.commit());
-      continue;
-    }
-    done += size;
+Result<> VolumeIo::read_block(const Region& region, std::uint64_t block, std::span<std::byte> out) {
+  if (planted(Fault::merge_forgotten)) return read_entry(Entry(), out);
+  for (;;) {
+    const Entry entry = region.entry(block);
+    if (ImagePair* const pair = below_.load(); pair != nullptr && entry.kind() == BlockKind::none)
+      return pair->first().read_as_below({region.index(), block * kBlockBytes, (block + 1) * kBlockBytes},
+                                         out);
+    VSNAP_TRY(read_entry(entry, out));
+    std::atomic_thread_fence(std::memory_order_seq_cst); // as in read_through_image()
+    if (entry.kind() != BlockKind::data || !entry.place().is_base() || region.entry(block) == entry)
+      return {};
   }
-  return {};
 }
+
+// ---- changing ----
 
 Result<> VolumeIo::write(std::uint64_t offset, std::span<const std::byte> data) {
   VSNAP_TRY(check_range(offset, data.size()));
@@ -236,6 +219,7 @@ void VolumeIo::note_modified() {
 // Past the end: the rest of the last block must read as zeros, whatever a crash left there.
 Result<> VolumeIo::prepare_growth(std::uint64_t offset, std::uint64_t length) {
   const std::uint64_t size = size_bytes();
+  if (in_image()) return prepare_image(offset + length);
   if (length == 0 || offset + length <= size) return {};
   VSNAP_TRY(finish_trim());
   VSNAP_TRY(hide_below(size, offset + length));
@@ -335,6 +319,7 @@ void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, B
 }
 
 Result<> VolumeIo::write_piece(const Span& span, std::span<const std::byte> data, std::uint64_t grown) {
+  if (in_image()) return write_image(span, data);
   for (;;) {
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
     const ChangeRange range(*this, *region, span.first_block(), span.end_block());
@@ -446,6 +431,7 @@ Result<> VolumeIo::discard(std::uint64_t offset, std::uint64_t length) {
   const std::uint64_t size = size_bytes();
   if (offset >= size) return {};
   std::uint64_t end = length > size - offset ? size : offset + length;
+  if (in_image()) return zero_image(offset, end);
   if (end == size && end % kBlockBytes != 0) {
     const std::uint64_t last_block = end - end % kBlockBytes;
     VSNAP_TRY(discard_tail(std::max(offset, last_block), size));
@@ -551,6 +537,7 @@ Result<> VolumeIo::reserve(std::uint64_t offset, std::uint64_t length, bool exte
   VSNAP_TRY(check_range(offset, length));
   if (!extend) length = offset >= size_bytes() ? 0 : std::min(length, size_bytes() - offset);
   if (length == 0) return {};
+  if (in_image()) return prepare_image(offset + length); // it has all its blocks
   VSNAP_TRY_ASSIGN(const std::uint64_t mapped, count_mapped(offset, length));
   const std::uint64_t blocks = (offset + length - 1) / kBlockBytes - offset / kBlockBytes + 1;
   // Every block may get a row of its own once it is written: 64 bytes at most, with the tree around them.
@@ -614,7 +601,7 @@ Result<std::optional<RegionIndex>> VolumeIo::next_mapped_region(RegionIndex from
   }
   VSNAP_TRY(engine_.db().read([&](SQLite::Database&) -> Result<> {
     for (const Branch* link = map_.branch; link != nullptr; link = link->seen_parent()) {
-      const auto found = engine_.index().next_region(link->id, from);
+      const auto found = engine_.index().next_mapped_region(*link, from);
       if (found && (!best || *found < *best)) best = found;
     }
     return {};
@@ -678,7 +665,7 @@ Result<> VolumeIo::fsync() {
   if (!map_.head) return {};
   counters_->flushes.fetch_add(1, std::memory_order_relaxed);
   VSNAP_TRY(engine_.check_writable());
-  return engine_.sync();
+  return engine_.sync(map_.branch->base.member);
 }
 
 } // namespace vsnap

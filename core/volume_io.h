@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "core/copy_out.h"
 #include "core/engine.h"
 #include "core/image_pair.h"
 #include "core/live_counters.h"
@@ -46,6 +47,8 @@ class VolumeIo final : public View {
   Result<> finish_trim() VSNAP_EXCLUDES(trim_mutex_);
   // Of a second image, before its end moves from `from` to `to`: what the first one has there does not show.
   Result<> hide_below(std::uint64_t from, std::uint64_t to);
+  // Of an adopted volume: copies what others see in the image to the pool.
+  Result<> save_image(const Progress& progress);
   // Makes the size at least `size_bytes`.
   void grow_to(std::uint64_t size_bytes);
   // For configuration operations: the map, and the object it belongs to.
@@ -82,6 +85,7 @@ class VolumeIo final : public View {
                                         std::span<const std::byte> data);
   Result<> write_run(const Span& span, std::span<const std::byte> data, Place place, std::uint64_t block,
                      std::uint64_t count, const Region& region);
+  // A block of a range that the caller holds.
   Result<> read_block(const Region& region, std::uint64_t block, std::span<std::byte> out);
   // What the block's entry says, or, where it has none, that of the first image of the pair, if there is one.
   Result<Entry> seen_entry(ImagePair* pair, const Region& region, std::uint64_t block);
@@ -89,6 +93,18 @@ class VolumeIo final : public View {
   Result<> hide_piece(const Span& span);
   // For the image above: zeros past the end.
   Result<> read_as_below(const Span& span, std::span<std::byte> out);
+  Result<> read_entry(Entry entry, std::span<std::byte> out);
+  // Adopted volumes, and who reads through one: volume_adopted.cpp.
+  [[nodiscard]] bool in_image() const { return map_.head && map_.branch->adopted(); }
+  // Before a change that ends at `end`, outside of the gate.
+  Result<> prepare_image(std::uint64_t end);
+  Result<> write_image(const Span& span, std::span<const std::byte> data);
+  Result<> zero_image(std::uint64_t from, std::uint64_t to);
+  template <class Change>
+  Result<> change_image(const Span& span, Change change);
+  // The run at `block` as another view than the head sees it; `first` is its entry, and shows the image.
+  Result<> read_through_image(RegionIndex region, std::uint64_t block, Entry first, std::uint64_t offset,
+                              std::span<std::byte> out);
   Result<> discard_piece(const Span& span);
   Result<> unmap_in_region(Region& region, std::uint64_t from, std::uint64_t to);
   Result<> reserve_piece(const Span& span);
@@ -106,6 +122,7 @@ class VolumeIo final : public View {
   ObjectPtr object_;
   ViewMap map_;
   std::shared_ptr<ViewCounters> counters_;
+  CopyOut copy_out_{engine_};
   Mutex trim_mutex_; // before any gate; one finish_trim() at a time
   std::atomic<ImagePair*> below_{nullptr}, above_{nullptr};
   std::vector<std::shared_ptr<ImagePair>> pairs_; // that these are or were; changed under the commit lock

@@ -295,6 +295,28 @@ Result<ControlReply> refresh(Pool& pool, const wire::RefreshRequest& request) {
   return view_reply(pool.refresh(name));
 }
 
+AdoptOptions::Changed changed_from(wire::ImageChanged changed) {
+  if (changed == wire::CHANGED_KEEP) return AdoptOptions::Changed::keep;
+  return changed == wire::CHANGED_DROP_SNAPSHOTS ? AdoptOptions::Changed::drop_snapshots
+                                                 : AdoptOptions::Changed::refuse;
+}
+
+Result<ControlReply> adopt(Pool& pool, const wire::AdoptRequest& request) {
+  VSNAP_TRY(check_name("volume", request.volume()));
+  VSNAP_TRY(check_absolute(request.path()));
+  return view_reply(
+      pool.adopt({request.path(), request.volume(), request.force(), changed_from(request.changed())}));
+}
+
+Result<ControlReply> release(Pool& pool, const wire::ReleaseRequest& request, const Progress& progress) {
+  VSNAP_TRY_ASSIGN(const std::string volume, existing_volume(pool, request.volume()));
+  VSNAP_TRY_ASSIGN(const ReleaseResult result,
+                   pool.release(volume, {request.keep_snapshots(), request.dry_run()}, progress));
+  ControlReply reply;
+  *reply.mutable_release() = to_wire(result);
+  return reply;
+}
+
 Result<ControlReply> dump_catalog(Pool& pool, const wire::DumpCatalogRequest& request,
                                   const Progress& progress) {
   VSNAP_TRY(check_absolute(request.path()));
@@ -366,6 +388,8 @@ bool changes_content(const ControlRequest& request) {
     case ControlRequest::kRollback:
     case ControlRequest::kPreserve:
     case ControlRequest::kFlatten:
+    case ControlRequest::kAdopt:
+    case ControlRequest::kRelease:
       return true;
     default:
       return false;
@@ -406,6 +430,10 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
       return preserve(pool, request.preserve());
     case ControlRequest::kFlatten:
       return flatten(pool, request.flatten(), progress);
+    case ControlRequest::kAdopt:
+      return adopt(pool, request.adopt());
+    case ControlRequest::kRelease:
+      return release(pool, request.release(), progress);
     case ControlRequest::kRemove:
       return remove(pool, request.remove());
     case ControlRequest::kWaitRemovals:

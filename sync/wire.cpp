@@ -96,6 +96,7 @@ ViewInfo to_wire(const vsnap::ViewInfo& info) {
   if (info.origin) out.set_origin(*info.origin);
   out.set_form(to_wire(info.form));
   out.set_state(info.state);
+  out.set_base(info.base);
   return out;
 }
 
@@ -115,6 +116,7 @@ vsnap::ViewInfo from_wire(const ViewInfo& info) {
   if (info.has_origin()) out.origin = info.origin();
   out.form = from_wire(info.form());
   out.state = info.state();
+  out.base = info.base();
   return out;
 }
 
@@ -197,6 +199,7 @@ RemovalPlan to_wire(const vsnap::RemovalPlan& plan) {
   RemovalPlan out;
   for (const vsnap::ViewName& name : plan.removed) *out.add_removed() = to_wire(name);
   out.set_frees_bytes(plan.frees_bytes);
+  for (const std::string& path : plan.given_back) out.add_given_back(path);
   return out;
 }
 
@@ -204,6 +207,7 @@ vsnap::RemovalPlan from_wire(const RemovalPlan& plan) {
   vsnap::RemovalPlan out;
   for (const ViewName& name : plan.removed()) out.removed.push_back(from_wire(name));
   out.frees_bytes = plan.frees_bytes();
+  for (const std::string& path : plan.given_back()) out.given_back.push_back(path);
   return out;
 }
 
@@ -217,6 +221,20 @@ RollbackResult to_wire(const vsnap::RollbackResult& result) {
 vsnap::RollbackResult from_wire(const RollbackResult& result) {
   vsnap::RollbackResult out{from_wire(result.to()), std::nullopt};
   if (result.has_kept()) out.kept = from_wire(result.kept());
+  return out;
+}
+
+ReleaseResult to_wire(const vsnap::ReleaseResult& result) {
+  ReleaseResult out;
+  out.set_path(result.path);
+  for (const vsnap::ViewName& name : result.kept) *out.add_kept() = to_wire(name);
+  out.set_copied_bytes(result.copied_bytes);
+  return out;
+}
+
+vsnap::ReleaseResult from_wire(const ReleaseResult& result) {
+  vsnap::ReleaseResult out{result.path(), {}, result.copied_bytes()};
+  for (const ViewName& name : result.kept()) out.kept.push_back(from_wire(name));
   return out;
 }
 

@@ -31,10 +31,11 @@ _vsnap_candidates() { # COMMAND NUMBER-OF-ARGUMENTS-BEFORE
     check:0 | 'catalog dump':0 | mount:0 | top:0 | upgrade:0) _vsnap_pools ;;
     mount:1) echo DIRS ;;
     umount:0) _vsnap_pools; echo DIRS ;;
-    create:0) _vsnap_pools | sed 's|$|/|' ;;
+    create:0 | adopt:1) _vsnap_pools | sed 's|$|/|' ;;
+    adopt:0) echo FILES ;;
     ls:0 | df:0) _vsnap_pools; [[ $_vsnap_word != */* ]] || _vsnap_specs volume ;;
     info:0) _vsnap_pools; [[ $_vsnap_word != */* ]] || _vsnap_specs all ;;
-    resize:0 | flatten:0) _vsnap_specs volume ;;
+    resize:0 | flatten:0 | release:0) _vsnap_specs volume ;;
     snapshot:* | preserve:0) _vsnap_specs volume | sed 's|[^/]$|&@|' ;;
     rollback:0 | clone:0 | wait:0 | split:0 | refresh:0) _vsnap_specs snapshot ;;
     'copy pause':0 | 'copy resume':0 | 'copy limit':0) _vsnap_specs all ;;
@@ -58,7 +59,7 @@ _vsnap() {
 
   for word in "${words[@]:1}"; do
     case $previous:$word in
-      --size:* | --to:* | --bwlimit:* | --sector-size:* | --timeout:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
+      --size:* | --to:* | --bwlimit:* | --sector-size:* | --timeout:* | --changed:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
       *:-*) previous=$word ;;
       *)
         previous=''
@@ -78,6 +79,7 @@ _vsnap() {
     -t) offered=$'volume\nsnapshot\nall' ;;
     -o) [[ $command == mount ]] || return; offered=$'allow_other\nthreads=\ncache=\ndirect=on\ndirect=off\nio_uring\ndebug' ;;
     -s) return ;;
+    --changed) offered=$'keep\ndrop-snapshots' ;;
     *)
       if [[ $_vsnap_word == -* ]]; then
         # shellcheck disable=SC2086  # "pool create" is two words

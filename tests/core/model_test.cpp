@@ -27,9 +27,16 @@ std::uint64_t number_from(const char* name, std::uint64_t otherwise) {
 class Duel {
  public:
   explicit Duel(std::uint64_t seed) : random_(seed), env_(seed) {
-    CreatePoolOptions create{.name = "lab", .members = {{"/a", 48 * kMiB}, {"/b", 48 * kMiB}}};
+    CreatePoolOptions create{.name = "lab", .members = {{"/a", 256 * kMiB}, {"/b", 256 * kMiB}}};
     REQUIRE(Pool::create(env_, create).has_value());
     model_ = ModelPool::make("lab");
+    model_->set_images([this](const std::string& path) { return image(path); });
+    for (std::uint64_t i = 0; i < 3; ++i) {
+      free_images_.push_back("/image" + std::to_string(i));
+      auto made = env_.open_file(free_images_.back(), {.create = true});
+      REQUIRE(made.has_value());
+      REQUIRE((*made)->resize(i * i * 8 * kMiB + 300'000 + i).has_value());
+    }
     open();
   }
 
@@ -148,8 +155,10 @@ class Duel {
       split();
     else if (dice < 760)
       read_somewhere();
-    else if (dice < 800)
+    else if (dice < 794)
       create();
+    else if (dice < 800)
+      adopt_or_release();
     else if (dice < 840)
       snapshot();
     else if (dice < 845)
@@ -205,8 +214,9 @@ class Duel {
     Both opened = open_both(*volume);
     Both& view = !held_.empty() && below(3) == 0 ? held_[below(held_.size())] : opened;
     const std::uint64_t at = offset();
-    const std::uint64_t size = what == 1 && below(10) == 0 ? 40 * kMiB : length();
     const auto written = model_->info(view.model->id());
+    const bool whole = what == 1 && below(10) == 0 && written->form != ViewForm::adopted;
+    const std::uint64_t size = whole ? 40 * kMiB : length();
     what_ = fmt::format("io {} {}{} at {} length {} (used {} of {})", what, written->name.text(),
                         &view == &opened ? "" : " (old handle)", at, size, written->used_bytes,
                         written->size_bytes);
@@ -286,8 +296,7 @@ class Duel {
     what_ = "copy " + name.text();
     INFO(what_);
     std::uint64_t pieces = below(4) == 0 ? 1000 : below(4);
-    const auto real =
-        real_->wait_for_copy(name, [&](std::uint64_t, std::uint64_t) { return pieces-- != 0; });
+    const auto real = real_->wait_for_copy(name, [&](std::uint64_t, std::uint64_t) { return pieces-- != 0; });
     if (!real) REQUIRE(real.error().errno_value == ECANCELED);
     if (real) REQUIRE(model_->wait_for_copy(name, {}).has_value());
   }
@@ -362,7 +371,10 @@ class Duel {
     }
     const auto volume = any(ViewKind::volume);
     if (!volume) return;
-    const std::uint64_t size = below(3) == 0 ? offset() : below(80 * kMiB);
+    const bool adopted = volume->form == ViewForm::adopted;
+    const std::uint64_t size = adopted         ? volume->size_bytes - 1000 + below(kMiB)
+                               : below(3) == 0 ? offset()
+                                               : below(80 * kMiB);
     const bool shrink = below(3) != 0;
     what_ = fmt::format("resize {} from {} to {}", volume->name.text(), volume->size_bytes, size);
     INFO(what_);
@@ -390,9 +402,13 @@ class Duel {
     if (!sweeps_wait) REQUIRE(usage->space.freeing_bytes == 0);
     const std::uint64_t before = real_->space().data_bytes;
     const ViewName name = object->name;
+    const std::string image_path = object->base;
+    const std::vector<std::byte> held = image_path.empty() ? std::vector<std::byte>() : content_of(*object);
     const auto real = real_->remove(std::span(&name, 1), {.recursive = recursive, .count_frees = true});
+    if (!real && real.error().message.find("a clone reads its image") != std::string::npos) return;
     const auto model = model_->remove(std::span(&name, 1), {.recursive = recursive});
     if (!same(real, model)) return;
+    if (!image_path.empty()) given_back(image_path, held);
     if (!recursive || object->kind == ViewKind::snapshot) {
       for (const UsageRow& row : usage->rows) {
         if (row.view.name == name) REQUIRE(row.frees_bytes == real->frees_bytes);
@@ -442,6 +458,50 @@ class Duel {
     }
   }
 
+  std::vector<std::byte> image(const std::string& path) {
+    SparseBytes& bytes = env_.bytes_of(path);
+    return {bytes.begin(), bytes.end()};
+  }
+
+  std::vector<std::byte> content_of(const ViewInfo& info) { // as the model has it
+    auto view = model_->open_view(info.id);
+    REQUIRE(view.has_value());
+    std::vector<std::byte> content(info.size_bytes);
+    REQUIRE(*(*view)->read(0, content) == content.size());
+    return content;
+  }
+
+  void given_back(const std::string& path, const std::vector<std::byte>& held) {
+    REQUIRE(image(path) == held);
+    free_images_.push_back(path);
+  }
+
+  void adopt_or_release() {
+    const bool adopts = !free_images_.empty() && below(2) == 0;
+    if (adopts && of_kind(ViewKind::volume).size() < kMaxVolumes) {
+      const AdoptOptions options{.path = free_images_.back(), .volume = volume_name()};
+      what_ = "adopt " + options.volume;
+      if (same(real_->adopt(options), model_->adopt(options))) free_images_.pop_back();
+      return;
+    }
+    const auto volume = any(ViewKind::volume);
+    if (!volume) return;
+    const bool keeps = below(2) == 0;
+    what_ = fmt::format("release {} keep {}", volume->name.text(), keeps);
+    INFO(what_);
+    if (keeps && volume->form == ViewForm::adopted) {
+      const ViewName newest{volume->name.volume, "newest"};
+      if (!same(real_->snapshot(std::span(&newest, 1)), model_->snapshot(std::span(&newest, 1)))) return;
+    }
+    const std::vector<std::byte> held = content_of(*volume);
+    const auto real = real_->release(volume->name.volume, {.keep_snapshots = keeps}, {});
+    if (!real && (real.error().message.find("a clone reads its image") != std::string::npos ||
+                  real.error().kind == ErrorKind::no_space))
+      return;
+    if (same(real, model_->release(volume->name.volume, {.keep_snapshots = keeps}, {})))
+      given_back(volume->base, held);
+  }
+
   void fsync() {
     const auto volume = any(ViewKind::volume);
     if (!volume) return;
@@ -472,6 +532,8 @@ class Duel {
     const auto model = model_->list();
     for (std::size_t i = 0; i < real.size(); ++i) {
       INFO(model[i].name.text());
+      REQUIRE(real[i].form == model[i].form);
+      if (!model[i].base.empty()) REQUIRE(image(model[i].base) == content_of(model[i]));
       Both view = open_both(model[i]);
       for (const std::uint64_t base : {std::uint64_t{0}, 32 * kMiB - 128 * 1024, 64 * kMiB - 128 * 1024}) {
         compare_range(view, base, 512 * 1024);
@@ -486,6 +548,7 @@ class Duel {
   std::mt19937_64 random_;
   std::string what_; // the operation under way, for the message
   MemoryEnv env_;
+  std::vector<std::string> free_images_;
   std::unique_ptr<ModelPool> model_;
   std::unique_ptr<Pool> real_;
   std::vector<Both> held_; // before the pools

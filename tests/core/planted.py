@@ -16,6 +16,7 @@ KILLED = "killed at any call*,what came back after a kill*,a killed daemon*,a ta
 MODEL = "random operations*"
 CRASHES = "*power cut*,*cut off*,writers that extend*,commits that bring nothing*,a volume that was shrunk*"
 FULL = "a crash at any call leaves a full-sized*"
+ADOPTED = "an adopted image through a power cut*"
 FAULTS = "whichever call fails*,after a failed flush*"
 
 FOUND_BY = {
@@ -56,6 +57,13 @@ FOUND_BY = {
     "piece_not_flushed": FULL,
     "copy_ends_early": FULL,
     "copy_of_old_line": FULL,
+    "saved_without_flush": ADOPTED,
+    "image_not_flushed": ADOPTED,
+    "overwritten_before_record": ADOPTED,
+    "rollback_not_resumed": ADOPTED,
+    "base_read_once": "readers of snapshots and clones*",
+    "entry_not_switched": "an open snapshot goes on*",
+    "load_without_saves": "a snapshot that is first read*",
 }
 HANGS = {"lost_wakeup"}  # found by its never coming to an end
 THREE = {"commit_without_flush"}  # a snapshot, a first write, and a commit

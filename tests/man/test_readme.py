@@ -91,6 +91,11 @@ def check_clones():
         lab.run(f'cmp /mnt/lab/golden@v1 /mnt/lab/web{n}')
 
 
+def check_taken_over():
+    lab.run('e2fsck -fn /srv/old.raw')
+    assert 'lab/old' not in names()
+
+
 def check_removed():
     assert not [name for name in names() if re.match('lab/(data@monday|golden|web)', name)], names()
 
@@ -110,6 +115,7 @@ AFTER = {
     'Grow a volume and its file system': check_grown_volume,
     'Roll back': check_rolled_back,
     'Clone a golden image ten times': check_clones,
+    'Take over an existing image': check_taken_over,
     'See what takes the space, and remove it': check_removed,
     'Stop, and go on elsewhere': check_moved,
 }

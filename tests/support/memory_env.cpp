@@ -52,10 +52,15 @@ class MemoryFile final : public File {
     if (holds_lock_ && power_ == env_.power_) content_->locked = false;
   }
   Result<> read_at(std::uint64_t offset, std::span<std::byte> out) override {
-    MutexLock lock(env_.mutex_);
-    if (gone() || env_.fails() || offset + out.size() > content_->bytes.size())
-      return failure(ErrorKind::failed, EIO, "read");
-    std::memcpy(out.data(), content_->bytes.data() + offset, out.size());
+    bool slow = false;
+    {
+      MutexLock lock(env_.mutex_);
+      if (gone() || env_.fails() || offset + out.size() > content_->bytes.size())
+        return failure(ErrorKind::failed, EIO, "read");
+      std::memcpy(out.data(), content_->bytes.data() + offset, out.size());
+      slow = !env_.slow_reads_.empty() && env_.slow_reads_ == content_->path;
+    }
+    if (slow) std::this_thread::sleep_for(std::chrono::microseconds(300));
     return {};
   }
   Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) override {
@@ -74,6 +79,7 @@ class MemoryFile final : public File {
     return {};
   }
   void put(std::uint64_t offset, std::span<const std::byte> data) VSNAP_REQUIRES(env_.mutex_) {
+    content_->modified_ns = env_.now_ns_;
     std::byte* const at = content_->bytes.data() + offset;
     for (std::size_t done = 0; done < data.size();) { // a cache keeps, or loses, each page by itself
       const std::size_t size = std::min(data.size() - done, kPage - (offset + done) % kPage);
@@ -122,6 +128,12 @@ class MemoryFile final : public File {
     MutexLock lock(env_.mutex_);
     content_->bytes.resize(size);
     return {};
+  }
+  Result<FileStamp> stamp(bool durably) override {
+    if (durably) VSNAP_TRY(flush());
+    MutexLock lock(env_.mutex_);
+    if (gone()) return failure(ErrorKind::failed, EIO, "stamp");
+    return FileStamp{content_->bytes.size(), content_->number >> 1U, content_->modified_ns};
   }
   [[nodiscard]] std::string identity() const override { return std::to_string(content_->number); }
   [[nodiscard]] bool is_block_device() const override { return true; } // nothing for libblkid to open
@@ -391,6 +403,11 @@ std::vector<std::string> MemoryEnv::shared_memory_names(const std::string& prefi
     if (name.starts_with(prefix)) found.push_back(name);
   }
   return found;
+}
+
+void MemoryEnv::slow_reads_of(const std::string& path) {
+  MutexLock lock(mutex_);
+  slow_reads_ = path;
 }
 
 void MemoryEnv::fail_from(std::optional<std::uint64_t> nth) {

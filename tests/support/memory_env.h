@@ -82,6 +82,8 @@ class MemoryEnv final : public Env {
   void new_boot();
   void no_shared_memory(bool none);
   void slow_durable_writes(bool slow) { slow_.store(slow); } // so that others come while one goes on
+  // Reads of that file take a while after they have the bytes; "": of none.
+  void slow_reads_of(const std::string& path);
   void fail_from(std::optional<std::uint64_t> nth);          // nullopt: no more faults
   void fail_once(std::uint64_t nth);
   void fail_flush_once();
@@ -104,6 +106,7 @@ class MemoryEnv final : public Env {
     std::string path;
     bool locked = false;
     std::uint64_t number = 0;
+    std::int64_t modified_ns = 0; // by its user; a power cut leaves it
   };
   friend class MemorySegment;
   struct Segment;
@@ -133,6 +136,7 @@ class MemoryEnv final : public Env {
   std::vector<Event> events_ VSNAP_GUARDED_BY(mutex_);
   std::uint64_t boot_ VSNAP_GUARDED_BY(mutex_) = 1;
   std::uint64_t power_ VSNAP_GUARDED_BY(mutex_) = 0; // how often it was cut, or its user killed
+  std::string slow_reads_ VSNAP_GUARDED_BY(mutex_);
   bool fail_flush_ VSNAP_GUARDED_BY(mutex_) = false;
   bool no_space_ VSNAP_GUARDED_BY(mutex_) = false;
 };

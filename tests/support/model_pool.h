@@ -7,6 +7,7 @@
 // 2. Every write gives a block a new stamp; copies keep it. Views share a block where the stamps are equal.
 // 3. Object ids start at 2 and are never used twice. A removed view that is open keeps its object, without a
 //    name (a snapshot: with its volume only).
+// An adopted volume has every block up to its end; the image itself is not touched.
 // Where the interface leaves a choice: a discard that reaches the end of the view frees a partial last block
 // too; reserve() without extend stops at the end; diff() tells blocks that were written, even with the same
 // content.
@@ -37,6 +38,7 @@ struct ModelObject {
   std::uint64_t family = 0;            // views with a common ancestor have the same
   std::optional<ObjectId> clone_of;    // cleared by flatten
   std::optional<ObjectId> starts_from; // what it was made a copy of
+  bool adopted = false;                // has every block, and the size it has
   std::map<std::uint64_t, ModelBlock> blocks;
   bool draining = false;                      // a preserved image that old handles write to
   std::weak_ptr<ModelObject> above;           // the second image, in which this one shows ...
@@ -55,6 +57,10 @@ class ModelPool : public Pool {
   // Called by every write before it does anything, without locks held: to hold one back.
   void set_before_write(std::function<void()> hook) VSNAP_EXCLUDES(mutex_);
 
+  // Where adopt() finds the content of an image.
+  void set_images(std::function<std::vector<std::byte>(const std::string& path)> images)
+      VSNAP_EXCLUDES(mutex_);
+
   Result<> close() override { return {}; }
   void keep_unlinked() override VSNAP_EXCLUDES(mutex_); // and opens them again from then on
   void set_observer(PoolObserver* observer) override;   // returns when no callback is running
@@ -71,6 +77,9 @@ class ModelPool : public Pool {
   Result<std::optional<ObjectId>> carried_out(RequestId request) override;
   Result<> add_member(const MemberSpec& member, bool force) override;
   Result<ViewInfo> create_volume(const std::string& volume, std::uint64_t size_bytes) override;
+  Result<ViewInfo> adopt(const AdoptOptions& options) override;
+  Result<ReleaseResult> release(const std::string& volume, ReleaseOptions options,
+                                const Progress& progress) override;
   using Pool::rename;
   using Pool::resize;
   Result<> rename(const ViewName& from, const std::string& new_name, bool replace) override;
@@ -155,6 +164,7 @@ class ModelPool : public Pool {
   std::uint64_t capacity_bytes_ VSNAP_GUARDED_BY(mutex_) = kDefaultCapacityBytes;
   std::vector<MemberInfo> members_ VSNAP_GUARDED_BY(mutex_);
   std::function<void()> before_write_ VSNAP_GUARDED_BY(mutex_);
+  std::function<std::vector<std::byte>(const std::string&)> images_ VSNAP_GUARDED_BY(mutex_);
 
   Mutex observer_mutex_; // held while the observer is called, never together with mutex_
   PoolObserver* observer_ VSNAP_GUARDED_BY(observer_mutex_) = nullptr;

@@ -42,6 +42,9 @@ ModelPool::Object ModelPool::copy_as_snapshot(const ModelObject& volume, const s
   object->info.name.snapshot = snapshot;
   object->info.created_ns = Env::real().wall_clock_ns();
   object->handles = 0;
+  object->adopted = false;
+  object->info.form = ViewForm::thin;
+  object->info.base.clear();
   object->clone_of.reset();
   object->copying = object->paused = false;
   objects_[object->info.id.value()] = object;
@@ -262,12 +265,17 @@ Result<> ModelPool::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shr
     if (size_bytes > kMaxVolumeBytes) {
       return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: larger than 8 EiB - 1", name_, volume));
     }
+    if (object->adopted && size_bytes < object->info.size_bytes)
+      return failure(ErrorKind::failed, EINVAL, fmt::format("{}/{}: adopted", name_, volume));
     if (size_bytes < object->info.size_bytes && !allow_shrink) {
       return failure(ErrorKind::usage,
                      fmt::format("{}/{}: that would make it smaller and lose what is past the new end "
                                  "(--shrink does it)",
                                  name_, volume));
     }
+    for (std::uint64_t block = blocks_for(object->info.size_bytes).value();
+         object->adopted && block < blocks_for(size_bytes).value(); ++block)
+      block_for_writing(*object, block);
     set_size(*object, size_bytes);
     next_generation();
     events.contents.push_back(object->info.id);
@@ -336,6 +344,8 @@ Result<RollbackResult> ModelPool::rollback(const ViewName& to, bool discard, boo
       result.kept = kept;
     }
     if (dry_run) return result;
+    if (volume->adopted && volume->info.size_bytes != snapshot->info.size_bytes)
+      return failure(ErrorKind::failed, EINVAL, fmt::format("{}/{}: adopted", name_, to.volume));
     if (result.kept) {
       copy_as_snapshot(*volume, result.kept->snapshot);
       events.entries.push_back(result.kept->text());

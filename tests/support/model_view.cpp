@@ -37,6 +37,11 @@ Result<> ModelView::may_change(std::uint64_t offset, std::uint64_t length) const
   return {};
 }
 
+Result<> ModelView::stays_within(std::uint64_t end) const {
+  if (!object_->adopted || end <= object_->info.size_bytes) return {};
+  return failure(ErrorKind::usage, EFBIG, "past the end of an image");
+}
+
 Result<std::size_t> ModelView::read(std::uint64_t offset, std::span<std::byte> out) {
   MutexLock lock(pool_.mutex_);
   const std::uint64_t size = object_->info.size_bytes;
@@ -65,6 +70,7 @@ Result<> ModelView::write(std::uint64_t offset, std::span<const std::byte> data)
   MutexLock lock(pool_.mutex_);
   VSNAP_TRY(may_change(offset, data.size()));
   if (data.empty()) return {};
+  VSNAP_TRY(stays_within(offset + data.size()));
   VSNAP_TRY(pool_.make_room(*object_, offset / kBlockBytes, (offset + data.size() - 1) / kBlockBytes));
   const std::byte* from = data.data();
   pool_.hide_below(*object_, offset + data.size());
@@ -89,6 +95,10 @@ Result<> ModelView::discard(std::uint64_t offset, std::uint64_t length) {
   for_each_block(offset, length, [&](std::uint64_t block, std::uint64_t at, std::uint64_t part) {
     const auto found = object_->blocks.find(block);
     if (found == object_->blocks.end()) return;
+    if (object_->adopted) {
+      std::memset(pool_.block_for_writing(*object_, block).content.data() + at, 0, part);
+      return;
+    }
     const bool to_its_end = at + part == kBlockBytes || block * kBlockBytes + at + part == size;
     if (at == 0 && to_its_end) {
       pool_.decide(*object_, block);
@@ -108,6 +118,7 @@ Result<> ModelView::reserve(std::uint64_t offset, std::uint64_t length, bool ext
   VSNAP_TRY(may_change(offset, length));
   const std::uint64_t end = extend ? offset + length : std::min(offset + length, object_->info.size_bytes);
   if (length == 0 || offset >= end) return {};
+  VSNAP_TRY(stays_within(end));
   VSNAP_TRY(pool_.make_room(*object_, offset / kBlockBytes, (end - 1) / kBlockBytes));
   pool_.hide_below(*object_, end);
   pool_.decide_end(*object_, end > object_->info.size_bytes);

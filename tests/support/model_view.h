@@ -23,6 +23,7 @@ class ModelView : public View {
   Result<> fsync() override { return {}; }
 
  private:
+  [[nodiscard]] Result<> stays_within(std::uint64_t end) const;
   [[nodiscard]] Result<> may_change(std::uint64_t offset, std::uint64_t length) const;
 
   ModelPool& pool_;

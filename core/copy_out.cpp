@@ -1,0 +1,107 @@
+#include "core/copy_out.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/assert.h"
+#include "core/planted.h"
+
+namespace vsnap {
+namespace {
+
+constexpr std::uint64_t kLeast = 16; // blocks: 64 KiB
+constexpr std::uint64_t kMost = 256; // 1 MiB
+// A piece of a request makes no more records than that, with what is saved besides.
+constexpr std::uint64_t kPiece = ChangeLog::kMaxPieceRecords;
+static_assert(kRegionBlocks % kPiece == 0 && kPiece % kMost == 0);
+
+bool to_be_saved(const Region& region, std::uint64_t block) {
+  const Entry e = region.entry(block);
+  return e.kind() == BlockKind::data && !e.own();
+}
+
+} // namespace
+
+CopyOut::Range CopyOut::range_for(const Region& region, Range wanted) {
+  std::uint64_t first = wanted.from;
+  while (first < wanted.to && !to_be_saved(region, first)) ++first;
+  if (first == wanted.to) return wanted;
+  const std::uint64_t here = first_block(region.index()).value();
+  std::uint64_t pace = kLeast;
+  if (expected_.load(std::memory_order_relaxed) == here + first)
+    pace = std::min(pace_.load(std::memory_order_relaxed) * 2, kMost);
+  pace_.store(pace, std::memory_order_relaxed);
+  // Within its piece: the neighbourhood of the first, or as much from it on.
+  const std::uint64_t piece_end = (wanted.from / kPiece + 1) * kPiece;
+  Range range{std::min(wanted.from, first / kLeast * kLeast),
+              std::max(wanted.to, std::min(first / kLeast * kLeast + pace, piece_end))};
+  range.from = std::max(range.from, wanted.from / kPiece * kPiece);
+  expected_.store(here + range.to, std::memory_order_relaxed);
+  return range;
+}
+
+Result<> CopyOut::save(const ViewMap& head, Region& region, Range range) {
+  for (std::uint64_t block = range.from; block < range.to;) {
+    if (!to_be_saved(region, block)) {
+      ++block;
+      continue;
+    }
+    std::uint64_t end = block + 1;
+    while (end < range.to && to_be_saved(region, end)) ++end;
+    VSNAP_TRY(save_run(head, region, {block, end}));
+    block = end;
+  }
+  return {};
+}
+
+Result<> CopyOut::save_run(const ViewMap& head, Region& region, Range run) {
+  Branch& branch = *head.branch;
+  thread_local std::vector<std::byte> buffer;
+  while (run.from < run.to) {
+    const BlockIndex start = first_block(region.index()) + BlockCount(run.from);
+    const auto place =
+        engine_.allocate(BlockCount(run.to - run.from), std::nullopt, run.from % kNeighbourhoodBlocks);
+    if (!place) return failure(ErrorKind::no_space, "the pool is full (vsnap rm, or vsnap pool add)");
+    MapChange change;
+    change.branch = branch.id;
+    change.start = start;
+    change.count = place->count;
+    change.place = place->start;
+    change.born = branch.version();
+    change.floor = branch.floor.load(std::memory_order_relaxed);
+    change.saves = true;
+    buffer.resize(bytes(place->count));
+    auto copied = engine_.members().read(branch.identity(start), 0, buffer);
+    if (copied) copied = engine_.members().write(place->start, 0, buffer);
+    if (!copied) {
+      engine_.allocator().release(*place);
+      return copied;
+    }
+    const Entry own(BlockKind::data, branch.identity(start), true);
+    {
+      MutexLock lock(region.mutex());
+      region.make_room(run.from, place->count.value(), own);
+    }
+    // Where this fails, maps may show the place already: it stays taken until the pool is opened again.
+    VSNAP_TRY(engine_.cache().switch_to_saved(head, change, [&] {
+      MutexLock lock(region.mutex());
+      const std::uint64_t sequence =
+          engine_.log().append(change, region.last_record() <= engine_.log().line());
+      region.note_record(sequence);
+      region.note_save(sequence);
+      region.set_run(run.from, place->count.value(), own);
+      return sequence;
+    }));
+    run.from += place->count.value();
+  }
+  return {};
+}
+
+Result<> CopyOut::settle(const Region& region) {
+  if (planted(Fault::overwritten_before_record)) return {};
+  VSNAP_TRY(engine_.make_durable(region.last_save()));
+  std::atomic_thread_fence(std::memory_order_seq_cst); // see VolumeIo::read_through_image()
+  return {};
+}
+
+} // namespace vsnap

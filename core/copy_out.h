@@ -1,0 +1,58 @@
+// Copy-out: how the image of an adopted volume is overwritten while snapshots see what it held.
+//
+// The head's content is in the image, always, each block at its own number: so the image is a valid raw image
+// at every moment. A block that another view sees goes one way, once for each version:
+//
+//            save                         record durable                 overwrite
+//   unsaved ──────► saving: a copy lies  ───────────────► saved: everybody ─────────► own: the head alone
+//                   in the pool, maps                     else reads the              sees what the image
+//                   has, are switched to it                    copy, for ever              and overwrites it
+//                   freely
+//                                                                                       │ snapshot
+//   unsaved ◄─────────────────────────────────────────────────────────────────────────┘
+//
+// Invariants
+// 1. Order: copy written, maps switched and record made (in this order, RegionCache::switch_to_saved()), copy
+//    flushed, record durable, image overwritten. A crash between any two leaves a copy that nobody needs.
+// 2. Nothing in a region is overwritten before every record of it that saves is durable
+// (Region::last_save()).
+// 3. A reader of another view that finds a block in the image reads it there and then asks its map again: if
+//    the block is still there, nobody had begun to overwrite it; if not, the copy counts.
+// 4. A map that is loaded shows what was saved, in the catalog or not (PendingSaves).
+// The image itself needs no flush for any of this: that of a snapshot or an fsync covers it.
+// What is saved at once grows with writes in sequence, from 64 KiB to 1 MiB. Concurrent writers share flushes
+// and frames of the journal.
+// Threads: any.
+#pragma once
+
+#include <atomic>
+
+#include "core/engine.h"
+
+namespace vsnap {
+
+class CopyOut {
+ public:
+  explicit CopyOut(Engine& engine) : engine_(engine) {}
+
+  struct Range { // blocks of a region
+    std::uint64_t from = 0, to = 0;
+  };
+  // What a writer of [from, to) has to hold: the same, or more where more is to be saved with it. Inside the
+  // gate, after refresh_own().
+  [[nodiscard]] Range range_for(const Region& region, Range wanted);
+  // Saves what other views see of the range; the caller holds it.
+  [[nodiscard]] Result<> save(const ViewMap& head, Region& region, Range range);
+  // Before each change of the image: invariant 2. Kind busy, errno EAGAIN: see Engine::make_durable().
+  [[nodiscard]] Result<> settle(const Region& region);
+
+ private:
+  [[nodiscard]] Result<> save_run(const ViewMap& head, Region& region, Range run);
+
+  Engine& engine_;
+  // Where a write in sequence would go on, and how much to save then. A hint, that any writer may change.
+  std::atomic<std::uint64_t> expected_{~std::uint64_t{0}};
+  std::atomic<std::uint64_t> pace_{0};
+};
+
+} // namespace vsnap

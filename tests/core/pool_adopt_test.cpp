@@ -1,0 +1,496 @@
+// Adopted volumes: the image is what the head holds, at every moment, and snapshots never change.
+#include <algorithm>
+#include <random>
+#include <thread>
+
+#include "core/pool_impl.h"
+#include "tests/core/small_pool.h"
+
+using namespace vsnap;
+
+namespace {
+
+constexpr std::uint64_t kImageBytes = 3 * kMiB + 1000; // the last block is a part of one
+
+class AdoptedPool : public SmallPool {
+ public:
+  explicit AdoptedPool(std::uint64_t size = 64 * kMiB, std::uint64_t image = kImageBytes) : SmallPool(size) {
+    make_image("/img", image);
+    REQUIRE(adopt("/img", "v").has_value());
+    content = env_bytes("/img");
+  }
+  void make_image(const std::string& path, std::uint64_t size) {
+    auto file = env.open_file(path, {.create = true});
+    REQUIRE(file.has_value());
+    REQUIRE((*file)->resize(size).has_value());
+    SparseBytes& bytes = env.bytes_of(path);
+    for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(i / 4096 * 7 + i % 13);
+  }
+  Result<ViewInfo> adopt(const std::string& path, const std::string& name,
+                         AdoptOptions::Changed changed = AdoptOptions::Changed::refuse) {
+    return pool->adopt({.path = path, .volume = name, .changed = changed});
+  }
+  std::vector<std::byte> env_bytes(const std::string& path) {
+    SparseBytes& bytes = env.bytes_of(path);
+    return {bytes.begin(), bytes.end()};
+  }
+  std::vector<std::byte> all_of(const std::string& name) {
+    const ViewHandle handle = view(name);
+    return read_from(*handle, 0, handle->size_bytes());
+  }
+  // To the volume, and to what it should hold.
+  void write(View& head, std::uint64_t at, std::uint8_t stamp, std::size_t size = kBlockBytes) {
+    REQUIRE(head.write(at, block_of(stamp, size)).has_value());
+    std::fill_n(content.begin() + static_cast<std::ptrdiff_t>(at), size, std::byte{stamp});
+  }
+  std::vector<std::byte> content;
+};
+
+} // namespace
+
+TEST_CASE("an adopted image is the volume, and stays a raw image") {
+  AdoptedPool pool;
+  const auto info = pool.pool->find(*parse_view_name("v"));
+  REQUIRE(info.has_value());
+  CHECK(info->form == ViewForm::adopted);
+  CHECK(info->base == "/img");
+  CHECK(info->size_bytes == kImageBytes);
+  CHECK(pool.all_of("v") == pool.content);
+  pool.write(*pool.view("v"), 8192, 9, 100);
+  pool.write(*pool.view("v"), kImageBytes - 10, 8, 10);
+  CHECK(pool.env_bytes("/img") == pool.content);
+  pool.reopen();
+  CHECK(pool.all_of("v") == pool.content);
+  CHECK(pool.findings().empty());
+}
+
+TEST_CASE("a snapshot of an adopted volume keeps what the image held") {
+  AdoptedPool pool;
+  const auto before = pool.content;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  pool.write(*pool.view("v"), 8192 + 512, 9, 100);
+  pool.write(*pool.view("v"), kImageBytes - 10, 8, 10);
+  CHECK(pool.all_of("v@s") == before);
+  CHECK(pool.all_of("v") == pool.content);
+  CHECK(pool.env_bytes("/img") == pool.content);
+  REQUIRE(pool.snapshot("v@t").has_value());
+  const auto between = pool.content;
+  pool.write(*pool.view("v"), 8192, 77, 70'000);
+  CHECK(pool.findings().empty());
+  pool.reopen();
+  CHECK(pool.findings().empty());
+  CHECK(pool.all_of("v@s") == before);
+  CHECK(pool.all_of("v@t") == between);
+  CHECK(pool.env_bytes("/img") == pool.content);
+}
+
+TEST_CASE("an open snapshot goes on showing what it showed while the image is overwritten") {
+  AdoptedPool pool;
+  const auto before = pool.content;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  REQUIRE(pool.pool->clone({"v", "s"}, "c").has_value());
+  const ViewHandle s = pool.view("v@s");
+  const ViewHandle c = pool.view("c");
+  const ViewHandle head = pool.view("v");
+  CHECK(read_from(*s, 0, kImageBytes) == before); // its map is loaded, and so is the clone's
+  REQUIRE(c->write(5 * kBlockBytes + 100, block_of(1, 50)).has_value());
+  auto expected = before;
+  std::fill_n(expected.begin() + 5 * kBlockBytes + 100, 50, std::byte{1});
+  pool.write(*head, 0, 9, 2 * kMiB);
+  CHECK(read_from(*s, 0, kImageBytes) == before);
+  CHECK(read_from(*c, 0, kImageBytes) == expected);
+  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK(pool.findings().empty());
+}
+
+TEST_CASE("a snapshot that is first read after the image was overwritten shows what it held") {
+  AdoptedPool pool;
+  const auto before = pool.content;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  REQUIRE(pool.pool->sync().has_value());
+  const ViewHandle s = pool.view("v@s");
+  pool.write(*pool.view("v"), 0, 9, 64 * 1024); // in the log, not in the catalog
+  CHECK(read_from(*s, 0, kImageBytes) == before);
+}
+
+TEST_CASE("discarding in an adopted volume zeros the image, and keeps what snapshots see") {
+  AdoptedPool pool;
+  const auto before = pool.content;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  REQUIRE(pool.view("v")->discard(kBlockBytes + 10, kImageBytes).has_value());
+  std::fill(pool.content.begin() + kBlockBytes + 10, pool.content.end(), std::byte{0});
+  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK(pool.all_of("v") == pool.content);
+  CHECK(pool.all_of("v@s") == before);
+}
+
+TEST_CASE("a write past the end of an adopted image is refused, and changes nothing") {
+  AdoptedPool pool;
+  const auto refused = pool.view("v")->write(kImageBytes - 5, block_of(1, 6));
+  REQUIRE(!refused.has_value());
+  CHECK(refused.error().errno_value == EFBIG);
+  CHECK(pool.env_bytes("/img") == pool.content);
+}
+
+TEST_CASE("an adopted image grows, and older snapshots and their clones see nothing of it") {
+  AdoptedPool pool;
+  const auto before = pool.content;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  REQUIRE(pool.pool->resize("v", 5 * kMiB, false).has_value());
+  CHECK(!pool.pool->resize("v", kMiB, true).has_value());
+  pool.content.resize(5 * kMiB);
+  CHECK(pool.env_bytes("/img") == pool.content);
+  pool.write(*pool.view("v"), kImageBytes - 100, 7, kMiB);
+  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK(pool.all_of("v@s") == before);
+  REQUIRE(pool.pool->clone({"v", "s"}, "c").has_value());
+  REQUIRE(pool.pool->resize("c", 5 * kMiB, false).has_value());
+  auto expected = before;
+  expected.resize(5 * kMiB);
+  CHECK(pool.all_of("c") == expected);
+  CHECK(!pool.pool->rollback({"v", "s"}, false, false).has_value());
+  pool.reopen();
+  CHECK(pool.all_of("v") == pool.content);
+  CHECK(pool.findings().empty());
+}
+
+TEST_CASE("snapshots of an adopted volume are removed in any order, and their space comes back") {
+  AdoptedPool pool;
+  const std::uint64_t empty = pool.pool->space().data_bytes;
+  std::map<std::string, std::vector<std::byte>> held;
+  for (const std::string name : {"a", "b", "c", "d"}) {
+    REQUIRE(pool.snapshot("v@" + name).has_value());
+    held[name] = pool.content;
+    pool.write(*pool.view("v"), held.size() * 100'000, static_cast<std::uint8_t>(held.size()), 200'000);
+  }
+  for (const std::string name : {"b", "d", "a", "c"}) {
+    REQUIRE(pool.remove("v@" + name).has_value());
+    REQUIRE(pool.pool->wait_for_removals({}).has_value());
+    held.erase(name);
+    for (const auto& [left, content] : held) CHECK(pool.all_of("v@" + left) == content);
+    CHECK(pool.findings().empty());
+  }
+  CHECK(pool.pool->space().data_bytes == empty);
+  CHECK(pool.env_bytes("/img") == pool.content);
+}
+
+TEST_CASE("a rollback of an adopted volume copies back into the image, and uses no snapshot up") {
+  AdoptedPool pool;
+  const auto before = pool.content;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  pool.write(*pool.view("v"), 5000, 3, 300'000);
+  REQUIRE(pool.snapshot("v@later").has_value());
+  const auto later = pool.content;
+  pool.write(*pool.view("v"), 900'000, 4, 5000);
+  const auto last = pool.content;
+  const auto result = pool.pool->rollback({"v", "s"}, false, false);
+  REQUIRE(result.has_value());
+  CHECK(pool.env_bytes("/img") == before);
+  CHECK(pool.all_of("v") == before);
+  CHECK(pool.all_of("v@s") == before);
+  CHECK(pool.all_of("v@later") == later);
+  CHECK(pool.all_of(result->kept->text()) == last);
+  REQUIRE(pool.pool->rollback({"v", "later"}, true, false).has_value());
+  CHECK(pool.env_bytes("/img") == later);
+  CHECK(pool.all_of("v@s") == before);
+  CHECK(pool.findings().empty());
+}
+
+TEST_CASE("removing an adopted volume gives its image back as it is") {
+  AdoptedPool pool;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  pool.write(*pool.view("v"), 5000, 3, 300'000);
+  const auto plan = pool.remove("v", {.recursive = true, .dry_run = true});
+  REQUIRE(plan.has_value());
+  CHECK(plan->given_back == std::vector<std::string>{"/img"});
+  REQUIRE(pool.pool->clone({"v", "s"}, "c").has_value());
+  CHECK(!pool.remove("v", {.recursive = true}).has_value()); // the clone reads it
+  REQUIRE(pool.pool->flatten("c", {}).has_value());
+  REQUIRE(pool.remove("v", {.recursive = true}).has_value());
+  REQUIRE(pool.pool->wait_for_removals({}).has_value());
+  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK(pool.findings().empty());
+  CHECK(pool.adopt("/img", "w").has_value());
+  CHECK(pool.all_of("w") == pool.content);
+}
+
+TEST_CASE("a release with --keep-snapshots makes them independent of the image") {
+  AdoptedPool pool;
+  const auto first = pool.content;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  pool.write(*pool.view("v"), 5000, 3, 300'000);
+  const auto second = pool.content;
+  REQUIRE(pool.snapshot("v@t").has_value());
+  REQUIRE(pool.pool->clone({"v", "s"}, "c").has_value());
+  pool.write(*pool.view("v"), 0, 4, 10'000);
+  CHECK(!pool.pool->release("v", {}, {}).has_value());
+  const auto given_up = [](std::uint64_t done, std::uint64_t) { return done < kMiB; };
+  CHECK(!pool.pool->release("v", {.keep_snapshots = true}, given_up).has_value());
+  CHECK(pool.all_of("v") == pool.content);
+  REQUIRE(pool.pool->release("v", {.keep_snapshots = true}, {}).has_value());
+  CHECK(pool.env_bytes("/img") == pool.content);
+  REQUIRE(pool.env.remove_file("/img").has_value());
+  for (int round = 0; round < 2; ++round) {
+    CHECK(pool.all_of("v@s") == first);
+    CHECK(pool.all_of("v@t") == second);
+    CHECK(pool.all_of("c") == first);
+    CHECK(pool.all_of("v") == second);
+    CHECK(pool.pool->find({"v", {}})->form == ViewForm::thin);
+    CHECK(pool.findings().empty());
+    pool.reopen();
+  }
+}
+
+TEST_CASE("an image that was changed without us is not taken for the one that was left") {
+  AdoptedPool pool;
+  pool.create("other", kMiB);
+  REQUIRE(pool.snapshot("v@s").has_value());
+  const auto before = pool.content;
+  pool.write(*pool.view("v"), 0, 3);
+  REQUIRE(pool.pool->close().has_value());
+  pool.pool.reset();
+  {
+    auto file = pool.env.open_file("/img", {});
+    REQUIRE((*file)->write_at(kMiB, block_of(66)).has_value());
+    std::fill_n(pool.content.begin() + kMiB, kBlockBytes, std::byte{66});
+    static_cast<void>(pool.env.wall_clock_ns());
+  }
+  pool.open();
+  const auto info = pool.pool->find({"v", {}});
+  CHECK(info->state == "no image");
+  for (const std::string name : {"v", "v@s"}) {
+    const auto refused = pool.pool->open_view(pool.pool->find(*parse_view_name(name))->id);
+    REQUIRE(!refused.has_value());
+    CHECK(refused.error().message.find("--changed=keep") != std::string::npos);
+  }
+  REQUIRE(pool.view("other")->write(0, block_of(1)).has_value());
+  CHECK(!pool.adopt("/img", "v").has_value());
+  SECTION("keep") {
+    REQUIRE(pool.adopt("/img", "v", AdoptOptions::Changed::keep).has_value());
+    CHECK(pool.all_of("v") == pool.content);
+    auto seen = before;
+    std::fill_n(seen.begin() + kMiB, kBlockBytes, std::byte{66});
+    CHECK(pool.all_of("v@s") == seen);
+  }
+  SECTION("drop") {
+    REQUIRE(pool.adopt("/img", "v", AdoptOptions::Changed::drop_snapshots).has_value());
+    CHECK(pool.all_of("v") == pool.content);
+    CHECK(!pool.pool->find({"v", "s"}).has_value());
+  }
+  CHECK(pool.findings().empty());
+}
+
+TEST_CASE("a missing image leaves the pool and other volumes usable") {
+  AdoptedPool pool;
+  pool.create("other", kMiB);
+  REQUIRE(pool.snapshot("v@s").has_value());
+  REQUIRE(pool.pool->close().has_value());
+  pool.pool.reset();
+  REQUIRE(pool.env.remove_file("/img").has_value());
+  pool.open();
+  REQUIRE(pool.view("other")->write(0, block_of(1)).has_value());
+  CHECK(!pool.pool->open_view(pool.pool->find({"v", {}})->id).has_value());
+  CHECK(!pool.pool->open_view(pool.pool->find({"v", "s"})->id).has_value());
+  CHECK(pool.remove("v@s").has_value());
+  CHECK(pool.remove("v").has_value());
+  CHECK(pool.findings().empty());
+}
+
+TEST_CASE("what cannot be adopted is refused with a reason") {
+  AdoptedPool pool;
+  pool.make_image("/small", 100);
+  CHECK(!pool.adopt("/small", "s").has_value());
+  CHECK(!pool.adopt("/none", "s").has_value());
+  CHECK(!pool.adopt("/img", "w").has_value()); // a volume already
+  CHECK(!pool.adopt("/a", "w").has_value());   // a member of this pool
+  pool.make_image("/ok", kMiB);
+  CHECK(!pool.adopt("/ok", "v").has_value()); // the name is taken
+  CHECK(!pool.adopt("/ok", "-").has_value());
+  auto file = pool.env.open_file("/ok", {});
+  REQUIRE(*(*file)->try_lock());
+  CHECK(!pool.adopt("/ok", "w").has_value()); // somebody has it
+  CHECK(pool.pool->list().size() == 1);
+}
+
+namespace {
+
+// What may be in each sector of the image, and what snapshots must hold.
+class Life {
+ public:
+  static constexpr std::uint64_t kSize = 600'000 / 512 * 512;
+  explicit Life(std::uint64_t seed) : lab(32 * kMiB, kSize), history(kSize / 512), random(seed) {
+    for (std::size_t i = 0; i < kSize; ++i) lab.content[i] = static_cast<std::byte>(i / 512 % 200);
+    REQUIRE(lab.view("v")->write(0, lab.content).has_value());
+    REQUIRE(lab.view("v")->fsync().has_value());
+    settle();
+  }
+  void reopen() {
+    REQUIRE(lab.pool->close().has_value());
+    lab.pool.reset();
+    open();
+  }
+  void open() { lab.open({.keep_tail = true}); }
+
+  bool live() {
+    return write_some(12) && snapshot("s") && write_some(12) && sync() && write_some(8) && snapshot("t") &&
+           write_some(20) && roll_back() && write_some(4);
+  }
+
+  void check_after(bool power) {
+    lab.pool.reset();
+    open();
+    for (const auto& [name, content] : snapshots) {
+      const bool there = lab.pool->find({"v", name}).has_value();
+      INFO("snapshot " << name);
+      if (confirmed.contains(name)) REQUIRE(there);
+      if (there) REQUIRE(lab.all_of("v@" + name) == content);
+    }
+    const auto head = lab.all_of("v");
+    REQUIRE(head == lab.env_bytes("/img"));
+    const bool rolled = lab.pool->find({"v", "before-rollback-1"}).has_value();
+    if (rolled && !after_rollback) {
+      REQUIRE(head == snapshots.at("s"));
+    } else {
+      for (std::size_t sector = 0; sector < history.size(); ++sector) {
+        INFO("sector " << sector << " power " << power);
+        const auto& possible = history[sector];
+        const std::byte is = head[sector * 512];
+        REQUIRE(std::all_of(head.begin() + static_cast<std::ptrdiff_t>(sector * 512),
+                            head.begin() + static_cast<std::ptrdiff_t>(sector * 512 + 512),
+                            [&](std::byte b) { return b == is; }));
+        if (!power) // the last that was answered, or the one that was not
+          REQUIRE((is == possible.back() || (possible.size() > 1 && is == possible[possible.size() - 2])));
+        else
+          REQUIRE(std::count(possible.begin(), possible.end(), is) > 0);
+      }
+    }
+    REQUIRE(lab.findings().empty());
+  }
+
+  AdoptedPool lab;
+
+ private:
+  void settle() {
+    for (std::size_t sector = 0; sector < history.size(); ++sector)
+      history[sector].assign(1, lab.content[sector * 512]);
+  }
+  bool write_some(int count) {
+    const ViewHandle head = lab.view("v");
+    for (int i = 0; i < count; ++i) {
+      const std::uint64_t from = random() % (history.size() - 40);
+      const std::uint64_t sectors = 1 + random() % (i % 4 == 0 ? 40 : 8);
+      const bool discards = random() % 8 == 0;
+      const std::byte stamp{discards ? std::uint8_t{0} : static_cast<std::uint8_t>(200 + random() % 50)};
+      for (std::uint64_t s = from; s < from + sectors; ++s) history[s].push_back(stamp);
+      std::fill_n(lab.content.begin() + static_cast<std::ptrdiff_t>(from * 512), sectors * 512, stamp);
+      const std::vector<std::byte> data(sectors * 512, stamp);
+      const auto done = discards ? head->discard(from * 512, sectors * 512) : head->write(from * 512, data);
+      if (!done) return false;
+    }
+    return true;
+  }
+  bool sync() {
+    if (!lab.view("v")->fsync()) return false;
+    settle();
+    return true;
+  }
+  bool snapshot(const std::string& name) {
+    snapshots[name] = lab.content;
+    if (!lab.snapshot("v@" + name)) return false;
+    confirmed.insert(name);
+    settle(); // it is in the image, durably
+    return true;
+  }
+  bool roll_back() {
+    if (!lab.pool->rollback({"v", "s"}, false, false)) return false;
+    lab.content = snapshots.at("s");
+    settle();
+    after_rollback = true;
+    return true;
+  }
+  std::vector<std::vector<std::byte>> history;
+  std::map<std::string, std::vector<std::byte>> snapshots;
+  std::set<std::string> confirmed;
+  bool after_rollback = false;
+  std::mt19937_64 random;
+};
+
+} // namespace
+
+TEST_CASE("an adopted image through a power cut at any call: what was confirmed, and snapshots unchanged") {
+  for (std::uint64_t nth = 1;; nth += 3) {
+    CAPTURE(nth);
+    Life life(nth % 5);
+    life.reopen();
+    life.lab.env.kill_at(nth);
+    const bool through = life.live();
+    life.lab.env.power_cut(nth);
+    life.lab.env.kill_at(std::nullopt);
+    life.check_after(true);
+    if (through) break;
+  }
+}
+
+TEST_CASE("an adopted image through a kill at any call: what was answered, and snapshots unchanged") {
+  for (std::uint64_t nth = 1;; nth += 3) {
+    CAPTURE(nth);
+    Life life(nth % 5);
+    life.reopen();
+    life.lab.env.kill_at(nth);
+    const bool through = life.live();
+    if (!life.lab.env.killed()) life.lab.env.kill();
+    life.lab.env.kill_at(std::nullopt);
+    life.check_after(false);
+    if (through) break;
+  }
+}
+
+TEST_CASE("readers of snapshots and clones beside writers of an adopted image see what was there") {
+  constexpr std::uint64_t kBlocks = 256;
+  AdoptedPool pool(64 * kMiB, kBlocks * kBlockBytes);
+  pool.env.slow_reads_of("/img");
+  std::vector<std::pair<std::string, std::vector<std::byte>>> held;
+  for (int round = 0; round < 8; ++round) {
+    const std::string name = "s" + std::to_string(round);
+    REQUIRE(pool.snapshot("v@" + name).has_value());
+    REQUIRE(pool.pool->clone({"v", name}, "c" + name).has_value());
+    held.emplace_back("v@" + name, pool.content);
+    held.emplace_back("c" + name, pool.content);
+    std::atomic<bool> stop{false};
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> readers;
+    for (std::uint64_t r = 0; r < 4; ++r) {
+      readers.emplace_back([&, r, view = pool.view(held[held.size() - 1 - r % 2].first)] {
+        std::mt19937_64 random(r);
+        const auto& expected = held[held.size() - 1 - r % 2].second;
+        while (!stop) {
+          const std::uint64_t at = random() % (kBlocks - 8) * kBlockBytes;
+          std::vector<std::byte> out(kBlockBytes * (1 + random() % 8));
+          if (!view->read(at, out) ||
+              !std::equal(out.begin(), out.end(), expected.begin() + static_cast<std::ptrdiff_t>(at)))
+            ++wrong;
+        }
+      });
+    }
+    std::vector<std::thread> writers;
+    for (std::uint64_t w = 0; w < 2; ++w) {
+      writers.emplace_back([&, w, view = pool.view("v")] {
+        std::mt19937_64 random(static_cast<std::uint64_t>(round) * 2 + w);
+        for (int i = 0; i < 150; ++i) {
+          const std::uint64_t at = (random() % (kBlocks / 2) * 2 + w) * kBlockBytes;
+          const auto stamp = static_cast<std::uint8_t>(random());
+          if (!view->write(at, block_of(stamp))) ++wrong;
+          std::fill_n(pool.content.begin() + static_cast<std::ptrdiff_t>(at), kBlockBytes, std::byte{stamp});
+        }
+      });
+    }
+    for (auto& writer : writers) writer.join();
+    stop = true;
+    for (auto& reader : readers) reader.join();
+    REQUIRE(wrong == 0);
+  }
+  pool.env.slow_reads_of("");
+  for (const auto& [name, content] : held) CHECK(pool.all_of(name) == content);
+  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK(pool.findings().empty());
+}
