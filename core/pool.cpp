@@ -343,7 +343,6 @@ void PoolImpl::background_loop() {
     if (auto committed = engine_->commit_if_needed(); !committed)
       log::error("commit: {}", committed.error().message);
     warn_about_space();
-    renew_stamps();
     for (bool more = true; more;) {
       const std::int64_t begin = env_.monotonic_ns();
       auto swept = sweep_step();
