@@ -43,7 +43,8 @@ struct BranchBase {
   std::uint32_t member = 0;        // of a Place; 0: none, the branch is that of a thin volume
   std::uint64_t blocks = 0;        // of the image when it was adopted; those that it grew by later have rows
   std::string path = {};           // under the mutex of Objects
-  std::atomic<bool> marked{false}; // the catalog says that the image is being changed
+  // The catalog says that the image is being changed, as of this moment; 0: it does not.
+  std::atomic<std::int64_t> marked_ns{0};
   std::string problem = {};        // why the image cannot be used; under the mutex of Objects
 };
 

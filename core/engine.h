@@ -135,11 +135,16 @@ class Engine {
   [[nodiscard]] bool is_durable(std::uint64_t sequence) const {
     return sequence <= committed() || sequence <= journal_->durable();
   }
-  // Before the image of an adopted volume is changed for the first time: the catalog says so, for whoever
-  // opens the pool next.
+  // Before the image of an adopted volume is changed: the catalog says so, and when that was, a few seconds
+  // more or less. So whoever opens the pool after a crash can tell our changes from those of others.
   [[nodiscard]] Result<> mark_base(Branch& branch) VSNAP_EXCLUDES(commit_mutex_) {
-    return branch.base.marked.load(std::memory_order_acquire) ? Result<>() : base_marker_(branch);
+    return is_marked(branch) ? Result<>() : base_marker_(branch);
   }
+  [[nodiscard]] bool is_marked(const Branch& branch) const {
+    const std::int64_t since = env_.wall_clock_ns() - branch.base.marked_ns.load(std::memory_order_acquire);
+    return since < kMarkNs && since > -kMarkNs;
+  }
+  static constexpr std::int64_t kMarkNs = 10'000'000'000;
   void set_base_marker(std::function<Result<>(Branch&)> mark) { base_marker_ = std::move(mark); }
   // What the branch of an adopted volume calls its image.
   void set_base_member(BranchId branch, std::uint32_t member) VSNAP_EXCLUDES(commit_mutex_);

@@ -361,7 +361,6 @@ void PoolImpl::background_loop() {
       log::error("commit: {}", committed.error().message);
     warn_about_space();
     finish_preserved_if_asked();
-    renew_stamps();
     for (bool more = true; more;) {
       const std::int64_t begin = env_.monotonic_ns();
       auto swept = sweep_step();

@@ -40,7 +40,7 @@ Result<> PoolImpl::attach_bases() {
     const auto problem = attach_base(base, volume.first);
     if (!problem) {
       MutexLock lock(objects_.mutex());
-      objects_.branch(base.branch)->base.marked.store(base.open);
+      objects_.branch(base.branch)->base.marked_ns.store(base.open ? 1 : 0); // in need of a stamp
       continue;
     }
     log::warning("{}/{}: {}", name_, volume.second, *problem);
@@ -99,39 +99,16 @@ Result<> PoolImpl::store_base(const Base& base) {
 
 Result<> PoolImpl::mark_base(Branch& branch) {
   MutexLock commit(engine_->commit_mutex());
-  if (branch.base.marked.load()) return {};
+  if (engine_->is_marked(branch)) return {}; // by another writer
   Base base = base_of(branch);
   if (!engine_->members().has_base(base.member))
     return failure(ErrorKind::failed, EIO, fmt::format("{}: the image is missing", base.path));
   VSNAP_TRY_ASSIGN(base.stamp, engine_->members().base(base.member).stamp(false));
+  base.stamp.modified_ns = env_.wall_clock_ns();
   base.open = true;
   VSNAP_TRY(store_base(base));
-  branch.base.marked.store(true, std::memory_order_release);
+  branch.base.marked_ns.store(base.stamp.modified_ns, std::memory_order_release);
   return {};
-}
-
-// So that a change by others, after a crash of ours, is told from our own.
-void PoolImpl::renew_stamps() {
-  std::vector<Base> open;
-  {
-    MutexLock lock(objects_.mutex());
-    for (const auto& [branch, base] : bases_) {
-      if (base.open && base.stamp.inode != 0) open.push_back(base);
-    }
-  }
-  for (Base& base : open) {
-    MutexLock commit(engine_->commit_mutex());
-    if (!engine_->members().has_base(base.member)) continue;
-    const auto stamp = engine_->members().base(base.member).stamp(false);
-    if (!stamp || stamp->modified_ns == base.stamp.modified_ns) continue;
-    base.target = [&] {
-      MutexLock lock(objects_.mutex());
-      return bases_.at(base.branch).target;
-    }();
-    base.stamp = *stamp;
-    if (auto stored = store_base(base); !stored)
-      log::warning("{}: noting its time: {}", base.path, stored.error().message);
-  }
 }
 
 Result<> PoolImpl::close_bases() {
@@ -140,7 +117,7 @@ Result<> PoolImpl::close_bases() {
     MutexLock lock(objects_.mutex());
     for (const auto& [id, base] : bases_) {
       Branch* const branch = objects_.branch(id);
-      if (branch->base.marked.load()) open.emplace_back(base, branch);
+      if (branch->base.marked_ns.load() != 0) open.emplace_back(base, branch);
     }
   }
   for (auto& [base, branch] : open) {
@@ -149,7 +126,7 @@ Result<> PoolImpl::close_bases() {
     base.open = false;
     MutexLock commit(engine_->commit_mutex());
     VSNAP_TRY(store_base(base));
-    branch->base.marked.store(false);
+    branch->base.marked_ns.store(0);
   }
   return {};
 }

@@ -223,7 +223,6 @@ class PoolImpl final : public Pool {
   Result<ViewInfo> adopt_again(const AdoptOptions& options, const ObjectPtr& volume)
       VSNAP_REQUIRES(config_mutex_);
   Result<> mark_base(Branch& branch);
-  void renew_stamps();
   Result<> close_bases();
   Result<> store_base(const Base& base) VSNAP_REQUIRES(engine_->commit_mutex());
   [[nodiscard]] Base base_of(const Branch& branch) VSNAP_EXCLUDES(objects_.mutex());

@@ -203,6 +203,7 @@ class Duel {
     REQUIRE(found.has_value());
     auto real = real_->open_view(found->id);
     auto model = model_->open_view(info.id);
+    INFO((real ? "" : real.error().message));
     REQUIRE(real.has_value());
     REQUIRE(model.has_value());
     return {std::move(*real), std::move(*model)};
