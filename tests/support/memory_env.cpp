@@ -79,7 +79,7 @@ class MemoryFile final : public File {
     return {};
   }
   void put(std::uint64_t offset, std::span<const std::byte> data) VSNAP_REQUIRES(env_.mutex_) {
-    content_->modified_ns = env_.now_ns_;
+    content_->modified_ns = env_.wall_ns_;
     std::byte* const at = content_->bytes.data() + offset;
     for (std::size_t done = 0; done < data.size();) { // a cache keeps, or loses, each page by itself
       const std::size_t size = std::min(data.size() - done, kPage - (offset + done) % kPage);
