@@ -48,6 +48,10 @@ struct Branch : Viewers {
   std::atomic<std::int64_t> mapped{0}; // blocks mapped in the head
   IoGate gate;
   std::optional<FullCopy> copy; // of what the parent has; under the mutex of Objects
+  // One that is under way, and for somebody: a full-sized snapshot, or the volume that it became.
+  [[nodiscard]] bool being_copied() const {
+    return copy && !copy->finished() && (copy->snapshot || has_head);
+  }
 
   [[nodiscard]] Version version() const { return Version(number.load(std::memory_order_acquire)); }
   void set_floor() { floor.store(pins.empty() ? kNoFloor : static_cast<std::int64_t>(*pins.rbegin())); }
