@@ -37,6 +37,37 @@ Failure too_late(const Spec& spec, const ViewInfo& view, const std::string& hold
       fmt::format("{}: still held{} (end what had the volume open, or wait longer)", name, holders));
 }
 
+// Where nobody has the pool mounted a copy rests: then it is made here.
+class UntilTooLate final : public ControlSink {
+ public:
+  UntilTooLate(const CommonOptions& common, const std::string& name, std::optional<Clock::time_point> end)
+      : shown_(common, "copy " + name, ProgressUnit::bytes), end_(end) {}
+  bool progress(std::uint64_t done, std::uint64_t total) override {
+    return shown_.progress(done, total) && (!end_ || Clock::now() < *end_);
+  }
+  bool diff(std::span<const DiffRange>) override { return true; }
+  [[nodiscard]] bool too_late() const { return end_ && Clock::now() >= *end_; }
+
+ private:
+  CommandSink shown_;
+  const std::optional<Clock::time_point> end_;
+};
+
+// True: there may be more to wait for; false: the time is over.
+Result<bool> copy_here(const CommonOptions& common, const Options& options, const Spec& spec,
+                       PoolAccess& access) {
+  std::optional<Clock::time_point> end;
+  if (options.limit_s >= 0)
+    end = Clock::now() +
+          std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.limit_s));
+  UntilTooLate sink(common, spec.pool + "/" + spec.view->text(), end);
+  wire::ControlRequest request;
+  *request.mutable_wait_copy()->mutable_name() = wire::to_wire(*spec.view);
+  auto copied = access.call(std::move(request), sink);
+  if (!copied && !sink.too_late()) return Failure(copied.error());
+  return copied.has_value();
+}
+
 Result<int> run(const CommonOptions& common, const Options& options) {
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(options.target));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
@@ -51,6 +82,10 @@ Result<int> run(const CommonOptions& common, const Options& options) {
     const std::chrono::duration<double> waited = Clock::now() - begin;
     if (options.limit_s >= 0 && waited.count() >= options.limit_s)
       return too_late(spec, view, who_holds(access.daemon(), view.name));
+    if (!access.daemon() && view.state.starts_with("copying")) {
+      VSNAP_TRY_ASSIGN(const bool more, copy_here(common, options, spec, access));
+      if (more) continue;
+    }
     std::this_thread::sleep_for(kLook);
   }
 }

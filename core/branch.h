@@ -62,6 +62,10 @@ struct Branch : Viewers {
   IoGate gate;
   std::optional<FullCopy> copy; // of what the parent has; under the mutex of Objects
   BranchBase base;
+  // One that is under way, and for somebody: a full-sized snapshot, or the volume that it became.
+  [[nodiscard]] bool being_copied() const {
+    return copy && !copy->finished() && (copy->snapshot || has_head);
+  }
 
   [[nodiscard]] Version version() const { return Version(number.load(std::memory_order_acquire)); }
   [[nodiscard]] bool adopted() const { return base.member != 0; }

@@ -53,6 +53,9 @@ constexpr std::array kNames = {
     std::pair{Fault::short_ring_read_whole, "short_ring_read_whole"},
     std::pair{Fault::flag_in_old_copy, "flag_in_old_copy"},
     std::pair{Fault::wait_by_wall_clock, "wait_by_wall_clock"},
+    std::pair{Fault::piece_not_flushed, "piece_not_flushed"},
+    std::pair{Fault::copy_ends_early, "copy_ends_early"},
+    std::pair{Fault::copy_of_old_line, "copy_of_old_line"},
 };
 
 int chosen() {

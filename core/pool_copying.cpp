@@ -2,7 +2,7 @@
 // by whoever waits for one where there is none; while nobody has the pool open they rest.
 //
 // A piece that cannot be made changes nothing and is tried again later, the rarer the less likely it is that
-// something has changed. A copy of which nobody sees anything any more is given up with its branch.
+// something has changed. A copy that is nobody's any more is given up; what it has stays, for clones.
 #include <fmt/format.h>
 #include <algorithm>
 
@@ -33,7 +33,7 @@ Result<> PoolImpl::hold_sweeps_of_copies() {
   {
     MutexLock lock(objects_.mutex());
     for (Branch* const branch : objects_.branches()) {
-      if (!branch->copy || branch->copy->finished()) continue;
+      if (!branch->being_copied()) continue;
       copying_.insert(branch->id);
       unfinished.push_back(branch);
     }
@@ -43,18 +43,18 @@ Result<> PoolImpl::hold_sweeps_of_copies() {
 }
 
 // Their branches are swept instead.
-Result<> PoolImpl::release_unseen_copies() {
-  std::vector<const Branch*> unseen;
+Result<> PoolImpl::release_unwanted_copies() {
+  std::vector<const Branch*> unwanted;
   {
     MutexLock lock(objects_.mutex());
     std::erase_if(copying_, [&](BranchId id) VSNAP_NO_THREAD_SAFETY_ANALYSIS {
       const Branch* const branch = objects_.branch(id);
-      if (branch != nullptr && !branch->unseen()) return false;
-      if (branch != nullptr) unseen.push_back(branch);
+      if (branch != nullptr && branch->being_copied()) return false;
+      if (branch != nullptr) unwanted.push_back(branch);
       return true;
     });
   }
-  for (const Branch* const branch : unseen) VSNAP_TRY(hold_sweep(*branch, false));
+  for (const Branch* const branch : unwanted) VSNAP_TRY(hold_sweep(*branch, false));
   return {};
 }
 
@@ -63,8 +63,7 @@ std::optional<BranchId> PoolImpl::next_copy(std::int64_t now_ns, std::chrono::na
   MutexLock lock(objects_.mutex());
   const auto may_go_on = [&](BranchId id) VSNAP_NO_THREAD_SAFETY_ANALYSIS {
     const Branch* const branch = objects_.branch(id);
-    if (branch == nullptr || branch->unseen() || !branch->copy || branch->copy->finished()) return false;
-    if (branch->copy->paused) return false;
+    if (branch == nullptr || !branch->being_copied() || branch->copy->paused) return false;
     if (branch->copy->not_before_ns <= now_ns) return true;
     wait = std::min(wait, std::chrono::nanoseconds(branch->copy->not_before_ns - now_ns));
     return false;
@@ -82,7 +81,7 @@ Result<> PoolImpl::copy_piece(BranchId id) {
   {
     MutexLock lock(objects_.mutex());
     const Branch* const branch = objects_.branch(id);
-    if (branch == nullptr || !branch->copy || branch->copy->finished()) return {};
+    if (branch == nullptr || !branch->being_copied()) return {};
     copy = *branch->copy;
   }
   if (engine_->committed() < copy.line && !planted(Fault::copy_of_old_line)) {
@@ -99,7 +98,7 @@ Result<> PoolImpl::copy_piece(BranchId id) {
   hooks.wanted = [&] {
     MutexLock lock(objects_.mutex());
     const Branch* const branch = objects_.branch(id);
-    return branch != nullptr && !branch->unseen() && branch->copy && !branch->copy->finished();
+    return branch != nullptr && branch->being_copied();
   };
   hooks.also = [&](SQLite::Database& db, const BranchCopier::Piece& piece) {
     MutexLock lock(objects_.mutex());
@@ -126,7 +125,7 @@ Result<> PoolImpl::copy_piece(BranchId id) {
 Result<> PoolImpl::note_trouble(BranchId id, Result<> result) {
   MutexLock lock(objects_.mutex());
   Branch* const branch = objects_.branch(id);
-  if (result || branch == nullptr || !branch->copy || branch->copy->finished()) return {};
+  if (result || branch == nullptr || !branch->being_copied()) return {};
   FullCopy& copy = *branch->copy;
   const std::string trouble = trouble_of(result.error());
   if (copy.trouble != trouble)
@@ -146,7 +145,7 @@ Result<> PoolImpl::finish_copy(BranchId id) {
     {
       MutexLock lock(objects_.mutex());
       branch = objects_.branch(id);
-      if (branch == nullptr || branch->unseen() || !branch->copy || branch->copy->finished()) return {};
+      if (branch == nullptr || !branch->being_copied()) return {};
       finished = *branch->copy;
     }
     finished.next.reset();
@@ -199,9 +198,9 @@ Result<bool> PoolImpl::copied(BranchId id, const Progress& progress) {
   {
     MutexLock lock(objects_.mutex());
     const Branch* const branch = objects_.branch(id);
-    if (branch == nullptr || branch->unseen())
-      return failure(ErrorKind::not_found, "the snapshot was removed before its copy was complete");
-    if (!branch->copy || branch->copy->finished()) return true;
+    if (branch != nullptr && branch->parent == nullptr) return true;
+    if (branch == nullptr || !branch->being_copied())
+      return failure(ErrorKind::not_found, "was removed before its copy was complete");
     copy = *branch->copy;
   }
   if (progress && !progress(copy.copied_blocks * kBlockBytes,

@@ -23,6 +23,10 @@ Result<> PoolImpl::snapshot_full(const ViewName& name, const FullSnapshotOptions
 Result<PoolImpl::NewSnapshot> PoolImpl::new_full(const ViewName& name, const FullSnapshotOptions& options) {
   VSNAP_TRY_ASSIGN(ObjectPtr snapshot, new_snapshot(name));
   VSNAP_TRY(check_free(name));
+  {
+    MutexLock lock(objects_.mutex());
+    VSNAP_TRY(check_settled(*snapshot->volume));
+  }
   VSNAP_TRY(check_copies_known());
   FullCopy copy;
   VSNAP_TRY_ASSIGN(copy.members, members_named(options.members));
@@ -99,7 +103,7 @@ void PoolImpl::insert_full(SQLite::Database& db, const NewSnapshot& made) {
   engine_->index().start_sweep(own.id); // held until the copy has ended
 }
 
-// A copy that is under way goes on for those that still look at the branch, or goes with it.
+// One that is under way is given up: clones see what it lacks through the parents.
 void PoolImpl::let_copy_go(SQLite::Database& db, const Object& snapshot) {
   std::optional<FullCopy> copy;
   {
@@ -124,11 +128,10 @@ void PoolImpl::forget_copy_of(const Object& snapshot) {
 }
 
 Result<> PoolImpl::check_not_copying(const Object& object) {
-  const auto& copy = object.branch->copy;
-  if (!copy || copy->finished()) return {};
+  if (!object.branch->being_copied()) return {};
+  const std::string name = fmt::format("{}/{}", name_, objects_.name_of(object).text());
   return failure(ErrorKind::busy,
-                 fmt::format("{}/{}: is being copied already (vsnap info {}/{} says how far)", name_,
-                             objects_.name_of(object).text(), name_, objects_.name_of(object).text()));
+                 fmt::format("{0}: is being copied (vsnap wait {0}; vsnap info {0} says how far)", name));
 }
 
 // A full-sized snapshot, or a volume whose copy is still under way.

@@ -200,7 +200,7 @@ class PoolImpl final : public Pool {
 
   // Copying
   Result<> hold_sweeps_of_copies();
-  [[nodiscard]] Result<> release_unseen_copies() VSNAP_REQUIRES(engine_->commit_mutex());
+  [[nodiscard]] Result<> release_unwanted_copies() VSNAP_REQUIRES(engine_->commit_mutex());
   std::optional<BranchId> next_copy(std::int64_t now_ns, std::chrono::nanoseconds& wait)
       VSNAP_REQUIRES(copying_mutex_);
   Result<> copy_piece(BranchId branch) VSNAP_REQUIRES(copying_mutex_);

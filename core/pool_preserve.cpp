@@ -49,6 +49,7 @@ Result<ObjectPtr> PoolImpl::plan_preserve(const ViewName& name) {
   {
     MutexLock lock(objects_.mutex());
     VSNAP_TRY(check_not_flattening(*first));
+    VSNAP_TRY(check_not_copying(*first));
     if (first->branch->adopted()) {
       return failure(ErrorKind::usage,
                      fmt::format("{}/{}: an adopted volume is not preserved (vsnap snapshot it, or "

@@ -22,6 +22,7 @@ Result<ViewInfo> PoolImpl::refresh(const ViewName& name) {
   {
     MutexLock lock(objects_.mutex());
     VSNAP_TRY(check_replaceable(*old));
+    VSNAP_TRY(check_settled(*fresh->volume));
     if (const auto& copy = old->branch->copy; copy && copy->snapshot == old->id) {
       FullCopy anew;
       anew.members = copy->members;

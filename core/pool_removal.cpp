@@ -202,7 +202,7 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
 // The analysis does not see that the sweeper's engine is ours.
 Result<bool> PoolImpl::sweep_step() VSNAP_NO_THREAD_SAFETY_ANALYSIS {
   MutexLock commit(engine_->commit_mutex());
-  VSNAP_TRY(release_unseen_copies());
+  VSNAP_TRY(release_unwanted_copies());
   return sweeper_->step();
 }
 

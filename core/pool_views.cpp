@@ -32,10 +32,6 @@ Result<ObjectPtr> PoolImpl::new_snapshot(const ViewName& name) {
   }
   VSNAP_TRY(check_name("snapshot", name.snapshot));
   VSNAP_TRY_ASSIGN(ObjectPtr volume, volume_named(name.volume));
-  {
-    MutexLock lock(objects_.mutex());
-    VSNAP_TRY(check_settled(*volume));
-  }
   auto snapshot = std::make_shared<Object>();
   snapshot->kind = ViewKind::snapshot;
   snapshot->name = name.snapshot;
@@ -55,6 +51,10 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
       return failure(ErrorKind::usage, fmt::format("{}/{}: named twice", name_, name.text()));
     }
     VSNAP_TRY(check_free(name));
+    {
+      MutexLock lock(objects_.mutex());
+      VSNAP_TRY(check_settled(*snapshot->volume));
+    }
     made.push_back({std::move(snapshot), nullptr, nullptr});
   }
   VSNAP_TRY(draw_snapshots(made));
@@ -171,6 +171,7 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
   {
     MutexLock lock(objects_.mutex());
     VSNAP_TRY(check_not_flattening(*volume));
+    VSNAP_TRY(check_not_copying(*volume));
     VSNAP_TRY(check_settled(*volume));
     VSNAP_TRY(check_settled(*target));
     VSNAP_TRY(check_idle(*volume));

@@ -290,7 +290,7 @@ class Duel {
   void copy_some() {
     std::vector<ViewName> copying;
     for (const ViewInfo& view : model_->list()) {
-      if (!view.state.empty()) copying.push_back(view.name);
+      if (view.state.starts_with("copying")) copying.push_back(view.name);
     }
     if (copying.empty()) return;
     const ViewName name = copying[below(copying.size())];

@@ -139,6 +139,20 @@ class Copying(FullTest):
         self.shows("v@f")
         self.shows("v@g")
 
+    def test_wait_returns_when_the_copy_is_complete_mounted_or_not(self):
+        self.lab.vsnap("snapshot", "--full", "--bwlimit", "8M", "p/v@f")
+        self.assertIn("copying", self.lab.vsnap("wait", "p/v@f", "--timeout", "1", code=4).err)
+        self.lab.vsnap("copy", "limit", "p/v@f", "none")
+        self.lab.vsnap("wait", "p/v@f")
+        self.assertIsNone(self.state())
+        self.lab.umount()
+        self.lab.vsnap("snapshot", "--full", "--bwlimit", "8M", "p/v@g")
+        self.assertIn("copying", self.lab.vsnap("wait", "p/v@g", "--timeout", "1", code=4).err)
+        self.assertNotEqual("copying 0 %", self.state("v@g"))
+        self.lab.vsnap("copy", "limit", "p/v@g", "none")
+        self.lab.vsnap("wait", "p/v@g")
+        self.assertIsNone(self.state("v@g"))
+
     def test_a_copy_without_space_says_so_and_goes_on(self):
         self.lab.vsnap("snapshot", "--full", "--bwlimit", "8M", "p/v@f")
         self.lab.vsnap("create", "p/w", "--size", "256M")

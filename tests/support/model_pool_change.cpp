@@ -170,6 +170,7 @@ Result<ViewInfo> ModelPool::preserve(const ViewName& name) {
     VSNAP_TRY(check_name("snapshot", name.snapshot));
     VSNAP_TRY_ASSIGN(const Object first, look_up(ViewName{name.volume, {}}));
     if (look_up(name)) return failure(ErrorKind::failed, EEXIST, name_ + ": exists already");
+    if (first->copying) return failure(ErrorKind::busy, name_ + ": is being copied");
     auto second = std::make_shared<ModelObject>(*first);
     second->info.id = ObjectId(next_id_++);
     second->handles = 0;
@@ -333,6 +334,7 @@ Result<RollbackResult> ModelPool::rollback(const ViewName& to, bool discard, boo
     VSNAP_TRY_ASSIGN(const Object volume, look_up(ViewName{to.volume, {}}));
     VSNAP_TRY(check_settled(*snapshot));
     VSNAP_TRY(check_settled(*volume));
+    if (volume->copying) return failure(ErrorKind::busy, name_ + ": is being copied");
     if (volume->handles != 0) {
       return failure(ErrorKind::busy, fmt::format("{}/{}: in use (close it first)", name_, to.volume));
     }

@@ -21,6 +21,7 @@ Result<> ModelPool::snapshot_full(const ViewName& name, const FullSnapshotOption
     VSNAP_TRY_ASSIGN(const Object volume, look_up(ViewName{name.volume, {}}));
     if (look_up(name))
       return failure(ErrorKind::failed, EEXIST, fmt::format("{}/{}: exists already", name_, name.text()));
+    VSNAP_TRY(check_settled(*volume));
     const Object made = copy_as_snapshot(*volume, name.snapshot);
     made->info.form = ViewForm::full;
     made->copying = true;
@@ -83,6 +84,8 @@ Result<ViewInfo> ModelPool::refresh(const ViewName& name) {
     VSNAP_TRY(check_name("snapshot", name.snapshot));
     VSNAP_TRY_ASSIGN(const Object old, look_up(name));
     VSNAP_TRY_ASSIGN(const Object volume, look_up(ViewName{name.volume, {}}));
+    VSNAP_TRY(check_settled(*old));
+    VSNAP_TRY(check_settled(*volume));
     if (old->handles != 0)
       return failure(ErrorKind::busy, fmt::format("{}/{}: in use (close it first)", name_, name.text()));
     objects_.erase(old->info.id.value());
