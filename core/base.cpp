@@ -8,8 +8,8 @@
 namespace vsnap {
 namespace {
 
-// How far behind the time in the catalog may be while the image is in use: it is renewed before a write when it
-// is 10 seconds old (Engine::mark_base()), and a write may take its time.
+// How far behind the time in the catalog may be while the image is in use: it is renewed before a write when
+// it is 10 seconds old (Engine::mark_base()), and a write may take its time.
 constexpr std::int64_t kBehindNs = 30'000'000'000;
 
 } // namespace

@@ -28,7 +28,7 @@ struct Base {
   std::string path;
   std::uint64_t blocks = 0;
   FileStamp stamp;
-  bool open = false; // then the time in the stamp is that of a change of ours, or a little before
+  bool open = false;             // then the time in the stamp is that of a change of ours, or a little before
   std::optional<Version> target; // of a rollback that is under way
 };
 

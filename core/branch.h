@@ -40,12 +40,12 @@ struct Viewers {
 // Where the blocks of an adopted volume lie as long as nothing else is known of them: each at its own number
 // in the image (copy_out.h).
 struct BranchBase {
-  std::uint32_t member = 0;        // of a Place; 0: none, the branch is that of a thin volume
-  std::uint64_t blocks = 0;        // of the image when it was adopted; those that it grew by later have rows
-  std::string path = {};           // under the mutex of Objects
+  std::uint32_t member = 0; // of a Place; 0: none, the branch is that of a thin volume
+  std::uint64_t blocks = 0; // of the image when it was adopted; those that it grew by later have rows
+  std::string path = {};    // under the mutex of Objects
   // The catalog says that the image is being changed, as of this moment; 0: it does not.
   std::atomic<std::int64_t> marked_ns{0};
-  std::string problem = {};        // why the image cannot be used; under the mutex of Objects
+  std::string problem = {}; // why the image cannot be used; under the mutex of Objects
 };
 
 struct Branch : Viewers {

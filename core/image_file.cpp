@@ -28,9 +28,17 @@ std::string first_line(const fs::path& file) {
   return line;
 }
 
-bool same_file(const struct stat& a, const struct stat& b) {
-  if (S_ISBLK(a.st_mode)) return S_ISBLK(b.st_mode) && a.st_rdev == b.st_rdev;
-  return S_ISREG(b.st_mode) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+// What a descriptor of some process is. Asked for without asking the file system: it may be our own mount,
+// which nobody serves while a pool is being opened.
+bool is_same_file(const fs::path& descriptor, const struct stat& s) {
+  struct statx x = {};
+  if (::statx(AT_FDCWD, descriptor.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE | STATX_INO,
+              &x) != 0)
+    return false;
+  if (S_ISBLK(s.st_mode))
+    return S_ISBLK(x.stx_mode) && makedev(x.stx_rdev_major, x.stx_rdev_minor) == s.st_rdev;
+  return S_ISREG(x.stx_mode) && makedev(x.stx_dev_major, x.stx_dev_minor) == s.st_dev &&
+         x.stx_ino == s.st_ino;
 }
 
 // ---- who uses it ----
@@ -74,7 +82,7 @@ Result<> check_mounts(const std::string& path, const struct stat& s) {
 }
 
 // A loop device on the file; or, of a device, whatever has claimed it (device mapper, md).
-Result<> check_block_layer(const std::string& path, const struct stat& s) {
+Result<> check_block_layer(const std::string& path, const std::string& real, const struct stat& s) {
   std::error_code ignored;
   if (S_ISBLK(s.st_mode)) {
     const fs::path holders = fmt::format("/sys/dev/block/{}:{}/holders", major(s.st_rdev), minor(s.st_rdev));
@@ -86,8 +94,7 @@ Result<> check_block_layer(const std::string& path, const struct stat& s) {
   }
   for (const auto& device : fs::directory_iterator("/sys/block", ignored)) {
     const std::string file = first_line(device.path() / "loop/backing_file");
-    struct stat backing = {};
-    if (file.empty() || ::stat(file.c_str(), &backing) != 0 || !same_file(s, backing)) continue;
+    if (file != real) continue; // by another name: see check_lease()
     const std::string name = device.path().filename().string();
     return failure(ErrorKind::busy, fmt::format("{}: in use by the loop device /dev/{} (losetup -d /dev/{})",
                                                 path, name, name));
@@ -112,8 +119,7 @@ Result<> check_processes(const std::string& path, const struct stat& s) {
     const std::string pid = process.path().filename().string();
     if (pid == own || pid.find_first_not_of("0123456789") != std::string::npos) continue;
     for (const auto& fd : fs::directory_iterator(process.path() / "fd", ignored)) {
-      struct stat other = {};
-      if (::stat(fd.path().c_str(), &other) != 0 || !same_file(s, other)) continue;
+      if (!is_same_file(fd.path(), s)) continue;
       if (!open_for_writing(process.path(), fd.path().filename().string())) continue;
       return failure(ErrorKind::busy, fmt::format("{}: open for writing in {} with pid {} (stop it first)",
                                                   path, first_line(process.path() / "comm"), pid));
@@ -168,7 +174,7 @@ Result<std::string> find(const std::string& path, bool any_name) {
   if (!S_ISREG(s.st_mode) && !S_ISBLK(s.st_mode))
     return failure(ErrorKind::usage, fmt::format("{}: neither a file nor a block device", path));
   VSNAP_TRY(check_mounts(path, s));
-  VSNAP_TRY(check_block_layer(path, s));
+  VSNAP_TRY(check_block_layer(path, real, s));
   VSNAP_TRY(check_processes(path, s));
   VSNAP_TRY(check_lease(real, s));
   if (S_ISBLK(s.st_mode)) return device_name(path, real, any_name);

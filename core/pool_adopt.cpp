@@ -141,19 +141,23 @@ Result<> PoolImpl::check_images(const Object& object) {
 
 // ---- adopting ----
 
+Result<> PoolImpl::check_not_adopted(const std::string& path, const AdoptOptions& options) {
+  MutexLock lock(objects_.mutex());
+  for (const ObjectPtr& object : objects_.all()) {
+    if (object->kind != ViewKind::volume || !object->branch->adopted() || object->branch->base.path != path ||
+        object->name == options.volume)
+      continue;
+    return failure(ErrorKind::busy,
+                   fmt::format("{}: is the image of {}/{} already", options.path, name_, object->name));
+  }
+  return {};
+}
+
 Result<PoolImpl::Image> PoolImpl::open_image(const AdoptOptions& options) {
   Image image;
+  VSNAP_TRY(check_not_adopted(options.path, options)); // before we are found to have it open ourselves
   VSNAP_TRY_ASSIGN(image.path, env_.find_image(options.path, options.force));
-  {
-    MutexLock lock(objects_.mutex());
-    for (const ObjectPtr& object : objects_.all()) {
-      if (object->kind == ViewKind::volume && object->branch->base.path == image.path &&
-          object->name != options.volume && object->branch->adopted()) {
-        return failure(ErrorKind::busy,
-                       fmt::format("{}: is the image of {}/{} already", options.path, name_, object->name));
-      }
-    }
-  }
+  VSNAP_TRY(check_not_adopted(image.path, options));
   VSNAP_TRY_ASSIGN(image.file, env_.open_file(image.path, {}));
   const std::uint64_t size = image.file->size_bytes();
   if (size < kBlockBytes) {

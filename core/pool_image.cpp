@@ -39,6 +39,7 @@ Result<> PoolImpl::resize_image(const ObjectPtr& volume, std::uint64_t size_byte
                               {at, branch.version().value(), end - at, BlockKind::data, branch.identity(at)});
       at = end;
     }
+    engine_->index().store_space({}); // the number of rows
     catalog::add_mapped(db, branch.id, static_cast<std::int64_t>((to - from).value()));
     catalog::resize_volume(db, volume->id, size_bytes);
     return {};

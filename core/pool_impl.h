@@ -218,6 +218,8 @@ class PoolImpl final : public Pool {
   Result<> load_bases(SQLite::Database& db) VSNAP_EXCLUDES(objects_.mutex());
   Result<> attach_bases() VSNAP_EXCLUDES(objects_.mutex());
   std::optional<std::string> attach_base(Base& base, std::uint64_t size_bytes);
+  [[nodiscard]] Result<> check_not_adopted(const std::string& path, const AdoptOptions& options)
+      VSNAP_EXCLUDES(objects_.mutex());
   Result<Image> open_image(const AdoptOptions& options) VSNAP_REQUIRES(config_mutex_);
   Result<ViewInfo> adopt_new(const AdoptOptions& options) VSNAP_REQUIRES(config_mutex_);
   Result<ViewInfo> adopt_again(const AdoptOptions& options, const ObjectPtr& volume)

@@ -54,6 +54,7 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
     {
       MutexLock lock(objects_.mutex());
       VSNAP_TRY(check_settled(*snapshot->volume));
+      VSNAP_TRY(check_images(*snapshot->volume));
     }
     made.push_back({std::move(snapshot), nullptr, nullptr});
   }

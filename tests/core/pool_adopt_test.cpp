@@ -55,12 +55,12 @@ TEST_CASE("an adopted image is the volume, and stays a raw image") {
   CHECK(info->form == ViewForm::adopted);
   CHECK(info->base == "/img");
   CHECK(info->size_bytes == kImageBytes);
-  CHECK(pool.all_of("v") == pool.content);
+  CHECK((pool.all_of("v") == pool.content));
   pool.write(*pool.view("v"), 8192, 9, 100);
   pool.write(*pool.view("v"), kImageBytes - 10, 8, 10);
-  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK((pool.env_bytes("/img") == pool.content));
   pool.reopen();
-  CHECK(pool.all_of("v") == pool.content);
+  CHECK((pool.all_of("v") == pool.content));
   CHECK(pool.findings().empty());
 }
 
@@ -70,18 +70,18 @@ TEST_CASE("a snapshot of an adopted volume keeps what the image held") {
   REQUIRE(pool.snapshot("v@s").has_value());
   pool.write(*pool.view("v"), 8192 + 512, 9, 100);
   pool.write(*pool.view("v"), kImageBytes - 10, 8, 10);
-  CHECK(pool.all_of("v@s") == before);
-  CHECK(pool.all_of("v") == pool.content);
-  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK((pool.all_of("v@s") == before));
+  CHECK((pool.all_of("v") == pool.content));
+  CHECK((pool.env_bytes("/img") == pool.content));
   REQUIRE(pool.snapshot("v@t").has_value());
   const auto between = pool.content;
   pool.write(*pool.view("v"), 8192, 77, 70'000);
   CHECK(pool.findings().empty());
   pool.reopen();
   CHECK(pool.findings().empty());
-  CHECK(pool.all_of("v@s") == before);
-  CHECK(pool.all_of("v@t") == between);
-  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK((pool.all_of("v@s") == before));
+  CHECK((pool.all_of("v@t") == between));
+  CHECK((pool.env_bytes("/img") == pool.content));
 }
 
 TEST_CASE("an open snapshot goes on showing what it showed while the image is overwritten") {
@@ -92,14 +92,14 @@ TEST_CASE("an open snapshot goes on showing what it showed while the image is ov
   const ViewHandle s = pool.view("v@s");
   const ViewHandle c = pool.view("c");
   const ViewHandle head = pool.view("v");
-  CHECK(read_from(*s, 0, kImageBytes) == before); // its map is loaded, and so is the clone's
+  CHECK((read_from(*s, 0, kImageBytes) == before)); // its map is loaded, and so is the clone's
   REQUIRE(c->write(5 * kBlockBytes + 100, block_of(1, 50)).has_value());
   auto expected = before;
   std::fill_n(expected.begin() + 5 * kBlockBytes + 100, 50, std::byte{1});
   pool.write(*head, 0, 9, 2 * kMiB);
-  CHECK(read_from(*s, 0, kImageBytes) == before);
-  CHECK(read_from(*c, 0, kImageBytes) == expected);
-  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK((read_from(*s, 0, kImageBytes) == before));
+  CHECK((read_from(*c, 0, kImageBytes) == expected));
+  CHECK((pool.env_bytes("/img") == pool.content));
   CHECK(pool.findings().empty());
 }
 
@@ -110,7 +110,7 @@ TEST_CASE("a snapshot that is first read after the image was overwritten shows w
   REQUIRE(pool.pool->sync().has_value());
   const ViewHandle s = pool.view("v@s");
   pool.write(*pool.view("v"), 0, 9, 64 * 1024); // in the log, not in the catalog
-  CHECK(read_from(*s, 0, kImageBytes) == before);
+  CHECK((read_from(*s, 0, kImageBytes) == before));
 }
 
 TEST_CASE("discarding in an adopted volume zeros the image, and keeps what snapshots see") {
@@ -119,9 +119,9 @@ TEST_CASE("discarding in an adopted volume zeros the image, and keeps what snaps
   REQUIRE(pool.snapshot("v@s").has_value());
   REQUIRE(pool.view("v")->discard(kBlockBytes + 10, kImageBytes).has_value());
   std::fill(pool.content.begin() + kBlockBytes + 10, pool.content.end(), std::byte{0});
-  CHECK(pool.env_bytes("/img") == pool.content);
-  CHECK(pool.all_of("v") == pool.content);
-  CHECK(pool.all_of("v@s") == before);
+  CHECK((pool.env_bytes("/img") == pool.content));
+  CHECK((pool.all_of("v") == pool.content));
+  CHECK((pool.all_of("v@s") == before));
 }
 
 TEST_CASE("a write past the end of an adopted image is refused, and changes nothing") {
@@ -129,7 +129,7 @@ TEST_CASE("a write past the end of an adopted image is refused, and changes noth
   const auto refused = pool.view("v")->write(kImageBytes - 5, block_of(1, 6));
   REQUIRE(!refused.has_value());
   CHECK(refused.error().errno_value == EFBIG);
-  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK((pool.env_bytes("/img") == pool.content));
 }
 
 TEST_CASE("an adopted image grows, and older snapshots and their clones see nothing of it") {
@@ -139,18 +139,18 @@ TEST_CASE("an adopted image grows, and older snapshots and their clones see noth
   REQUIRE(pool.pool->resize("v", 5 * kMiB, false).has_value());
   CHECK(!pool.pool->resize("v", kMiB, true).has_value());
   pool.content.resize(5 * kMiB);
-  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK((pool.env_bytes("/img") == pool.content));
   pool.write(*pool.view("v"), kImageBytes - 100, 7, kMiB);
-  CHECK(pool.env_bytes("/img") == pool.content);
-  CHECK(pool.all_of("v@s") == before);
+  CHECK((pool.env_bytes("/img") == pool.content));
+  CHECK((pool.all_of("v@s") == before));
   REQUIRE(pool.pool->clone({"v", "s"}, "c").has_value());
   REQUIRE(pool.pool->resize("c", 5 * kMiB, false).has_value());
   auto expected = before;
   expected.resize(5 * kMiB);
-  CHECK(pool.all_of("c") == expected);
+  CHECK((pool.all_of("c") == expected));
   CHECK(!pool.pool->rollback({"v", "s"}, false, false).has_value());
   pool.reopen();
-  CHECK(pool.all_of("v") == pool.content);
+  CHECK((pool.all_of("v") == pool.content));
   CHECK(pool.findings().empty());
 }
 
@@ -167,11 +167,11 @@ TEST_CASE("snapshots of an adopted volume are removed in any order, and their sp
     REQUIRE(pool.remove("v@" + name).has_value());
     REQUIRE(pool.pool->wait_for_removals({}).has_value());
     held.erase(name);
-    for (const auto& [left, content] : held) CHECK(pool.all_of("v@" + left) == content);
+    for (const auto& [left, content] : held) CHECK((pool.all_of("v@" + left) == content));
     CHECK(pool.findings().empty());
   }
   CHECK(pool.pool->space().data_bytes == empty);
-  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK((pool.env_bytes("/img") == pool.content));
 }
 
 TEST_CASE("a rollback of an adopted volume copies back into the image, and uses no snapshot up") {
@@ -185,14 +185,14 @@ TEST_CASE("a rollback of an adopted volume copies back into the image, and uses 
   const auto last = pool.content;
   const auto result = pool.pool->rollback({"v", "s"}, false, false);
   REQUIRE(result.has_value());
-  CHECK(pool.env_bytes("/img") == before);
-  CHECK(pool.all_of("v") == before);
-  CHECK(pool.all_of("v@s") == before);
-  CHECK(pool.all_of("v@later") == later);
-  CHECK(pool.all_of(result->kept->text()) == last);
+  CHECK((pool.env_bytes("/img") == before));
+  CHECK((pool.all_of("v") == before));
+  CHECK((pool.all_of("v@s") == before));
+  CHECK((pool.all_of("v@later") == later));
+  CHECK((pool.all_of(result->kept->text()) == last));
   REQUIRE(pool.pool->rollback({"v", "later"}, true, false).has_value());
-  CHECK(pool.env_bytes("/img") == later);
-  CHECK(pool.all_of("v@s") == before);
+  CHECK((pool.env_bytes("/img") == later));
+  CHECK((pool.all_of("v@s") == before));
   CHECK(pool.findings().empty());
 }
 
@@ -208,10 +208,10 @@ TEST_CASE("removing an adopted volume gives its image back as it is") {
   REQUIRE(pool.pool->flatten("c", {}).has_value());
   REQUIRE(pool.remove("v", {.recursive = true}).has_value());
   REQUIRE(pool.pool->wait_for_removals({}).has_value());
-  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK((pool.env_bytes("/img") == pool.content));
   CHECK(pool.findings().empty());
   CHECK(pool.adopt("/img", "w").has_value());
-  CHECK(pool.all_of("w") == pool.content);
+  CHECK((pool.all_of("w") == pool.content));
 }
 
 TEST_CASE("a release with --keep-snapshots makes them independent of the image") {
@@ -226,15 +226,15 @@ TEST_CASE("a release with --keep-snapshots makes them independent of the image")
   CHECK(!pool.pool->release("v", {}, {}).has_value());
   const auto given_up = [](std::uint64_t done, std::uint64_t) { return done < kMiB; };
   CHECK(!pool.pool->release("v", {.keep_snapshots = true}, given_up).has_value());
-  CHECK(pool.all_of("v") == pool.content);
+  CHECK((pool.all_of("v") == pool.content));
   REQUIRE(pool.pool->release("v", {.keep_snapshots = true}, {}).has_value());
-  CHECK(pool.env_bytes("/img") == pool.content);
+  CHECK((pool.env_bytes("/img") == pool.content));
   REQUIRE(pool.env.remove_file("/img").has_value());
   for (int round = 0; round < 2; ++round) {
-    CHECK(pool.all_of("v@s") == first);
-    CHECK(pool.all_of("v@t") == second);
-    CHECK(pool.all_of("c") == first);
-    CHECK(pool.all_of("v") == second);
+    CHECK((pool.all_of("v@s") == first));
+    CHECK((pool.all_of("v@t") == second));
+    CHECK((pool.all_of("c") == first));
+    CHECK((pool.all_of("v") == second));
     CHECK(pool.pool->find({"v", {}})->form == ViewForm::thin);
     CHECK(pool.findings().empty());
     pool.reopen();
@@ -267,14 +267,14 @@ TEST_CASE("an image that was changed without us is not taken for the one that wa
   CHECK(!pool.adopt("/img", "v").has_value());
   SECTION("keep") {
     REQUIRE(pool.adopt("/img", "v", AdoptOptions::Changed::keep).has_value());
-    CHECK(pool.all_of("v") == pool.content);
+    CHECK((pool.all_of("v") == pool.content));
     auto seen = before;
     std::fill_n(seen.begin() + kMiB, kBlockBytes, std::byte{66});
-    CHECK(pool.all_of("v@s") == seen);
+    CHECK((pool.all_of("v@s") == seen));
   }
   SECTION("drop") {
     REQUIRE(pool.adopt("/img", "v", AdoptOptions::Changed::drop_snapshots).has_value());
-    CHECK(pool.all_of("v") == pool.content);
+    CHECK((pool.all_of("v") == pool.content));
     CHECK(!pool.pool->find({"v", "s"}).has_value());
   }
   CHECK(pool.findings().empty());
@@ -343,13 +343,13 @@ class Life {
       const bool there = lab.pool->find({"v", name}).has_value();
       INFO("snapshot " << name);
       if (confirmed.contains(name)) REQUIRE(there);
-      if (there) REQUIRE(lab.all_of("v@" + name) == content);
+      if (there) REQUIRE((lab.all_of("v@" + name) == content));
     }
     const auto head = lab.all_of("v");
-    REQUIRE(head == lab.env_bytes("/img"));
+    REQUIRE((head == lab.env_bytes("/img")));
     const bool rolled = lab.pool->find({"v", "before-rollback-1"}).has_value();
     if (rolled && !after_rollback) {
-      REQUIRE(head == snapshots.at("s"));
+      REQUIRE((head == snapshots.at("s")));
     } else {
       for (std::size_t sector = 0; sector < history.size(); ++sector) {
         INFO("sector " << sector << " power " << power);
@@ -490,7 +490,7 @@ TEST_CASE("readers of snapshots and clones beside writers of an adopted image se
     REQUIRE(wrong == 0);
   }
   pool.env.slow_reads_of("");
-  for (const auto& [name, content] : held) CHECK(pool.all_of(name) == content);
-  CHECK(pool.env_bytes("/img") == pool.content);
+  for (const auto& [name, content] : held) CHECK((pool.all_of(name) == content));
+  CHECK((pool.env_bytes("/img") == pool.content));
   CHECK(pool.findings().empty());
 }

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import signal
 import time
 
 from support import (
@@ -257,6 +258,24 @@ class Kills(AdoptTest):
                 self.assertEqual(was, read_all(point / name), name)
             self.lab.vsnap("umount", "p")
             self.lab.vsnap("check", "p")
+
+    def test_a_killed_daemon_is_replaced_while_the_volume_is_in_use(self):
+        self.adopt()
+        point = self.lab.mount()
+        self.lab.vsnap("snapshot", "p/v@s")
+        before = self.raw()
+        device = self.lab.losetup(point / "v")
+        with open(point / "v", "r+b", buffering=0) as handle:
+            handle.write(b"one")
+            pid = self.lab.daemon_pid()
+            os.kill(pid, signal.SIGKILL)
+            handle.seek(1 * MIB)
+            handle.write(b"two")
+        self.assertNotEqual(pid, self.lab.daemon_pid())
+        self.lab.run("losetup", "-d", device)
+        self.assertEqual(before, read_all(point / "v@s"))
+        self.assertEqual(self.raw(), read_all(point / "v"))
+        self.assertEqual(b"two", self.raw()[MIB : MIB + 3])
 
     def test_a_daemon_that_is_replaced_goes_on(self):
         self.adopt()

@@ -55,12 +55,13 @@ class MemoryFile final : public File {
     bool slow = false;
     {
       MutexLock lock(env_.mutex_);
-      if (gone() || env_.fails() || offset + out.size() > content_->bytes.size())
-        return failure(ErrorKind::failed, EIO, "read");
-      std::memcpy(out.data(), content_->bytes.data() + offset, out.size());
       slow = !env_.slow_reads_.empty() && env_.slow_reads_ == content_->path;
     }
     if (slow) std::this_thread::sleep_for(std::chrono::microseconds(300));
+    MutexLock lock(env_.mutex_);
+    if (gone() || env_.fails() || offset + out.size() > content_->bytes.size())
+      return failure(ErrorKind::failed, EIO, "read");
+    std::memcpy(out.data(), content_->bytes.data() + offset, out.size());
     return {};
   }
   Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) override {

@@ -82,7 +82,7 @@ class MemoryEnv final : public Env {
   void new_boot();
   void no_shared_memory(bool none);
   void slow_durable_writes(bool slow) { slow_.store(slow); } // so that others come while one goes on
-  // Reads of that file take a while after they have the bytes; "": of none.
+  // Reads of that file take a while before they have the bytes; "": of none.
   void slow_reads_of(const std::string& path);
   void fail_from(std::optional<std::uint64_t> nth);          // nullopt: no more faults
   void fail_once(std::uint64_t nth);
