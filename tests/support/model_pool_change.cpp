@@ -171,6 +171,8 @@ Result<ViewInfo> ModelPool::preserve(const ViewName& name) {
     VSNAP_TRY_ASSIGN(const Object first, look_up(ViewName{name.volume, {}}));
     if (look_up(name)) return failure(ErrorKind::failed, EEXIST, name_ + ": exists already");
     if (first->copying) return failure(ErrorKind::busy, name_ + ": is being copied");
+    if (first->info.form == ViewForm::adopted)
+      return failure(ErrorKind::usage, name_ + ": an adopted volume is not preserved");
     auto second = std::make_shared<ModelObject>(*first);
     second->info.id = ObjectId(next_id_++);
     second->handles = 0;
