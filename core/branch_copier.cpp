@@ -101,7 +101,7 @@ void BranchCopier::choose_runs(const Branch& branch, RegionIndex region, BlockIn
     block = end;
   }
   plan.piece.next = first_block(region) + BlockCount(block); // perhaps that of the next region
-  if (planted(Fault::copy_ends_early) && region.value() > 0) plan.piece.next.reset();
+  if (planted(Fault::copy_ends_early)) plan.piece.next.reset();
 }
 
 Result<> BranchCopier::read(const Plan& plan) {

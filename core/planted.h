@@ -44,7 +44,7 @@ enum class Fault {
   flag_in_old_copy,          // "needs check" goes into copies that do not count any more
   wait_by_wall_clock,        // a jump of the clock ends a wait for a lock, or makes it long
   piece_not_flushed,         // the rows of a copy before its data
-  copy_ends_early,           // a copy is taken for whole after the first piece of its second region
+  copy_ends_early,           // a copy is taken for whole after its first piece
   copy_of_old_line,          // a copy is begun before the catalog has what it is to preserve
   saved_without_flush,       // a copy-out's record before the saved content
   image_not_flushed,         // an fsync of an adopted volume leaves its image out

@@ -17,8 +17,10 @@ class CrashLab : public FullLab {
  public:
   explicit CrashLab(std::uint64_t seed) : FullLab(seed) {
     log::set_level(log::Level::off);
+    REQUIRE(pool->add_member({"/b", 16 * kMiB}, false).has_value());
     REQUIRE(pool->sync().has_value());
     pool.reset();
+    paths = {"/a", "/b"};
     open({.keep_tail = true});
   }
   void crash(Crash how, std::uint64_t seed) {
@@ -41,14 +43,15 @@ struct Confirmed {
   bool taken = false, refreshed = false, complete = false, split = false;
 };
 
+constexpr std::uint64_t kNew = 2 * kBlockBytes;
+
 // So that the catalog does not have all yet of what is to be preserved.
 void write_anew(CrashLab& lab) {
   const auto v = lab.pool->find({"v", {}});
   if (!v) return;
   const auto handle = lab.pool->open_view(v->id);
-  for (std::uint64_t at = 0; handle && at < 4 * kMiB; at += kMiB) {
-    if (!(*handle)->discard(at, kBlockBytes)) return;
-    if (!(*handle)->write(at, block_of(FullLab::stamp(at)))) return;
+  for (std::uint64_t at = kNew; handle && at < kNew + 4 * kMiB; at += kMiB) {
+    if (!(*handle)->write(at, block_of(77))) return;
   }
 }
 
@@ -56,7 +59,8 @@ void write_anew(CrashLab& lab) {
 void work(CrashLab& lab, Confirmed& confirmed) {
   const auto answered = [&](bool done) { return done && !lab.env.killed(); };
   write_anew(lab);
-  confirmed.taken = confirmed.taken || answered(lab.full().has_value());
+  // Onto a member that no flush of the catalog's reaches.
+  confirmed.taken = confirmed.taken || answered(lab.full("v@f", {.members = {"1"}}).has_value());
   if (!confirmed.taken) return;
   static_cast<void>(lab.some("v@f", 2));
   if (lab.env.killed()) return;
@@ -77,6 +81,11 @@ void work(CrashLab& lab, Confirmed& confirmed) {
   static_cast<void>(lab.pool->wait_for_removals({}));
 }
 
+void check_new(CrashLab& lab, const std::string& name) {
+  for (std::uint64_t at = kNew; at < kNew + 4 * kMiB; at += kMiB)
+    REQUIRE(read_from(*lab.view(name), at) == block_of(77));
+}
+
 void verify(CrashLab& lab, const Confirmed& confirmed) {
   const auto findings = lab.findings();
   for (const std::string& what : findings) UNSCOPED_INFO(what);
@@ -87,10 +96,12 @@ void verify(CrashLab& lab, const Confirmed& confirmed) {
   if (!lab.has("v@f") && !is_split) return;
   const std::string name = is_split ? "w" : "v@f";
   lab.check_content(name);
+  check_new(lab, name);
   if (confirmed.complete) REQUIRE(lab.info(name).state.empty());
   if (!lab.info(name).state.empty()) lab.finish(name);
   REQUIRE(lab.findings().empty());
   lab.check_content(name);
+  check_new(lab, name);
 }
 
 std::uint64_t calls_of_work() {

@@ -159,6 +159,9 @@ def check_metadata(segments: list[tuple]):
 JSON_COMMANDS = [
     ('create', 'create lab/j --size 1M'), ('snapshot', 'snapshot lab/j@s'), ('preserve', 'preserve lab/j@p'),
     ('wait', 'wait lab/j@p'), ('clone', 'clone lab/j@s k'),
+    ('snapshot', 'snapshot --full --bwlimit 1K lab/base@f'), ('copy', 'copy pause lab/base@f'),
+    ('copy', 'copy limit lab/base@f 2K'), ('copy', 'copy resume lab/base@f'),
+    ('refresh', 'refresh lab/base@f'), ('split', 'split lab/base@f m'),
     ('info', 'info lab/j'), ('ls', 'ls lab'), ('df', 'df lab'), ('pool list', 'pool list'),
     ('pool status', 'pool status lab'), ('info No of a pool', 'info lab'), ('diff', 'diff lab/base@one'),
     ('resize', 'resize lab/j 2M'), ('resize', 'resize -n --shrink lab/j 1M'),
