@@ -9,8 +9,10 @@
 namespace vsnap {
 namespace {
 
-constexpr std::uint64_t kLeast = 16; // blocks: 64 KiB
-constexpr std::uint64_t kMost = 256; // 1 MiB
+constexpr std::uint64_t kLeast = 16;       // blocks: 64 KiB
+constexpr std::uint64_t kMost = 256;       // 1 MiB
+constexpr std::uint64_t kMostApart = 64;   // 256 KiB, of writes that do not follow each other
+constexpr std::int64_t kNsABlock = 50'000; // a disk that copies 80 MB a second
 // A piece of a request makes no more records than that, with what is saved besides.
 constexpr std::uint64_t kPiece = ChangeLog::kMaxPieceRecords;
 static_assert(kRegionBlocks % kPiece == 0 && kPiece % kMost == 0);
@@ -27,7 +29,8 @@ CopyOut::Range CopyOut::range_for(const Region& region, Range wanted) {
   while (first < wanted.to && !to_be_saved(region, first)) ++first;
   if (first == wanted.to) return wanted;
   const std::uint64_t here = first_block(region.index()).value();
-  std::uint64_t pace = kLeast;
+  const auto worth = static_cast<std::uint64_t>(settle_ns_.load(std::memory_order_relaxed) / kNsABlock);
+  std::uint64_t pace = std::clamp(worth / kLeast * kLeast, kLeast, kMostApart);
   if (expected_.load(std::memory_order_relaxed) == here + first)
     pace = std::min(pace_.load(std::memory_order_relaxed) * 2, kMost);
   pace_.store(pace, std::memory_order_relaxed);
@@ -99,7 +102,11 @@ Result<> CopyOut::save_run(const ViewMap& head, Region& region, Range run) {
 
 Result<> CopyOut::settle(const Region& region) {
   if (planted(Fault::overwritten_before_record)) return {};
-  VSNAP_TRY(engine_.make_durable(region.last_save()));
+  if (!engine_.is_durable(region.last_save())) {
+    const std::int64_t begin_ns = engine_.env().monotonic_ns();
+    VSNAP_TRY(engine_.make_durable(region.last_save()));
+    settle_ns_.store(engine_.env().monotonic_ns() - begin_ns, std::memory_order_relaxed);
+  }
   std::atomic_thread_fence(std::memory_order_seq_cst); // see VolumeIo::read_through_image()
   return {};
 }

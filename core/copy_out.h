@@ -20,8 +20,8 @@
 //    the block is still there, nobody had begun to overwrite it; if not, the copy counts.
 // 4. A map that is loaded shows what was saved, in the catalog or not (PendingSaves).
 // The image itself needs no flush for any of this: that of a snapshot or an fsync covers it.
-// What is saved at once grows with writes in sequence, from 64 KiB to 1 MiB. Concurrent writers share flushes
-// and frames of the journal.
+// What is saved at once is 64 KiB where that is soon durable, up to 256 KiB where it takes as long as copying
+// so much, and up to 1 MiB for writes in sequence. Concurrent writers share flushes and frames.
 // Threads: any.
 #pragma once
 
@@ -53,6 +53,7 @@ class CopyOut {
   // Where a write in sequence would go on, and how much to save then. A hint, that any writer may change.
   std::atomic<std::uint64_t> expected_{~std::uint64_t{0}};
   std::atomic<std::uint64_t> pace_{0};
+  std::atomic<std::int64_t> settle_ns_{0}; // how long the last one took
 };
 
 } // namespace vsnap

@@ -77,7 +77,10 @@ Result<> VolumeIo::read_through(ImagePair& pair, const Span& span, std::span<std
       VSNAP_TRY(pair.first().read_as_below(part, into));
     } else if (entry.kind() == BlockKind::data) {
       VSNAP_TRY(engine_.check_kept({entry.place(), BlockCount(end - block)}));
-      VSNAP_TRY(engine_.members().read(entry.place(), part.from % kBlockBytes, into));
+      if (entry.place().is_base()) // of an adopted volume that this one starts from
+        VSNAP_TRY(read_through_image(span.region, block, entry, part.from % kBlockBytes, into));
+      else
+        VSNAP_TRY(engine_.members().read(entry.place(), part.from % kBlockBytes, into));
     } else {
       std::memset(into.data(), 0, into.size());
     }
