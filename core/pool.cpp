@@ -288,13 +288,13 @@ Result<> PoolImpl::finish_open() {
     if (auto trimmed = finish_trim(volume); !trimmed) // before the volume grows it is tried again
       log::warning("{}/{}: freeing what a shrink left: {}", name_, volume->name, trimmed.error().message);
   }
+  VSNAP_TRY(finish_rollbacks());
   // Members without space can be read all the same; it is tried again later.
   if (auto resumed = resume_preserved(); !resumed) {
     if (resumed.error().kind != ErrorKind::no_space) return resumed;
     log::warning("{}: a preserved image cannot be made final yet: {}", name_, resumed.error().message);
     preserve_ready_.store(true);
   }
-  VSNAP_TRY(finish_rollbacks());
   return unlinked.empty() ? Result<>() : erase_objects(unlinked);
 }
 

@@ -42,12 +42,13 @@ Result<> PoolImpl::resize_image(const ObjectPtr& volume, std::uint64_t size_byte
     engine_->index().store_space({}); // the number of rows
     catalog::add_mapped(db, branch.id, static_cast<std::int64_t>((to - from).value()));
     catalog::resize_volume(db, volume->id, size_bytes);
+    volume->size_bytes.store(size_bytes); // figures of volumes that changed lately follow in the transaction
     return {};
   });
-  if (done) {
+  if (done)
     branch.mapped.fetch_add(static_cast<std::int64_t>((to - from).value()));
-    volume->size_bytes.store(size_bytes);
-  }
+  else
+    volume->size_bytes.store(old_size);
   engine_->cache().drop_all(view->map(), [] {});
   branch.gate.open();
   engine_->cache().collect();

@@ -88,7 +88,7 @@ std::vector<RegionCache::Saved> RegionCache::saves_under(const ViewMap& map, Reg
   if (planted(Fault::load_without_saves)) return found;
   std::vector<MapChange> saves;
   Version seen = map.head ? map.branch->version() : map.number;
-  for (const Branch* link = map.branch; link != nullptr; link = link->parent) {
+  for (const Branch* link = map.branch; link != nullptr; link = link->seen_parent()) {
     if (link->adopted() && !(map.head && link == map.branch)) {
       saves_.copy(link->id, index, seen, saves);
       for (const MapChange& save : saves) found.push_back({save, link->identity(save.start)});

@@ -78,11 +78,16 @@ class Duel {
     open();
   }
 
-  // By up to a day, or by up to ten years at each look until the next jump.
+  // By up to a day, or by up to ten years at each look until the next jump; but not while an image is
+  // adopted, whose times would say that it was changed by others.
   void jump_clock() {
     constexpr std::int64_t kDayNs = 86'400LL * 1'000'000'000;
     env_.jump_wall_clock(static_cast<std::int64_t>(below(2 * kDayNs)) - kDayNs);
-    env_.wild_wall_clock(below(2) == 0);
+    const auto volumes = of_kind(ViewKind::volume);
+    const bool any_adopted = std::any_of(volumes.begin(), volumes.end(), [](const ViewInfo& volume) {
+      return volume.form == ViewForm::adopted;
+    });
+    env_.wild_wall_clock(!any_adopted && below(2) == 0);
   }
 
   void kill() {
@@ -482,6 +487,7 @@ class Duel {
     if (adopts && of_kind(ViewKind::volume).size() < kMaxVolumes) {
       const AdoptOptions options{.path = free_images_.back(), .volume = volume_name()};
       what_ = "adopt " + options.volume;
+      env_.wild_wall_clock(false);
       if (same(real_->adopt(options), model_->adopt(options))) free_images_.pop_back();
       return;
     }

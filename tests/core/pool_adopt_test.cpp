@@ -132,6 +132,14 @@ TEST_CASE("a write past the end of an adopted image is refused, and changes noth
   CHECK((pool.env_bytes("/img") == pool.content));
 }
 
+TEST_CASE("the new size of an adopted image that was written to just before is there after a restart") {
+  AdoptedPool pool;
+  pool.write(*pool.view("v"), 0, 9); // its time of change is still to be stored
+  REQUIRE(pool.pool->resize("v", 5 * kMiB, false).has_value());
+  pool.reopen();
+  CHECK(pool.pool->find(*parse_view_name("v"))->size_bytes == 5 * kMiB);
+}
+
 TEST_CASE("an adopted image grows, and older snapshots and their clones see nothing of it") {
   AdoptedPool pool;
   const auto before = pool.content;
