@@ -141,8 +141,9 @@ class Engine {
     return is_marked(branch) ? Result<>() : base_marker_(branch);
   }
   [[nodiscard]] bool is_marked(const Branch& branch) const {
-    const std::int64_t since = env_.wall_clock_ns() - branch.base.marked_ns.load(std::memory_order_acquire);
-    return since < kMarkNs && since > -kMarkNs;
+    const std::int64_t marked_ns = branch.base.marked_ns.load(std::memory_order_acquire);
+    const std::int64_t since = env_.wall_clock_ns() - marked_ns;
+    return marked_ns != 0 && since < kMarkNs && since > -kMarkNs; // 0: never
   }
   static constexpr std::int64_t kMarkNs = 10'000'000'000;
   void set_base_marker(std::function<Result<>(Branch&)> mark) { base_marker_ = std::move(mark); }

@@ -140,6 +140,17 @@ TEST_CASE("the new size of an adopted image that was written to just before is t
   CHECK(pool.pool->find(*parse_view_name("v"))->size_bytes == 5 * kMiB);
 }
 
+TEST_CASE("a clock that is set back does not make writes of ours into those of others") {
+  AdoptedPool pool;
+  pool.write(*pool.view("v"), 0, 9);
+  pool.env.jump_wall_clock(-3'600'000'000'000);
+  REQUIRE(pool.pool->resize("v", 5 * kMiB, false).has_value()); // notes the time, and writes nothing
+  pool.env.kill();
+  pool.pool.reset();
+  pool.open();
+  CHECK(pool.pool->find(*parse_view_name("v"))->state.empty());
+}
+
 TEST_CASE("an adopted image grows, and older snapshots and their clones see nothing of it") {
   AdoptedPool pool;
   const auto before = pool.content;
