@@ -105,7 +105,8 @@ Result<> PoolImpl::mark_base(Branch& branch) {
     return failure(ErrorKind::failed, EIO, fmt::format("{}: the image is missing", base.path));
   VSNAP_TRY_ASSIGN(base.stamp, engine_->members().base(base.member).stamp(false));
   const std::int64_t now_ns = env_.wall_clock_ns();
-  base.stamp.modified_ns = std::max(base.stamp.modified_ns, now_ns); // ours, though the clock was set back since
+  base.stamp.modified_ns =
+      std::max(base.stamp.modified_ns, now_ns); // ours, though the clock was set back since
   base.open = true;
   VSNAP_TRY(store_base(base));
   branch.base.marked_ns.store(std::max<std::int64_t>(now_ns, 1), std::memory_order_release);

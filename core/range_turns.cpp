@@ -1,5 +1,7 @@
 #include "core/range_turns.h"
 
+#include <bit>
+
 #include "core/assert.h"
 
 namespace vsnap {
@@ -27,8 +29,8 @@ RangeTurns::Held::Held(RangeTurns* turns, BlockIndex from, BlockCount count, Tur
   const std::uint64_t last = (from.value() + count.value() - 1) / kStripeBlocks;
   for (std::uint64_t stripe = first; stripe <= last && stripe < first + kStripes; ++stripe)
     stripes_ |= bit(stripe % kStripes);
-  for (unsigned i = 0; i < kStripes; ++i) {
-    if ((stripes_ & bit(i)) == 0) continue;
+  for (std::uint64_t left = stripes_; left != 0; left &= left - 1) {
+    const auto i = static_cast<unsigned>(std::countr_zero(left));
     const int taken = turn == Turn::alone ? pthread_rwlock_wrlock(&turns->locks_[i])
                                           : pthread_rwlock_rdlock(&turns->locks_[i]);
     VSNAP_ASSERT(taken == 0);
@@ -36,9 +38,8 @@ RangeTurns::Held::Held(RangeTurns* turns, BlockIndex from, BlockCount count, Tur
 }
 
 RangeTurns::Held::~Held() {
-  for (unsigned i = 0; i < kStripes; ++i) {
-    if ((stripes_ & bit(i)) != 0) pthread_rwlock_unlock(&turns_->locks_[i]);
-  }
+  for (std::uint64_t left = stripes_; left != 0; left &= left - 1)
+    pthread_rwlock_unlock(&turns_->locks_[static_cast<unsigned>(std::countr_zero(left))]);
 }
 
 } // namespace vsnap

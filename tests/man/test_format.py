@@ -170,6 +170,7 @@ JSON_COMMANDS = [
     ('catalog dump', 'catalog dump lab /srv/json.db'), ('mount', 'mount lab /mnt/lab'), ('map', 'map lab/j'),
     ('top', 'top lab --count 1 --interval 0.05'),
     ('upgrade', 'upgrade lab'),
+    ('adopt', 'adopt /srv/raw.img lab/raw'), ('release', 'release lab/raw'),
     ('unmap', 'unmap lab/j'), ('rm', 'rm lab/l'), ('umount', 'umount lab'),
     ('pool detach', 'pool detach lab'),
     ('pool attach', f'pool attach {" ".join(MEMBERS)}'),
@@ -210,6 +211,7 @@ NOT_ALWAYS = {'or', 'volume', 'snapshot', 'thin', 'adopted', 'full', 'file', 'de
 
 
 def check_json():
+    lab.run('truncate -s 8M /srv/raw.img')
     documented = documented_keys()
     covered = {name for name, _ in JSON_COMMANDS}
     assert set(documented) == covered, set(documented) ^ covered
