@@ -76,7 +76,7 @@ Result<ViewInfo> PoolImpl::preserve(const ViewName& name) {
     MutexLock commit(engine_->commit_mutex());
     below.gate.close(); // no write may go past the pair
     below.gate.drain();
-    view->set_above(pair);
+    view->set_above(pair.get());
     second->size_bytes.store(first->size_bytes.load());
     below.gate.open();
     auto done = store_preserve(name, first, second, *branch);
@@ -208,7 +208,6 @@ Result<> PoolImpl::make_final(const ObjectPtr& image) {
   branch.gate.open();
   engine_->grace().synchronize(); // whoever read through the pair
   second->let_pairs_go();
-  first->let_pairs_go();
   background_wake_.notify_all();
   return done;
 }
@@ -265,7 +264,7 @@ Result<> PoolImpl::resume_preserved() {
       object->expected_handles = static_cast<std::uint32_t>(std::count(kept.begin(), kept.end(), object->id));
       const auto first = view_of_locked(object);
       const auto pair = std::make_shared<ImagePair>(first);
-      first->set_above(pair);
+      first->set_above(pair.get());
       view_of_locked(object->continued_by)->set_below(pair);
     }
   }

@@ -60,7 +60,7 @@ class VolumeIo final : public View {
   // The pair in which this is the second image, or the first; see image_pair.h. Set before the view has
   // users, or with the branch's gate closed; cleared once the map has what is below in it.
   void set_below(std::shared_ptr<ImagePair> pair);
-  void set_above(std::shared_ptr<ImagePair> pair);
+  void set_above(ImagePair* pair); // which the second image owns
   // After clearing, once a grace period is over.
   void let_pairs_go();
 
@@ -125,7 +125,7 @@ class VolumeIo final : public View {
   CopyOut copy_out_{engine_};
   Mutex trim_mutex_; // before any gate; one finish_trim() at a time
   std::atomic<ImagePair*> below_{nullptr}, above_{nullptr};
-  std::vector<std::shared_ptr<ImagePair>> pairs_; // that these are or were; changed under the commit lock
+  std::vector<std::shared_ptr<ImagePair>> pairs_; // that below_ is or was; changed under the commit lock
 };
 
 } // namespace vsnap

@@ -12,15 +12,11 @@ void VolumeIo::set_below(std::shared_ptr<ImagePair> pair) {
   if (pair) pairs_.push_back(std::move(pair));
 }
 
-void VolumeIo::set_above(std::shared_ptr<ImagePair> pair) {
-  above_.store(pair.get(), std::memory_order_release);
-  if (pair) pairs_.push_back(std::move(pair));
-}
+void VolumeIo::set_above(ImagePair* pair) { above_.store(pair, std::memory_order_release); }
 
 void VolumeIo::let_pairs_go() {
-  std::erase_if(pairs_, [this](const std::shared_ptr<ImagePair>& pair) {
-    return pair.get() != below_.load() && pair.get() != above_.load();
-  });
+  std::erase_if(pairs_,
+                [this](const std::shared_ptr<ImagePair>& pair) { return pair.get() != below_.load(); });
 }
 
 Result<Entry> VolumeIo::seen_entry(ImagePair* pair, const Region& region, std::uint64_t block) {
