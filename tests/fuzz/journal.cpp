@@ -41,7 +41,7 @@ class Input {
   std::uint64_t step() { return static_cast<std::uint64_t>(static_cast<std::int8_t>(number(1))); }
   void take(std::span<std::byte> out) {
     const std::size_t size = std::min(out.size(), bytes_.size());
-    std::memcpy(out.data(), bytes_.data(), size);
+    std::ranges::copy(std::as_bytes(bytes_.first(size)), out.begin());
     bytes_ = bytes_.subspan(size);
   }
 
