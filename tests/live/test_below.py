@@ -612,6 +612,21 @@ class WritingFile(BelowTest):
         self.says_that_a_check_is_needed()
 
 
+class Unmounting(BelowTest):
+    def test_umount_says_so_where_the_last_changes_could_not_be_kept(self):
+        self.lab.vsnap("snapshot", "p/v@s")
+        self.write_blocks([4], 1)
+        self.disk.fail("write", number=errno.ENOSPC)
+        for _ in range(2):  # no daemon is left; the tail has the change, and the next open cannot keep it either
+            self.mentions(self.lab.vsnap("umount", "p", code=5).err, "not all is on disk", "p.log")
+            self.assertFalse(self.point.is_mount())
+        self.disk.heal()
+        self.lab.check()
+        self.lab.mount()
+        self.is_right(lambda block: 1 if block == 4 else 0)
+        self.is_right(lambda _: 0, "v@s")
+
+
 class WritingDevice(OfDevice, BelowTest):
     def test_a_write_error_comes_with_fsync_and_every_fsync_fails_from_then_on(self):
         bad = 9

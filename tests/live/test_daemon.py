@@ -13,10 +13,8 @@ from random import Random
 
 from support import (
     BLOCK,
-    KEEP_SIZE,
     VSNAP,
     LabTest,
-    fallocate,
     fsync,
     is_running,
     keeper_of,
@@ -247,40 +245,6 @@ class Killed(LabTest):
             self.mentions(done.err, "not known")
         finally:
             os.kill(pid, signal.SIGCONT)
-
-
-class NoSpaceBelow(LabTest):
-    """A member in a file system that gets full."""
-
-    def test_umount_says_so_where_the_last_changes_could_not_be_kept(self):
-        small = self.lab.directory("small")
-        self.lab.run("mount", "-t", "tmpfs", "-o", "size=64M", "none", small)
-        self.lab.vsnap("pool", "create", "p", small / "p.img", "--size", "512M")
-        point = self.lab.mount()
-        self.lab.vsnap("create", "p/v", "--size", "256M")
-        self.lab.run("fallocate", "--dig-holes", small / "p.img")  # as if no space had been taken for commits
-        with suppress(OSError), open(small / "filler", "wb") as filler:
-            while True:
-                filler.write(bytes(BLOCK))
-                filler.flush()
-        fd = os.open(point / "v", os.O_WRONLY)
-        with suppress(OSError):
-            for block in range(0, 65536, 2):  # no data, but each an extent of its own in the catalog
-                fallocate(fd, KEEP_SIZE, block * BLOCK, BLOCK)
-        reserved = os.fstat(fd).st_blocks * 512
-        os.close(fd)
-        said = self.lab.vsnap("umount", "p", code=(0, 5))
-        if said.code == 0:  # there was space all the same: then everything is there
-            self.lab.vsnap("check", "p", timeout=120)
-            self.assertEqual(self.lab.views()["v"]["used"], reserved)
-            return
-        self.mentions(said.err, "not all is on disk", "p.log")
-        self.assertFalse(is_mounted(point))
-        self.mentions(self.lab.vsnap("umount", "p", code=5).err, "not all is on disk")
-        self.lab.run("mount", "-o", "remount,size=256M", small)
-        self.lab.vsnap("check", "p", timeout=120)
-        self.lab.mount()
-        self.lab.umount()
 
 
 class Limits(LabTest):
