@@ -369,6 +369,7 @@ void register_all(Program& program) {
   register_unmap(program);
   register_df(program);
   register_top(program);
+  register_tree(program);
   register_check(program);
   program.add_group("catalog", "Write the catalog of a pool to a file.");
   register_catalog(program);

@@ -149,6 +149,7 @@ void register_map(Program& program);
 void register_unmap(Program& program);
 void register_df(Program& program);
 void register_top(Program& program);
+void register_tree(Program& program);
 void register_check(Program& program);
 void register_catalog(Program& program);
 void register_help(Program& program);

@@ -11,8 +11,16 @@ namespace vsnap::cli {
 namespace {
 
 Table make_table() {
-  return Table(
-      {{"name"}, {"type", false, false}, {"size", true}, {"used", true}, {"avail", true}, {"frees", true}});
+  return Table({{"name"},
+                {"type", false, false},
+                {"form"},
+                {"state"},
+                {"size", true},
+                {"used", true},
+                {"avail", true},
+                {"frees", true},
+                {"origin", false, false},
+                {"base", false, false}});
 }
 
 // Of a pool all; of a volume its row and those of its snapshots; of a snapshot its own.
@@ -24,15 +32,17 @@ void add_rows(Table& table, const Spec& spec, const DiskUsage& usage) {
   const std::string& pool = spec.pool;
   const SpaceInfo& space = usage.space;
   if (!spec.view)
-    table.add({Cell::text(pool), Cell::text("pool"), Cell::size(space.size_bytes),
+    table.add({Cell::text(pool), Cell::text("pool"), Cell::none(), Cell::none(), Cell::size(space.size_bytes),
                Cell::size(space.data_bytes + space.metadata_bytes), Cell::size(space.available_bytes),
                Cell::none()});
   for (const UsageRow& row : usage.rows) {
     if (!is_asked_for(spec, row.view.name)) continue;
     table.add({Cell::text(pool + "/" + row.view.name.text()),
                Cell::text(row.view.kind == ViewKind::snapshot ? "snapshot" : "volume"),
+               Cell::text(std::string(to_string(row.view.form))), Cell::text_if(row.view.state),
                Cell::size(row.view.size_bytes), Cell::size(row.view.used_bytes), Cell::none(),
-               Cell::size(row.frees_bytes)});
+               Cell::size(row.frees_bytes), Cell::optional_text(origin_text(pool, row.view)),
+               Cell::text_if(row.view.base)});
   }
 }
 

@@ -24,6 +24,7 @@ Table make_table() {
                 {"used", true},
                 {"origin"},
                 {"created"},
+                {"base", false, false},
                 {"modified", false, false},
                 {"mode", false, false},
                 {"open", true, false},
@@ -34,9 +35,10 @@ void add_row(Table& table, const std::string& pool, const ViewInfo& view) {
   table.add({Cell::text(pool + "/" + view.name.text()),
              Cell::text(view.kind == ViewKind::snapshot ? "snapshot" : "volume"),
              Cell::text(std::string(to_string(view.form))),
-             Cell::optional_text(view.state.empty() ? std::nullopt : std::optional(view.state)),
+             Cell::text_if(view.state),
              Cell::size(view.size_bytes), Cell::size(view.used_bytes),
              Cell::optional_text(origin_text(pool, view)), Cell::time(view.created_ns),
+             Cell::text_if(view.base),
              Cell::time(view.modified_ns), Cell::text(fmt::format("{:04o}", view.mode)),
              Cell::number(view.open_handles), Cell::number(view.id.value())});
 }

@@ -20,8 +20,14 @@ std::string cased(std::string text, int (*convert)(int)) {
   return text;
 }
 
+// Characters of UTF-8; what a terminal takes two places for counts as one.
+std::size_t width_of(const std::string& text) {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xc0U) != 0x80U; }));
+}
+
 std::string padded(const std::string& text, std::size_t width, bool right) {
-  const std::string blanks(width > text.size() ? width - text.size() : 0, ' ');
+  const std::string blanks(width - std::min(width, width_of(text)), ' ');
   return right ? blanks + text : text + blanks;
 }
 
@@ -46,6 +52,7 @@ bool less(const Json& a, const Json& b) {
 Cell Cell::none() { return {"-", "-", nullptr}; }
 Cell Cell::text(std::string text) { return {text, text, text}; }
 Cell Cell::optional_text(const std::optional<std::string>& text) { return text ? Cell::text(*text) : none(); }
+Cell Cell::text_if(const std::string& text) { return text.empty() ? none() : Cell::text(text); }
 Cell Cell::size(std::uint64_t size_bytes) {
   return {format_size(size_bytes), std::to_string(size_bytes), size_bytes};
 }
@@ -117,7 +124,7 @@ Result<std::string> Table::text(const CommonOptions& options) const {
   }
   std::vector<std::size_t> widths(columns.size());
   for (const auto& line : lines) {
-    for (std::size_t c = 0; c < line.size(); ++c) widths[c] = std::max(widths[c], line[c].size());
+    for (std::size_t c = 0; c < line.size(); ++c) widths[c] = std::max(widths[c], width_of(line[c]));
   }
   std::string out;
   for (const auto& line : lines) {

@@ -28,6 +28,7 @@ struct Cell {
   static Cell none();
   static Cell text(std::string text);
   static Cell optional_text(const std::optional<std::string>& text);
+  static Cell text_if(const std::string& text); // none if it is empty
   static Cell size(std::uint64_t size_bytes);
   static Cell number(std::uint64_t number);
   static Cell time(std::int64_t ns);

@@ -212,6 +212,20 @@ Result<> PoolImpl::finish_rollbacks() {
 
 // ---- removal ----
 
+// How many of the pins at that number are left once `gone` are: without those of children that nobody sees
+// either then.
+std::size_t PoolImpl::pins_left(const Branch& branch, std::uint64_t number, const std::multiset<Pin>& gone) {
+  std::size_t left = branch.pins.count(number) - gone.count({branch.id, number});
+  for (const Branch* const child : objects_.branches()) {
+    if (child->seen_parent() != &branch || child->parent_number.value() != number) continue;
+    if (child->has_head && !gone.contains({child->id, std::nullopt})) continue;
+    const bool seen = std::ranges::any_of(
+        child->pins, [&](std::uint64_t pin) { return pins_left(*child, pin, gone) > 0; });
+    if (!seen) --left;
+  }
+  return left;
+}
+
 Result<> PoolImpl::check_image_removal(const std::vector<ObjectPtr>& gone, const std::multiset<Pin>& pins) {
   for (const ObjectPtr& object : gone) {
     const Branch& branch = *object->branch;
@@ -223,7 +237,7 @@ Result<> PoolImpl::check_image_removal(const std::vector<ObjectPtr>& gone, const
       return failure(ErrorKind::busy, fmt::format("{}/{}: a rollback to it is not finished", name_, name));
     }
     for (const std::uint64_t pin : branch.pins) {
-      if (branch.pins.count(pin) <= pins.count({branch.id, pin})) continue;
+      if (pins_left(branch, pin, pins) == 0) continue;
       return failure(ErrorKind::busy,
                      fmt::format("{}/{}: a clone reads its image (vsnap flatten the clone, or vsnap release "
                                  "--keep-snapshots {}/{})",

@@ -34,7 +34,7 @@ _vsnap_candidates() { # COMMAND NUMBER-OF-ARGUMENTS-BEFORE
     create:0 | adopt:1) _vsnap_pools | sed 's|$|/|' ;;
     adopt:0) echo FILES ;;
     ls:0 | df:0) _vsnap_pools; [[ $_vsnap_word != */* ]] || _vsnap_specs volume ;;
-    info:0) _vsnap_pools; [[ $_vsnap_word != */* ]] || _vsnap_specs all ;;
+    info:0 | tree:0) _vsnap_pools; [[ $_vsnap_word != */* ]] || _vsnap_specs all ;;
     resize:0 | flatten:0 | release:0) _vsnap_specs volume ;;
     snapshot:* | preserve:0) _vsnap_specs volume | sed 's|[^/]$|&@|' ;;
     rollback:0 | clone:0 | wait:0 | split:0 | refresh:0) _vsnap_specs snapshot ;;

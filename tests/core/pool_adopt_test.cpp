@@ -233,6 +233,37 @@ TEST_CASE("removing an adopted volume gives its image back as it is") {
   CHECK((pool.all_of("w") == pool.content));
 }
 
+TEST_CASE("an adopted volume goes together with clones and copies of it that are not complete") {
+  AdoptedPool pool;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  REQUIRE(pool.pool->clone({"v", "s"}, "c").has_value());
+  REQUIRE(pool.snapshot("c@t").has_value());
+  REQUIRE(pool.pool->clone({"c", "t"}, "d").has_value());
+  REQUIRE(pool.pool->snapshot_full({"v", "f"}, {}).has_value());
+  pool.write(*pool.view("v"), 5000, 3, 300'000);
+  const std::vector<ViewName> all = {{"v", {}}, {"c", {}}, {"d", {}}};
+  for (std::size_t left_out = 1; left_out < all.size(); ++left_out) { // a clone, and a clone of that
+    std::vector<ViewName> some = all;
+    some.erase(some.begin() + static_cast<std::ptrdiff_t>(left_out));
+    const auto refused = pool.pool->remove(some, {.recursive = true});
+    REQUIRE(!refused.has_value());
+    CHECK(refused.error().kind == ErrorKind::busy);
+  }
+  REQUIRE(pool.pool->remove(all, {.recursive = true}).has_value());
+  CHECK(pool.pool->list().empty());
+  pool.make_image("/other", 2 * kImageBytes);
+  REQUIRE(pool.adopt("/other", "w").has_value()); // before the branches are swept
+  CHECK(pool.findings().empty());
+  pool.reopen();
+  REQUIRE(pool.pool->wait_for_removals({}).has_value());
+  CHECK(pool.findings().empty());
+  CHECK((pool.env_bytes("/img") == pool.content));
+  CHECK((pool.all_of("w") == pool.env_bytes("/other")));
+  REQUIRE(pool.remove("w", {}).has_value());
+  REQUIRE(pool.pool->wait_for_removals({}).has_value());
+  CHECK(pool.pool->status().space.data_bytes == 0);
+}
+
 TEST_CASE("a release with --keep-snapshots makes them independent of the image") {
   AdoptedPool pool;
   const auto first = pool.content;

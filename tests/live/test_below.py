@@ -617,7 +617,7 @@ class Unmounting(BelowTest):
         self.lab.vsnap("snapshot", "p/v@s")
         self.write_blocks([4], 1)
         self.disk.fail("write", number=errno.ENOSPC)
-        for _ in range(2):  # no daemon is left; the tail has the change, and the next open cannot keep it either
+        for _ in range(2):  # the tail has the change; who opens the pool next cannot keep it either
             self.mentions(self.lab.vsnap("umount", "p", code=5).err, "not all is on disk", "p.log")
             self.assertFalse(self.point.is_mount())
         self.disk.heal()

@@ -24,6 +24,8 @@ QUERIES = [
     ("info", "p/a"),
     ("info", "p/a@one"),
     ("info", "p/c"),
+    ("tree", "p"),
+    ("tree", "p/a"),
     ("diff", "p/a@one"),
     ("diff", "p/a@one", "p/a@two"),
     ("diff", "p/a@one", "p/c"),

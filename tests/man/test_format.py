@@ -162,7 +162,8 @@ JSON_COMMANDS = [
     ('snapshot', 'snapshot --full --bwlimit 1K lab/base@f'), ('copy', 'copy pause lab/base@f'),
     ('copy', 'copy limit lab/base@f 2K'), ('copy', 'copy resume lab/base@f'),
     ('refresh', 'refresh lab/base@f'), ('split', 'split lab/base@f m'),
-    ('info', 'info lab/j'), ('ls', 'ls lab'), ('df', 'df lab'), ('pool list', 'pool list'),
+    ('info', 'info lab/j'), ('ls', 'ls lab'), ('tree', 'tree lab'), ('df', 'df lab'),
+    ('pool list', 'pool list'),
     ('pool status', 'pool status lab'), ('info No of a pool', 'info lab'), ('diff', 'diff lab/base@one'),
     ('resize', 'resize lab/j 2M'), ('resize', 'resize -n --shrink lab/j 1M'),
     ('rollback', 'rollback lab/j@s'),
@@ -192,6 +193,7 @@ def documented_keys() -> dict[str, set[str]]:
                 words.update(word for word in line.split() if re.fullmatch('[a-z_]{2,}', word))
     space = {'size', 'used', 'available', 'free', 'data', 'freeing', 'metadata', 'metadata_used'}
     keys['df'] |= keys['info'] - {'view'} | space
+    keys['tree'] |= keys['info'] - {'view'}
     keys['pool status'] |= space
     keys['info No of a pool'] = keys['pool status']
     return keys
