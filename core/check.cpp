@@ -79,6 +79,7 @@ Result<CheckReport> PoolImpl::check(bool repair, const Progress& progress) {
     VSNAP_TRY(engine_->forget_tail());
     VSNAP_TRY(engine_->members().clear_needs_check());
   }
+  for (const std::string& problem : problems_of_images()) report.findings.push_back({problem, false, false});
   return report;
 }
 

@@ -408,6 +408,8 @@ PoolStatus PoolImpl::status() {
   if (const unsigned percent = percent_used(status.space); status.health == "ok" && percent >= 80) {
     status.health = fmt::format("warning: {} % full (vsnap pool add, or vsnap rm)", percent);
   }
+  if (const auto problems = problems_of_images(); status.health == "ok" && !problems.empty())
+    status.health = "warning: " + problems.front();
   const MemberSet& members = engine_->members();
   const Superblock layout = members.layout();
   for (std::uint32_t i = 0; i < members.count(); ++i) {

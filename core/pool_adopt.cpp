@@ -50,14 +50,24 @@ Result<> PoolImpl::attach_bases() {
   return {};
 }
 
+// Volumes whose image cannot be used, each with what to do.
+std::vector<std::string> PoolImpl::problems_of_images() {
+  std::vector<std::string> problems;
+  MutexLock lock(objects_.mutex());
+  for (const Branch* const branch : objects_.branches()) {
+    if (branch->adopted() && !branch->base.problem.empty()) problems.push_back(branch->base.problem);
+  }
+  return problems;
+}
+
 // What is wrong with it.
 std::optional<std::string> PoolImpl::attach_base(Base& base, std::uint64_t size_bytes) {
   constexpr std::string_view kMissing =
-      "its image {}: {} (put it back; vsnap adopt FILE POOL/VOL where it has another name now)";
+      "its image {} (put it back; vsnap adopt FILE POOL/VOL where it has another name now)";
   if (const auto usable = env_.find_image(base.path, true); !usable)
-    return fmt::format(kMissing, base.path, usable.error().message);
+    return fmt::format(kMissing, usable.error().message);
   auto file = env_.open_file(base.path, {});
-  if (!file) return fmt::format(kMissing, base.path, file.error().message);
+  if (!file) return fmt::format(kMissing, file.error().message);
   if (auto locked = lock_member(env_, **file, base.path, kImageWaitMs); !locked)
     return fmt::format("its image {}", locked.error().message);
   const auto stamp = (*file)->stamp(false);

@@ -233,6 +233,7 @@ class PoolImpl final : public Pool {
   // Fails where the view looks at an image that cannot be used.
   [[nodiscard]] Result<> check_images(const Object& object) VSNAP_REQUIRES(objects_.mutex());
   // Fails where views that stay look at the image of a volume that goes, or a rollback needs a snapshot.
+  [[nodiscard]] std::vector<std::string> problems_of_images() VSNAP_EXCLUDES(objects_.mutex());
   [[nodiscard]] std::size_t pins_left(const Branch& branch, std::uint64_t number,
                                       const std::multiset<Pin>& gone) VSNAP_REQUIRES(objects_.mutex());
   [[nodiscard]] Result<> check_image_removal(const std::vector<ObjectPtr>& gone,

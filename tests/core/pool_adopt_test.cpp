@@ -341,9 +341,14 @@ TEST_CASE("a missing image leaves the pool and other volumes usable") {
   REQUIRE(pool.view("other")->write(0, block_of(1)).has_value());
   CHECK(!pool.pool->open_view(pool.pool->find({"v", {}})->id).has_value());
   CHECK(!pool.pool->open_view(pool.pool->find({"v", "s"})->id).has_value());
+  CHECK(pool.pool->status().health.starts_with("warning: lab/v: its image /img"));
+  const auto findings = pool.findings();
+  REQUIRE(findings.size() == 1);
+  CHECK(findings.front().starts_with("lab/v: its image /img"));
   CHECK(pool.remove("v@s").has_value());
   CHECK(pool.remove("v").has_value());
   CHECK(pool.findings().empty());
+  CHECK(pool.pool->status().health == "ok");
 }
 
 TEST_CASE("what cannot be adopted is refused with a reason") {

@@ -211,6 +211,8 @@ class BehindItsBack(AdoptTest):
                 read_all(point / name)
         write_at(point / "other", 0, b"good")
         self.assertEqual("no image", self.lab.json("info", "p/v")["view"]["state"])
+        self.mentions(self.lab.vsnap("check", "p", code=6).out, "p/v", "was changed without vsnap")
+        self.mentions(self.lab.status()["health"], "p/v", "was changed without vsnap")
         self.assertIn("--changed=keep", self.adopt(code=1).err)
         self.adopt(None, "v", "--changed=keep")
         self.assertEqual(self.raw(), read_all(point / "v"))
