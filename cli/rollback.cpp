@@ -37,9 +37,14 @@ Result<int> run(const CommonOptions& common, const Options& options) {
     VSNAP_TRY_ASSIGN(const auto preview, access.call(make_request(spec, true, true)));
     VSNAP_TRY(confirm(common, "rollback", plan_text(spec.pool, wire::from_wire(preview.rollback()))));
   }
-  VSNAP_TRY_ASSIGN(const auto reply, access.call(make_request(spec, options.discard, common.dry_run)));
-  VSNAP_TRY(access.close());
-  const RollbackResult result = wire::from_wire(reply.rollback());
+  RollbackResult result;
+  {
+    CommandSink sink(common, "roll back " + spec.pool + "/" + spec.view->text(), ProgressUnit::bytes);
+    VSNAP_TRY_ASSIGN(const auto reply,
+                     access.call(make_request(spec, options.discard, common.dry_run), sink));
+    VSNAP_TRY(access.close());
+    result = wire::from_wire(reply.rollback());
+  }
   if (common.json) {
     print_json({{"dry_run", common.dry_run},
                 {"to", spec.pool + "/" + result.to.text()},

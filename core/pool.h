@@ -186,7 +186,13 @@ class Pool {
                                                 std::optional<std::uint32_t> gid,
                                                 std::optional<std::int64_t> modified_ns) = 0;
   [[nodiscard]] virtual Result<> snapshot(std::span<const ViewName> names) = 0; // one moment, all or none
-  [[nodiscard]] virtual Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run) = 0;
+  // Takes no time, but for an adopted volume: its image gets back what differs. Once that has begun it is not
+  // given up, whatever `progress` says (in bytes of the volume).
+  [[nodiscard]] virtual Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run,
+                                                        const Progress& progress) = 0;
+  [[nodiscard]] Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run) {
+    return rollback(to, discard, dry_run, {});
+  }
   [[nodiscard]] virtual Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) = 0;
   // Makes `to`, an empty volume, share everything `from` has: what copy_file_range of a whole file asks for.
   [[nodiscard]] virtual Result<> share_into(ObjectId from, ObjectId to) = 0;

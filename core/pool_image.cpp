@@ -67,7 +67,7 @@ Result<> PoolImpl::resize_image(const ObjectPtr& volume, std::uint64_t size_byte
 // begins, in the transaction that keeps the state before: whoever opens the pool after a crash goes on. The
 // volume cannot be opened meanwhile, and its snapshots are what they were: all changes go the way of writes.
 Result<> PoolImpl::roll_back_image(const ObjectPtr& volume, const ObjectPtr& target, const ObjectPtr& kept,
-                                   bool discard) {
+                                   bool discard, const Progress& progress) {
   Branch& branch = *volume->branch;
   {
     MutexLock lock(objects_.mutex());
@@ -98,7 +98,7 @@ Result<> PoolImpl::roll_back_image(const ObjectPtr& volume, const ObjectPtr& tar
     }
   }
   set_base(base);
-  return restore_image(volume, target);
+  return restore_image(volume, target, progress);
 }
 
 // The line of a snapshot, for `kept`.
@@ -136,6 +136,7 @@ Result<> PoolImpl::keep_as_snapshot(const ObjectPtr& volume, const ObjectPtr& ke
 namespace {
 
 constexpr std::uint64_t kCopyBlocks = 256; // 1 MiB
+constexpr std::uint64_t kRegionSize = kRegionBlocks * kBlockBytes;
 
 struct Piece { // blocks of a region
   std::uint64_t from = 0, to = 0;
@@ -145,7 +146,7 @@ struct Piece { // blocks of a region
 
 // Where both maps show one place, there is nothing to do: so it goes on where a crash has stopped it, or
 // begins anew, as you like.
-Result<> PoolImpl::restore_image(const ObjectPtr& volume, const ObjectPtr& target) {
+Result<> PoolImpl::restore_image(const ObjectPtr& volume, const ObjectPtr& target, const Progress& progress) {
   const std::shared_ptr<VolumeIo> head = view_of(volume);
   const std::shared_ptr<VolumeIo> old = view_of(target);
   if (engine_->committed() < target->line) VSNAP_TRY(engine_->commit());
@@ -175,6 +176,8 @@ Result<> PoolImpl::restore_image(const ObjectPtr& volume, const ObjectPtr& targe
       VSNAP_TRY(head->write(offset, buffer));
     }
     engine_->cache().collect_some();
+    if (progress)
+      static_cast<void>(progress(std::min(first_block(index).value() * kBlockBytes + kRegionSize, size), size));
   }
   VSNAP_TRY(engine_->sync(volume->branch->base.member));
   Base base = base_of(*volume->branch);
@@ -199,7 +202,7 @@ Result<> PoolImpl::finish_rollbacks() {
     }
   }
   for (const auto& [volume, target] : under_way) {
-    if (auto done = restore_image(volume, target); !done) {
+    if (auto done = restore_image(volume, target, {}); !done) {
       MutexLock lock(objects_.mutex());
       volume->branch->base.problem =
           fmt::format("{}/{}: is half rolled back: {} (once that is mended, mount the pool again)", name_,

@@ -63,7 +63,8 @@ class PoolImpl final : public Pool {
   Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
                           std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) override;
   Result<> snapshot(std::span<const ViewName> names) override;
-  Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run) override;
+  Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run,
+                                  const Progress& progress) override;
   Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) override;
   Result<> share_into(ObjectId from, ObjectId to) override;
   [[nodiscard]] bool shares_all_of(ObjectId view, ObjectId origin) override;
@@ -242,10 +243,11 @@ class PoolImpl final : public Pool {
   Result<> finish_sweeps_of_images(std::span<const ViewName> names) VSNAP_EXCLUDES(config_mutex_);
   Result<> resize_image(const ObjectPtr& volume, std::uint64_t size_bytes) VSNAP_REQUIRES(config_mutex_);
   Result<> roll_back_image(const ObjectPtr& volume, const ObjectPtr& target, const ObjectPtr& kept,
-                           bool discard) VSNAP_REQUIRES(config_mutex_);
+                           bool discard, const Progress& progress) VSNAP_REQUIRES(config_mutex_);
   Result<> keep_as_snapshot(const ObjectPtr& volume, const ObjectPtr& kept, const Engine::Step& also)
       VSNAP_REQUIRES(config_mutex_, engine_->commit_mutex());
-  Result<> restore_image(const ObjectPtr& volume, const ObjectPtr& target) VSNAP_REQUIRES(config_mutex_);
+  Result<> restore_image(const ObjectPtr& volume, const ObjectPtr& target, const Progress& progress)
+      VSNAP_REQUIRES(config_mutex_);
   Result<> finish_rollbacks() VSNAP_REQUIRES(config_mutex_);
   Result<> keep_snapshots(const ObjectPtr& volume, const Progress& progress) VSNAP_EXCLUDES(config_mutex_);
   Result<> detach_image(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);

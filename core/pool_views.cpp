@@ -158,7 +158,8 @@ Result<ViewInfo> PoolImpl::clone(const ViewName& from, const std::string& new_vo
   return add_volume(std::move(branch), volume);
 }
 
-Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool dry_run) {
+Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool dry_run,
+                                          const Progress& progress) {
   MutexLock config(config_mutex_);
   if (!to.is_snapshot()) {
     return failure(ErrorKind::usage, fmt::format("{}/{}: name the snapshot to go back to, as in {}@monday",
@@ -187,7 +188,7 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
     volume->withheld = !dry_run;
   }
   if (dry_run) return result;
-  auto done = volume->branch->adopted() ? roll_back_image(volume, target, kept, discard)
+  auto done = volume->branch->adopted() ? roll_back_image(volume, target, kept, discard, progress)
                                         : switch_branch(volume, *target, kept, discard);
   {
     MutexLock lock(objects_.mutex());

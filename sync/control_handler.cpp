@@ -136,14 +136,15 @@ Result<ControlReply> snapshot(Pool& pool, const wire::SnapshotRequest& request) 
   return done();
 }
 
-Result<ControlReply> rollback(Pool& pool, const wire::RollbackRequest& request) {
+Result<ControlReply> rollback(Pool& pool, const wire::RollbackRequest& request, const Progress& progress) {
   VSNAP_TRY_ASSIGN(const ViewInfo to, existing(pool, request.to()));
   if (to.kind != ViewKind::snapshot) {
     return failure(ErrorKind::usage,
                    fmt::format("{0}/{1}: not a snapshot (vsnap ls {0}/{1} lists its snapshots)", pool.name(),
                                to.name.text()));
   }
-  VSNAP_TRY_ASSIGN(const RollbackResult result, pool.rollback(to.name, request.discard(), request.dry_run()));
+  VSNAP_TRY_ASSIGN(const RollbackResult result,
+                   pool.rollback(to.name, request.discard(), request.dry_run(), progress));
   ControlReply reply;
   *reply.mutable_rollback() = to_wire(result);
   return reply;
@@ -423,7 +424,7 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
     case ControlRequest::kSnapshot:
       return snapshot(pool, request.snapshot());
     case ControlRequest::kRollback:
-      return rollback(pool, request.rollback());
+      return rollback(pool, request.rollback(), progress);
     case ControlRequest::kClone:
       return clone(pool, request.clone());
     case ControlRequest::kPreserve:

@@ -215,6 +215,22 @@ TEST_CASE("a rollback of an adopted volume copies back into the image, and uses 
   CHECK(pool.findings().empty());
 }
 
+TEST_CASE("a rollback in place tells how far it is, and does not stop half-way") {
+  AdoptedPool pool(256 * kMiB, 70 * kMiB);
+  const auto first = pool.content;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  for (std::uint64_t at = 0; at < 70 * kMiB; at += 5 * kMiB) pool.write(*pool.view("v"), at, 9);
+  std::vector<std::uint64_t> told;
+  const auto progress = [&](std::uint64_t done, std::uint64_t total) {
+    CHECK(total == 70 * kMiB);
+    told.push_back(done);
+    return false; // as one that is given up
+  };
+  REQUIRE(pool.pool->rollback({"v", "s"}, true, false, progress).has_value());
+  CHECK(told == std::vector<std::uint64_t>{32 * kMiB, 64 * kMiB, 70 * kMiB});
+  CHECK((pool.env_bytes("/img") == first));
+}
+
 TEST_CASE("removing an adopted volume gives its image back as it is") {
   AdoptedPool pool;
   REQUIRE(pool.snapshot("v@s").has_value());

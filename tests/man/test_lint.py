@@ -9,7 +9,7 @@ import pages
 
 # What mandoc says about the machine it runs on, not about the page.
 ABOUT_THE_MACHINE = re.compile(r'referenced manual not found|outdated mandoc\.db')
-ALL_PAGES = sorted([*pages.MAN.glob('*.1'), *pages.MAN.glob('*.5')])
+ALL_PAGES = sorted(page for section in '157' for page in pages.MAN.glob(f'*.{section}'))
 
 
 class ManPages(unittest.TestCase):

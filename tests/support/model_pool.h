@@ -87,7 +87,9 @@ class ModelPool : public Pool {
   Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
                           std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) override;
   Result<> snapshot(std::span<const ViewName> names) override;
-  Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run) override;
+  using Pool::rollback;
+  Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run,
+                                  const Progress& progress) override;
   Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) override;
   Result<> share_into(ObjectId from, ObjectId to) override;
   [[nodiscard]] bool shares_all_of(ObjectId view, ObjectId origin) override;

@@ -326,7 +326,8 @@ Result<> ModelPool::snapshot(std::span<const ViewName> names) {
   return {};
 }
 
-Result<RollbackResult> ModelPool::rollback(const ViewName& to, bool discard, bool dry_run) {
+Result<RollbackResult> ModelPool::rollback(const ViewName& to, bool discard, bool dry_run,
+                                           const Progress& /*progress*/) {
   Events events;
   RollbackResult result{to, std::nullopt};
   {

@@ -42,8 +42,8 @@ class SlowPool final : public Pool {
     return inner_->set_attributes(id, m, u, g, t);
   }
   Result<> snapshot(std::span<const ViewName> n) override { return inner_->snapshot(n); }
-  Result<RollbackResult> rollback(const ViewName& t, bool d, bool n) override {
-    return inner_->rollback(t, d, n);
+  Result<RollbackResult> rollback(const ViewName& t, bool d, bool n, const Progress& p) override {
+    return inner_->rollback(t, d, n, p);
   }
   Result<ViewInfo> clone(const ViewName& f, const std::string& n) override { return inner_->clone(f, n); }
   Result<ViewInfo> preserve(const ViewName& n) override { return inner_->preserve(n); }
