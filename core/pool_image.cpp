@@ -136,7 +136,6 @@ Result<> PoolImpl::keep_as_snapshot(const ObjectPtr& volume, const ObjectPtr& ke
 namespace {
 
 constexpr std::uint64_t kCopyBlocks = 256; // 1 MiB
-constexpr std::uint64_t kRegionSize = kRegionBlocks * kBlockBytes;
 
 struct Piece { // blocks of a region
   std::uint64_t from = 0, to = 0;
@@ -176,8 +175,10 @@ Result<> PoolImpl::restore_image(const ObjectPtr& volume, const ObjectPtr& targe
       VSNAP_TRY(head->write(offset, buffer));
     }
     engine_->cache().collect_some();
-    if (progress)
-      static_cast<void>(progress(std::min(first_block(index).value() * kBlockBytes + kRegionSize, size), size));
+    if (progress) {
+      const std::uint64_t done = (index.value() + 1) * kRegionBlocks * kBlockBytes;
+      static_cast<void>(progress(std::min(done, size), size));
+    }
   }
   VSNAP_TRY(engine_->sync(volume->branch->base.member));
   Base base = base_of(*volume->branch);

@@ -280,6 +280,44 @@ TEST_CASE("an adopted volume goes together with clones and copies of it that are
   CHECK(pool.pool->status().space.data_bytes == 0);
 }
 
+TEST_CASE("a clone of an adopted volume is preserved, while the image below it is overwritten") {
+  AdoptedPool pool;
+  const auto first = pool.content;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  REQUIRE(pool.pool->clone({"v", "s"}, "c").has_value());
+  ViewHandle old_handle = pool.view("c");
+  REQUIRE(pool.pool->preserve({"c", "old"}).has_value());
+  ViewHandle second = pool.view("c");
+  REQUIRE(second->id() != old_handle->id());
+  auto expected_old = first;
+  auto expected_new = first;
+  const auto write = [](View& to, std::vector<std::byte>& expected, std::uint64_t block, std::uint8_t stamp) {
+    REQUIRE(to.write(block * kBlockBytes, block_of(stamp)).has_value());
+    const auto at = expected.begin() + static_cast<std::ptrdiff_t>(block * kBlockBytes);
+    std::fill_n(at, kBlockBytes, std::byte{stamp});
+  };
+  for (std::uint64_t block = 0; block < 600; block += 7) {
+    pool.write(*pool.view("v"), block * kBlockBytes, 1);
+    if (block % 2 == 0) write(*second, expected_new, block, 2);
+    if (block % 3 == 0) {
+      write(*old_handle, expected_old, block, 3);
+      if (block % 2 != 0) write(*old_handle, expected_new, block, 3); // shows through
+    }
+    if (block % 5 == 0) {
+      CHECK((read_from(*second, 0, kImageBytes) == expected_new));
+      CHECK((read_from(*old_handle, 0, kImageBytes) == expected_old));
+    }
+  }
+  old_handle = {};
+  second = {};
+  pool.reopen();
+  CHECK((pool.all_of("c@old") == expected_old));
+  CHECK((pool.all_of("c") == expected_new));
+  CHECK((pool.all_of("v@s") == first));
+  CHECK((pool.env_bytes("/img") == pool.content));
+  CHECK(pool.findings().empty());
+}
+
 TEST_CASE("a release with --keep-snapshots makes them independent of the image") {
   AdoptedPool pool;
   const auto first = pool.content;
