@@ -38,7 +38,9 @@ class ChangeLog {
  public:
   static constexpr std::uint64_t kMaxLimit = 131072;
   static constexpr std::uint64_t kMaxPieceRecords = 1024;
-  static constexpr std::uint64_t kMaxWriters = 320;  // a mount has 256 threads at most, and some of its own
+  // A mount has 256 threads at most, 128 for requests set aside, and some of its own. Most requests are
+  // writes, of 1 MiB at most, which with what they save make half as many records.
+  static constexpr std::uint64_t kMaxWriters = 320;
   static constexpr std::uint64_t kKeptSlots = 16384; // 1 MiB
   static constexpr std::uint64_t kSlots = 2 * kMaxLimit + kMaxWriters * kMaxPieceRecords;
 
