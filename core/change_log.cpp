@@ -33,7 +33,8 @@ ChangeLog::ChangeLog(std::uint64_t committed, std::uint64_t limit, std::uint64_t
       region_limit_(region_limit),
       committed_(committed),
       line_(committed),
-      last_(committed) {}
+      last_(committed),
+      last_with_data_(committed) {}
 
 const LogRecord& ChangeLog::slot(std::uint64_t sequence) const {
   const LogRecord& found = slots_[sequence % kSlots];
@@ -51,6 +52,7 @@ std::uint64_t ChangeLog::append(LogRecord record, bool first_of_region) {
   if (first_of_region) regions_.fetch_add(1, std::memory_order_relaxed);
   if (shared_last_ != nullptr && !planted(Fault::tail_last_stays))
     shared_last_->store(sequence, std::memory_order_release);
+  if (needs_flushed_data(record)) last_with_data_.store(sequence, std::memory_order_release);
   last_.store(sequence, std::memory_order_release);
   return sequence;
 }

@@ -38,7 +38,9 @@ class ChangeLog {
  public:
   static constexpr std::uint64_t kMaxLimit = 131072;
   static constexpr std::uint64_t kMaxPieceRecords = 1024;
-  static constexpr std::uint64_t kMaxWriters = 320;  // a mount has 256 threads at most, and some of its own
+  // A mount has 256 threads at most, 128 for requests set aside, and some of its own. Most requests are
+  // writes, of 1 MiB at most, which with what they save make half as many records.
+  static constexpr std::uint64_t kMaxWriters = 320;
   static constexpr std::uint64_t kKeptSlots = 16384; // 1 MiB
   static constexpr std::uint64_t kSlots = 2 * kMaxLimit + kMaxWriters * kMaxPieceRecords;
 
@@ -71,6 +73,11 @@ class ChangeLog {
   // The commit under way failed: what it was to store is for the next one.
   void withdraw_line() VSNAP_EXCLUDES(mutex_);
 
+  // The last one that needs_flushed_data(). Whoever asked for last() before: of the records up to that none
+  // beyond this one does.
+  [[nodiscard]] std::uint64_t last_with_data() const {
+    return last_with_data_.load(std::memory_order_acquire);
+  }
   [[nodiscard]] std::uint64_t committed() const { return committed_.load(std::memory_order_acquire); }
   [[nodiscard]] std::uint64_t line() const { return line_.load(std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t last() const { return last_.load(std::memory_order_acquire); }
@@ -102,7 +109,7 @@ class ChangeLog {
   mutable Mutex mutex_;
   std::uint64_t regions_before_line_ VSNAP_GUARDED_BY(mutex_) = 0;
   std::uint64_t touched_ VSNAP_GUARDED_BY(mutex_) = 0; // slots since the memory was last given back
-  std::atomic<std::uint64_t> committed_, line_, last_;
+  std::atomic<std::uint64_t> committed_, line_, last_, last_with_data_;
 };
 
 } // namespace vsnap

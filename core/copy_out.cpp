@@ -5,6 +5,7 @@
 
 #include "core/assert.h"
 #include "core/planted.h"
+#include "core/superblock.h"
 
 namespace vsnap {
 namespace {
@@ -12,6 +13,7 @@ namespace {
 constexpr std::uint64_t kLeast = 16;       // blocks: 64 KiB
 constexpr std::uint64_t kMost = 256;       // 1 MiB
 constexpr std::uint64_t kMostApart = 64;   // 256 KiB, of writes that do not follow each other
+constexpr std::uint32_t kLately = 64;      // changes
 constexpr std::int64_t kNsABlock = 50'000; // a disk that copies 80 MB a second
 // A piece of a request makes no more records than that, with what is saved besides.
 constexpr std::uint64_t kPiece = ChangeLog::kMaxPieceRecords;
@@ -80,6 +82,7 @@ Result<> CopyOut::save_run(const ViewMap& head, Region& region, Range run) {
       engine_.allocator().release(*place);
       return copied;
     }
+    change.checksum = crc32c(buffer);
     const Entry own(BlockKind::data, branch.identity(start), true);
     {
       MutexLock lock(region.mutex());
@@ -100,12 +103,20 @@ Result<> CopyOut::save_run(const ViewMap& head, Region& region, Range run) {
   return {};
 }
 
-Result<> CopyOut::settle(const Region& region) {
+Result<> CopyOut::settle(const ViewMap& head, const Region& region, Range range) {
   if (planted(Fault::overwritten_before_record)) return {};
-  if (!engine_.is_durable(region.last_save())) {
+  std::uint64_t last = region.last_save();
+  if (!engine_.is_durable(last)) {
+    last = engine_.cache().last_save(*head.branch, first_block(region.index()) + BlockCount(range.from),
+                                     BlockCount(range.to - range.from));
+  }
+  if (!engine_.is_durable(last)) {
+    waited_lately_.store(kLately, std::memory_order_relaxed);
     const std::int64_t begin_ns = engine_.env().monotonic_ns();
-    VSNAP_TRY(engine_.make_durable(region.last_save()));
+    VSNAP_TRY(engine_.make_durable(last));
     settle_ns_.store(engine_.env().monotonic_ns() - begin_ns, std::memory_order_relaxed);
+  } else if (const std::uint32_t lately = waited_lately_.load(std::memory_order_relaxed); lately != 0) {
+    waited_lately_.store(lately - 1, std::memory_order_relaxed);
   }
   std::atomic_thread_fence(std::memory_order_seq_cst); // see VolumeIo::read_through_image()
   return {};

@@ -3,7 +3,7 @@
 // The head's content is in the image, always, each block at its own number: so the image is a valid raw image
 // at every moment. A block that another view sees goes one way, once for each version:
 //
-//            save                         record durable                 overwrite
+//            save                         copy and record durable        overwrite
 //   unsaved ──────► saving: a copy lies  ───────────────► saved: everybody ─────────► own: the head alone
 //                   in the pool, maps                     else reads the              sees what the image
 //                   has, are switched to it                    copy, for ever              and overwrites it
@@ -13,9 +13,11 @@
 //
 // Invariants
 // 1. Order: copy written, maps switched and record made (in this order, RegionCache::switch_to_saved()), copy
-//    flushed, record durable, image overwritten. A crash between any two leaves a copy that nobody needs.
-// 2. Nothing in a region is overwritten before every record of it that saves is durable
-// (Region::last_save()).
+//    and record durable, image overwritten. A crash between any two leaves a copy that nobody needs. Copy and
+//    record need no order between them, and share a flush: the record has the copy's checksum, and counts for
+//    nothing after a power cut that left it without (journal.h, 8).
+// 2. No block is overwritten before all records that save it are durable. Entries are own before that, so
+//    every change of the image asks for its blocks (RegionCache::last_save()).
 // 3. A reader of another view that finds a block in the image reads it there and then asks its map again: if
 //    the block is still there, nobody had begun to overwrite it; if not, the copy counts.
 // 4. A map that is loaded shows what was saved, in the catalog or not (PendingSaves).
@@ -43,8 +45,11 @@ class CopyOut {
   [[nodiscard]] Range range_for(const Region& region, Range wanted);
   // Saves what other views see of the range; the caller holds it.
   [[nodiscard]] Result<> save(const ViewMap& head, Region& region, Range range);
-  // Before each change of the image: invariant 2. Kind busy, errno EAGAIN: see Engine::make_durable().
-  [[nodiscard]] Result<> settle(const Region& region);
+  // Before each change of the image, for what it changes: invariant 2. Kind busy, errno EAGAIN: see
+  // Engine::make_durable().
+  [[nodiscard]] Result<> settle(const ViewMap& head, const Region& region, Range range);
+  // One of the last changes had to wait for that, so the next may. A hint.
+  [[nodiscard]] bool waited_lately() const { return waited_lately_.load(std::memory_order_relaxed) != 0; }
 
  private:
   [[nodiscard]] Result<> save_run(const ViewMap& head, Region& region, Range run);
@@ -53,7 +58,8 @@ class CopyOut {
   // Where a write in sequence would go on, and how much to save then. A hint, that any writer may change.
   std::atomic<std::uint64_t> expected_{~std::uint64_t{0}};
   std::atomic<std::uint64_t> pace_{0};
-  std::atomic<std::int64_t> settle_ns_{0}; // how long the last one took
+  std::atomic<std::int64_t> settle_ns_{0};       // how long the last one took
+  std::atomic<std::uint32_t> waited_lately_{0}; // for so many changes more
 };
 
 } // namespace vsnap

@@ -74,9 +74,29 @@ std::uint64_t Journal::flushed() const {
   return flushed_;
 }
 
+bool Journal::needs_no_flush(std::uint64_t wanted) const {
+  MutexLock lock(mutex_);
+  return wanted <= std::max({flushed_, durable_, log_.committed(), last_without_flush()});
+}
+
+// 0 where something before needs one.
+std::uint64_t Journal::last_without_flush() const {
+  const std::uint64_t last = log_.last(); // before the other
+  return log_.last_with_data() <= std::max({flushed_, durable_, log_.committed()}) ? last : 0;
+}
+
 Result<bool> Journal::sync(std::uint64_t wanted) {
   MutexLock lock(mutex_);
   flushed_ = std::max(flushed_, wanted);
+  return sync(wanted, Flush::done);
+}
+
+Result<bool> Journal::sync_and_flush(std::uint64_t wanted) {
+  MutexLock lock(mutex_);
+  return sync(wanted, Flush::with_frame);
+}
+
+Result<bool> Journal::sync(std::uint64_t wanted, Flush flush) {
   for (;;) {
     if (failed_) return failure(ErrorKind::failed, EIO, "an earlier write to the journal failed");
     if (durable_ >= wanted || log_.committed() >= wanted) return true;
@@ -84,16 +104,17 @@ Result<bool> Journal::sync(std::uint64_t wanted) {
       written_.wait(mutex_);
       continue;
     }
-    VSNAP_TRY_ASSIGN(const bool written, write_frame());
+    const std::uint64_t to = flush == Flush::done ? flushed_ : std::max(wanted, last_without_flush());
+    VSNAP_TRY_ASSIGN(const bool written, write_frame(to, flush));
     if (!written) return false;
   }
 }
 
 // The mutex is let go of while the frame is written.
-Result<bool> Journal::write_frame() {
+Result<bool> Journal::write_frame(std::uint64_t to, Flush flush) {
   records_.clear();
   const std::uint64_t from = std::max(durable_, log_.committed());
-  const std::uint64_t to = std::min(flushed_, from + kMaxFrameRecords);
+  to = std::min(to, from + kMaxFrameRecords);
   log_.copy(from, to, records_);
   if (records_.empty()) { // committed meanwhile
     set_durable(std::max(durable_, to));
@@ -114,13 +135,14 @@ Result<bool> Journal::write_frame() {
     at += kLogRecordBytes;
   }
   seal(frame);
-  auto written = write_unlocked(*offset);
+  auto written = write_unlocked(*offset, flush);
   if (!written) {
     if (written.error().kind == ErrorKind::no_space) return false; // a commit says what is missing
     failed_ = true;
     return Failure(written.error());
   }
   set_durable(to);
+  if (flush == Flush::with_frame) flushed_ = std::max(flushed_, to);
   frames_.push_back({next_.frame, *offset, *offset + length});
   next_ = {next_.frame + 1, *offset + length};
   used_.fetch_add(length, std::memory_order_relaxed);
@@ -128,15 +150,22 @@ Result<bool> Journal::write_frame() {
 }
 
 // Nobody could go on without the mutex and the turn given back: nothing is thrown.
-Result<> Journal::write_unlocked(std::uint64_t offset) noexcept {
+Result<> Journal::write_unlocked(std::uint64_t offset, Flush flush) noexcept {
   writing_ = true;
   mutex_.unlock();
+  const bool flushes = flush == Flush::with_frame && !planted(Fault::saved_without_flush);
   auto written = planted(Fault::frame_not_durable) ? members_.write(start_, offset, frame_)
+                 : flushes                         ? write_and_flush(offset)
                                                    : members_.write_durably(start_, offset, frame_);
   mutex_.lock();
   writing_ = false;
   if (!planted(Fault::lost_wakeup)) written_.notify_all();
   return written;
+}
+
+Result<> Journal::write_and_flush(std::uint64_t offset) {
+  VSNAP_TRY(members_.write(start_, offset, frame_));
+  return members_.flush_members();
 }
 
 void Journal::set_durable(std::uint64_t sequence) {
@@ -215,7 +244,16 @@ Failure damaged(std::uint64_t frame, std::string_view what) {
 
 } // namespace
 
-Result<> Journal::replay_frame(const Found& found, std::uint64_t number, std::uint64_t& last,
+// Where it cannot be read the record counts: reading an error is better than reading what came later.
+bool Journal::has_copy(const LogRecord& save) {
+  const MapChange change = change_of(save);
+  if (change.place.member() >= members_.count()) return true; // whoever gets the record tells
+  std::vector<std::byte> copy(bytes(change.count));
+  if (!members_.read(change.place, 0, copy) || planted(Fault::copy_not_compared)) return true;
+  return crc32c(copy) == change.checksum;
+}
+
+Result<> Journal::replay_frame(const Found& found, std::uint64_t number, bool newest, std::uint64_t& last,
                                const Each& each) {
   const std::uint64_t first = found.records.front().sequence;
   if (first > last + 1) return damaged(number, "records are missing before it");
@@ -223,7 +261,10 @@ Result<> Journal::replay_frame(const Found& found, std::uint64_t number, std::ui
     const LogRecord& record = found.records[i];
     if (record.sequence != first + i || !valid(record)) return damaged(number, "a record contradicts itself");
     if (record.sequence <= last) continue;
-    VSNAP_TRY(each(record));
+    LogRecord nothing;
+    nothing.sequence = record.sequence;
+    const bool counts = !newest || record.type != RecordType::copy_out || has_copy(record);
+    VSNAP_TRY(each(counts ? record : nothing));
     last = record.sequence;
   }
   return {};
@@ -236,13 +277,18 @@ Result<> Journal::replay(Position from, std::uint64_t applied, const Each& each)
   if (from.offset > size_ || from.offset % kBlockBytes != 0)
     return damaged(from.frame, "the catalog says that it lies outside of the ring");
   next_ = from;
-  while (attached()) {
-    VSNAP_TRY_ASSIGN(const auto found, find_frame(next_));
-    if (!found) break;
-    VSNAP_TRY(replay_frame(*found, next_.frame, durable_, each));
+  std::optional<Found> found;
+  if (attached()) {
+    VSNAP_TRY_ASSIGN(found, find_frame(next_));
+  }
+  while (found) {
+    const Position after{next_.frame + 1, found->offset + found->length};
+    VSNAP_TRY_ASSIGN(auto following, find_frame(after));
+    VSNAP_TRY(replay_frame(*found, next_.frame, !following, durable_, each));
     frames_.push_back({next_.frame, found->offset, found->offset + found->length});
     used_.fetch_add(found->length);
-    next_ = {next_.frame + 1, found->offset + found->length};
+    next_ = after;
+    found = std::move(following);
   }
   set_durable(durable_);
   flushed_ = durable_;

@@ -3,6 +3,7 @@
 //
 //   write        data to its place ──► record to the ChangeLog ──► map ──► answer
 //   fsync        members flushed ──► frame with the records since the last one, in one synchronous write
+//   save         copy to its place ──► record with its checksum ──► frame ──► members flushed, once for all
 //   commit       catalog names the places, and (record, frame) up to which it has everything ──► frames free
 //   open         catalog ──► frames from there on, as long as they are whole ──► log ──► commit
 //
@@ -12,9 +13,9 @@
 //             └ durable, not in the catalog ┘
 //
 // Invariants
-// 1. A frame holds records of consecutive numbers whose data was flushed before its write began. Each frame
-// is
-//    its own barrier: with it, all records before it count after a power cut.
+// 1. A frame holds records of consecutive numbers. Their data was flushed before its write began; only that
+//    of saves (copy_out.h) and of records that name none may be flushed after it. Each frame is its own
+//    barrier: with it, all records before it count after a power cut.
 // 2. One frame is written at a time, and its number is one higher than that of any frame before it; a number
 // is
 //    only used again for a frame whose write failed for want of space, at the same position.
@@ -25,6 +26,10 @@
 // 6. A place named by a record that is not in the catalog is given away to nobody: the allocator frees by
 //    commits alone.
 // 7. After a failed write, other than for want of space, nothing is reported durable any more.
+// 8. No frame is begun before the one before it and all that it names is durable. So a save in the newest
+//    frame, and there alone, may lack its copy: then its checksum does not match, nobody was told that it is
+//    durable, its blocks were not overwritten, and replay takes it for a record that says nothing. No other
+//    record needs it: a later save of the same block has the same content.
 // Group commit: whoever finds no frame being written writes one for all callers so far; the others wait.
 // Threads: sync() from any thread; attach() and replay() before the first; line() and trim() under the commit
 // lock.
@@ -65,6 +70,10 @@ class Journal {
   // Makes the records up to `wanted` durable; the caller has flushed the members since they were appended.
   // False: there is no room, only a commit can do it.
   [[nodiscard]] Result<bool> sync(std::uint64_t wanted) VSNAP_EXCLUDES(mutex_);
+  // The same before the members were flushed: it flushes them. Only if needs_no_flush(wanted).
+  [[nodiscard]] Result<bool> sync_and_flush(std::uint64_t wanted) VSNAP_EXCLUDES(mutex_);
+  // Of the records up to `wanted`, none that was not flushed needs_flushed_data(). Stays so.
+  [[nodiscard]] bool needs_no_flush(std::uint64_t wanted) const VSNAP_EXCLUDES(mutex_);
   // Records up to this one had their data on the members when they were last flushed.
   [[nodiscard]] std::uint64_t flushed() const VSNAP_EXCLUDES(mutex_);
   // Records up to this one are durable in it.
@@ -84,8 +93,12 @@ class Journal {
   };
   [[nodiscard]] std::optional<std::uint64_t> place_for(std::uint64_t bytes) const VSNAP_REQUIRES(mutex_);
   void set_durable(std::uint64_t sequence) VSNAP_REQUIRES(mutex_);
-  [[nodiscard]] Result<bool> write_frame() VSNAP_REQUIRES(mutex_);
-  [[nodiscard]] Result<> write_unlocked(std::uint64_t offset) noexcept VSNAP_REQUIRES(mutex_);
+  enum class Flush { done, with_frame };
+  [[nodiscard]] Result<bool> sync(std::uint64_t wanted, Flush flush) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] std::uint64_t last_without_flush() const VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] Result<bool> write_frame(std::uint64_t to, Flush flush) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] Result<> write_unlocked(std::uint64_t offset, Flush flush) noexcept VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] Result<> write_and_flush(std::uint64_t offset);
   // The records of the frame with that number at `offset`; its length in bytes. nullopt: none that is whole.
   struct Found {
     std::uint64_t offset = 0; // where it lies
@@ -96,9 +109,10 @@ class Journal {
                                                         bool or_later);
   [[nodiscard]] Result<std::optional<Found>> find_frame(Position at);
   [[nodiscard]] Result<bool> any_frame_after(Position end);
-  // Those of a frame after `last`, which it moves on.
-  [[nodiscard]] Result<> replay_frame(const Found& found, std::uint64_t number, std::uint64_t& last,
-                                      const Each& each);
+  // Those of a frame after `last`, which it moves on; of the newest, saves only with their copies.
+  [[nodiscard]] Result<> replay_frame(const Found& found, std::uint64_t number, bool newest,
+                                      std::uint64_t& last, const Each& each);
+  [[nodiscard]] bool has_copy(const LogRecord& save);
 
   MemberSet& members_;
   ChangeLog& log_;

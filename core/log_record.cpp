@@ -1,5 +1,7 @@
 #include "core/log_record.h"
 
+#include <limits>
+
 namespace vsnap {
 namespace {
 
@@ -28,7 +30,7 @@ LogRecord record_of(const MapChange& change) {
   record.flags = static_cast<std::uint8_t>((change.fresh ? LogRecord::kFresh : 0) |
                                            (change.keep_hole ? LogRecord::kKeepHole : 0) |
                                            (change.may_join ? LogRecord::kMayJoin : 0));
-  record.mapped_change = change.mapped_change;
+  record.mapped_change = change.saves ? std::int64_t{change.checksum} : change.mapped_change;
   return record;
 }
 
@@ -66,8 +68,11 @@ MapChange change_of(const LogRecord& record) {
   change.fresh = (record.flags & LogRecord::kFresh) != 0;
   change.keep_hole = (record.flags & LogRecord::kKeepHole) != 0;
   change.may_join = (record.flags & LogRecord::kMayJoin) != 0;
-  change.mapped_change = record.mapped_change;
   change.saves = record.type == RecordType::copy_out;
+  if (change.saves)
+    change.checksum = static_cast<std::uint32_t>(record.mapped_change);
+  else
+    change.mapped_change = record.mapped_change;
   return change;
 }
 
@@ -77,7 +82,9 @@ bool valid(const LogRecord& record) {
     case RecordType::note:
       return true;
     case RecordType::copy_out:
-      if (record.kind != static_cast<std::uint8_t>(BlockKind::data)) return false;
+      if (record.kind != static_cast<std::uint8_t>(BlockKind::data) || record.mapped_change < 0 ||
+          record.mapped_change > std::numeric_limits<std::uint32_t>::max())
+        return false;
       [[fallthrough]];
     case RecordType::map:
       return record.kind >= static_cast<std::uint8_t>(BlockKind::data) &&

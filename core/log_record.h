@@ -30,7 +30,7 @@ struct LogRecord {
   std::uint64_t place = 0;        // map: packed place; size: trim; attributes: owner, and group << 32
   std::uint64_t born = 0;         // map: the branch's number; else nanoseconds since 1970
   std::int64_t floor = 0;         // map
-  std::int64_t mapped_change = 0; // map
+  std::int64_t mapped_change = 0; // map; copy_out: CRC-32C of the saved content
   std::uint32_t count = 0;        // map: blocks
   RecordType type = RecordType::note;
   std::uint8_t kind = 0;  // map
@@ -50,6 +50,11 @@ static_assert(sizeof(LogRecord) == kLogRecordBytes);
                                           std::uint32_t gid, std::int64_t modified_ns);
 [[nodiscard]] constexpr bool changes_map(RecordType type) {
   return type == RecordType::map || type == RecordType::copy_out;
+}
+// Nothing but a flush can tell whether the data that the record names is where it says. Of a copy-out its
+// checksum tells; others name none.
+[[nodiscard]] constexpr bool needs_flushed_data(const LogRecord& record) {
+  return record.type == RecordType::map && record.kind == static_cast<std::uint8_t>(BlockKind::data);
 }
 [[nodiscard]] MapChange change_of(const LogRecord& record); // of a type that changes_map()
 // False: no record that this program could have written.

@@ -26,6 +26,7 @@ struct MapChange {
   // Of an adopted volume (copy_out.h): `place` has what these blocks held before `born`; from `born` on they
   // are where they always are, in the image.
   bool saves = false;
+  std::uint32_t checksum = 0; // then: CRC-32C of what was saved, all of it
 };
 
 } // namespace vsnap

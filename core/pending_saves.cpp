@@ -21,6 +21,20 @@ void PendingSaves::set_sequence(const MapChange& save, std::uint64_t sequence) {
   found->sequence = sequence;
 }
 
+std::uint64_t PendingSaves::last(BranchId branch, BlockIndex start, BlockCount count) const {
+  std::uint64_t last = 0;
+  MutexLock lock(mutex_);
+  const auto found = saves_.find({branch, region_of(start)});
+  if (found == saves_.end()) return last;
+  for (const Save& save : found->second) {
+    const MapChange& change = save.change;
+    const bool has_record = save.sequence != ~std::uint64_t{0}; // else it came to nothing
+    if (has_record && change.start < start + count && start < change.start + change.count)
+      last = std::max(last, save.sequence);
+  }
+  return last;
+}
+
 void PendingSaves::forget_until(std::uint64_t sequence) {
   MutexLock lock(mutex_);
   for (auto at = saves_.begin(); at != saves_.end();) {

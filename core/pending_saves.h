@@ -21,6 +21,10 @@ class PendingSaves {
   // May throw std::bad_alloc. The number of its record comes later: until then it stays.
   void add(const MapChange& save) VSNAP_EXCLUDES(mutex_);
   void set_sequence(const MapChange& save, std::uint64_t sequence) VSNAP_EXCLUDES(mutex_);
+  // The highest number of a record that saves one of these blocks of a region; 0: the catalog has them all.
+  // The caller holds their range, so none is under way.
+  [[nodiscard]] std::uint64_t last(BranchId branch, BlockIndex start, BlockCount count) const
+      VSNAP_EXCLUDES(mutex_);
   void forget_until(std::uint64_t sequence) VSNAP_EXCLUDES(mutex_);
   // Those of the region that lie under what number `seen` of the branch sees, oldest version first.
   void copy(BranchId branch, RegionIndex region, Version seen, std::vector<MapChange>& out) const

@@ -41,6 +41,7 @@ constexpr std::array kNames = {
     std::pair{Fault::pair_entry_unlocked, "pair_entry_unlocked"},
     std::pair{Fault::pair_read_unlocked, "pair_read_unlocked"},
     std::pair{Fault::saved_without_flush, "saved_without_flush"},
+    std::pair{Fault::copy_not_compared, "copy_not_compared"},
     std::pair{Fault::image_not_flushed, "image_not_flushed"},
     std::pair{Fault::overwritten_before_record, "overwritten_before_record"},
     std::pair{Fault::base_read_once, "base_read_once"},

@@ -47,6 +47,7 @@ enum class Fault {
   copy_ends_early,           // a copy is taken for whole after its first piece
   copy_of_old_line,          // a copy is begun before the catalog has what it is to preserve
   saved_without_flush,       // a copy-out's record before the saved content
+  copy_not_compared,         // replay takes a copy-out for one whose copy is there
   image_not_flushed,         // an fsync of an adopted volume leaves its image out
   overwritten_before_record, // the image is changed while nothing durable says where the old content is
   base_read_once,            // a reader of the image does not ask again

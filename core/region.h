@@ -73,7 +73,7 @@ class Region {
   // True: nobody holds a range, nothing newer than `committed` is recorded, and from now on nobody gets a
   // range.
   [[nodiscard]] bool retire(std::uint64_t committed) VSNAP_EXCLUDES(mutex_);
-  // Highest number of a record that saves (copy_out.h): until it is durable nothing is overwritten in place.
+  // Highest number of a record that saves (copy_out.h): once it is durable, all that was saved here is.
   void note_save(std::uint64_t sequence) { last_save_.store(sequence, std::memory_order_release); }
   [[nodiscard]] std::uint64_t last_save() const { return last_save_.load(std::memory_order_acquire); }
 

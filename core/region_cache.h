@@ -57,6 +57,11 @@ class RegionCache {
                                          const std::function<std::uint64_t()>& record)
       VSNAP_EXCLUDES(load_mutex_);
 
+  // See PendingSaves::last().
+  [[nodiscard]] std::uint64_t last_save(const Branch& branch, BlockIndex start, BlockCount count) const {
+    return saves_.last(branch.id, start, count);
+  }
+
   [[nodiscard]] Result<Region*> get(ViewMap& map, RegionIndex index) VSNAP_EXCLUDES(load_mutex_);
   // Records up to this number are in the catalog.
   void set_committed(std::uint64_t sequence) {

@@ -36,7 +36,7 @@ Result<> VolumeIo::change_image(const Span& span, Change change) {
     const RangeLock held(*region, range.from, range.to);
     if (!held.held()) continue; // taken out of the cache meanwhile
     VSNAP_TRY(copy_out_.save(map_, *region, range));
-    VSNAP_TRY(copy_out_.settle(*region));
+    VSNAP_TRY(copy_out_.settle(map_, *region, {span.first_block(), span.end_block()}));
     return change();
   }
 }

@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "core/assert.h"
+#include "core/mutex.h"
 
 namespace vsnap {
 namespace {
@@ -23,10 +24,39 @@ constexpr std::uint32_t kNotes = 512;
 // that its predecessor had answered, too.
 constexpr std::uint32_t kBanks = 8;
 
+// Of a thread as long as it lives; then of another: what it noted was answered.
+class NoteNumber {
+ public:
+  NoteNumber() {
+    MutexLock lock(numbers().mutex);
+    std::vector<std::uint32_t>& free = numbers().free;
+    value_ = free.empty() ? numbers().made++ % kNotes : free.back();
+    if (!free.empty()) free.pop_back();
+  }
+  ~NoteNumber() {
+    MutexLock lock(numbers().mutex);
+    numbers().free.push_back(value_);
+  }
+  NoteNumber(const NoteNumber&) = delete;
+  NoteNumber& operator=(const NoteNumber&) = delete;
+  [[nodiscard]] std::uint32_t value() const { return value_; }
+
+ private:
+  struct Numbers {
+    Mutex mutex;
+    std::uint32_t made = 0;
+    std::vector<std::uint32_t> free;
+  };
+  static Numbers& numbers() { // outlives every thread
+    static Numbers& all = *std::make_unique<Numbers>().release();
+    return all;
+  }
+  std::uint32_t value_ = 0;
+};
+
 std::uint32_t note_of_thread() {
-  static std::atomic<std::uint32_t> next{0};
-  thread_local const std::uint32_t mine = next.fetch_add(1) % kNotes;
-  return mine;
+  thread_local const NoteNumber mine;
+  return mine.value();
 }
 
 } // namespace

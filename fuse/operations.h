@@ -6,7 +6,8 @@
 //    for handles that were not opened with O_DIRECT, and dropped when the content changes by other means than
 //    its file.
 // 2. A handler answers its request exactly once; see reply.h.
-// 3. Data is read into a buffer of the worker, and written from the request's own: it is never copied.
+// 3. Data is read into a buffer of the worker, and written from the request's own: it is never copied, but
+//    for requests that are set aside (set_aside.h).
 // 4. A request that comes again, because a process died that had read it (request_channel.h), has the effect
 //    of one. If it was carried out it is only answered. Of one that changes names the catalog says so
 //    (request_note.h), whatever a command has made, removed or renamed since; of others the mount's state,
@@ -26,6 +27,7 @@
 #include "fuse/open_files.h"
 #include "fuse/pending_reads.h"
 #include "fuse/request_channel.h"
+#include "fuse/set_aside.h"
 #include "fuse/shared_copies.h"
 
 namespace vsnap {
@@ -55,6 +57,12 @@ struct Operations {
     return pool.carried_out(request_id());
   }
 
+  // Core gave up waiting for room (Pool::stop_waiting()) as the session hands over: the request stays
+  // unanswered, and the successor gets it again.
+  [[nodiscard]] bool is_for_successor(const Result<>& changed) const {
+    return hands_over && !changed && changed.error().kind == ErrorKind::no_space;
+  }
+
   // stat of a view, and of the root directory.
   [[nodiscard]] struct stat describe(const ViewInfo& info);
   [[nodiscard]] struct stat describe_root() const;
@@ -68,8 +76,10 @@ struct Operations {
   OpenDirectories directories;
   SharedCopies shared_copies;
   PendingReads pending_reads;
+  SetAside set_aside;
   const uid_t uid; // of whoever mounted
   const gid_t gid;
+  std::atomic<bool> hands_over{false}; // see MountSession::stop()
   bool other_terms = false;           // the answer to INIT is not what the kernel was told at first
   bool over_ring = false;             // asked for; from INIT on, whether it is so (request_ring.h)
   std::atomic<pid_t> first_worker{0}; // the thread that answered INIT; it works as long as the session

@@ -60,6 +60,33 @@ void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info*
   });
 }
 
+// By a worker, or by a thread of the view.
+Result<> carry_out_write(fuse_req_t req, Operations& operations, const OpenFile& file, ObjectId id,
+                         std::uint64_t at, std::span<const std::byte> data) {
+  const std::uint64_t cached_opens = file.inode->cached_opens();
+  operations.shared_copies.settle(id);
+  auto written = file.view->write(at, data);
+  if (operations.is_for_successor(written)) {
+    fuse_reply_none(req);
+    return {};
+  }
+  VSNAP_TRY(std::move(written));
+  operations.shared_copies.settle(id);
+  // Not every kernel drops its pages again after a direct write (6.1 only does before): a cached read
+  // beside the write may have brought old ones back, and the write must not return before they are gone.
+  if (file.direct && file.inode->cached_since(cached_opens)) {
+    operations.notifier.reply_after_invalidation(req, id, at, data.size());
+  } else {
+    fuse_reply_write(req, data.size());
+  }
+  return {};
+}
+
+// A thread of the view may carry the request out.
+bool may_set_aside(const Operations& operations, const View& view) {
+  return view.write_may_wait() && !operations.over_ring;
+}
+
 void write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size, off_t offset, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
     VSNAP_TRY_ASSIGN(const OpenFile* const file, file_of(operations, fi));
@@ -69,18 +96,12 @@ void write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size, off_t 
     }
     const ObjectId id(ino);
     const auto at = static_cast<std::uint64_t>(offset);
-    const std::uint64_t cached_opens = file->inode->cached_opens();
-    operations.shared_copies.settle(id);
-    VSNAP_TRY(file->view->write(at, std::as_bytes(std::span(data, size))));
-    operations.shared_copies.settle(id);
-    // Not every kernel drops its pages again after a direct write (6.1 only does before): a cached read
-    // beside the write may have brought old ones back, and the write must not return before they are gone.
-    if (file->direct && file->inode->cached_since(cached_opens)) {
-      operations.notifier.reply_after_invalidation(req, id, at, size);
-    } else {
-      fuse_reply_write(req, size);
-    }
-    return {};
+    const auto bytes = std::as_bytes(std::span(data, size));
+    const SetAside::Body body = [req, file, id, at](Operations& later, std::span<const std::byte> copy) {
+      return carry_out_write(req, later, *file, id, at, copy);
+    };
+    if (may_set_aside(operations, *file->view) && operations.set_aside.put(req, id, bytes, body)) return {};
+    return carry_out_write(req, operations, *file, id, at, bytes);
   });
 }
 
@@ -102,7 +123,21 @@ Result<> allocate(Operations& operations, View& view, int mode, std::uint64_t of
   }
 }
 
-void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length, fuse_file_info* fi) {
+Result<> carry_out_allocate(fuse_req_t req, Operations& operations, View& view, int mode,
+                            std::uint64_t offset, std::uint64_t length) {
+  operations.shared_copies.settle(view.id());
+  auto changed = allocate(operations, view, mode, offset, length);
+  if (operations.is_for_successor(changed)) {
+    fuse_reply_none(req);
+    return {};
+  }
+  VSNAP_TRY(std::move(changed));
+  operations.shared_copies.settle(view.id());
+  fuse_reply_err(req, 0);
+  return {};
+}
+
+void fallocate(fuse_req_t req, fuse_ino_t, int mode, off_t offset, off_t length, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
     VSNAP_TRY_ASSIGN(const OpenFile* const file, file_of(operations, fi));
     View& view = *file->view;
@@ -115,12 +150,13 @@ void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t len
       fuse_reply_err(req, 0);
       return {};
     }
-    operations.shared_copies.settle(ObjectId(ino));
-    VSNAP_TRY(allocate(operations, view, mode, static_cast<std::uint64_t>(offset),
-                       static_cast<std::uint64_t>(length)));
-    operations.shared_copies.settle(ObjectId(ino));
-    fuse_reply_err(req, 0);
-    return {};
+    const auto from = static_cast<std::uint64_t>(offset);
+    const auto size = static_cast<std::uint64_t>(length);
+    const SetAside::Body body = [=, &view](Operations& later, std::span<const std::byte>) {
+      return carry_out_allocate(req, later, view, mode, from, size);
+    };
+    if (may_set_aside(operations, view) && operations.set_aside.put(req, view.id(), {}, body)) return {};
+    return carry_out_allocate(req, operations, view, mode, from, size);
   });
 }
 

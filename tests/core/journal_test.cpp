@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "core/log.h"
+#include "core/superblock.h"
 #include "tests/core/memory_members.h"
 #include "tests/core/seed.h"
 #include "tests/support/catch.h"
@@ -20,14 +21,14 @@ constexpr std::uint64_t kStart = format::kHeaderBlocks + 100;
 // A member with a journal and the log before it; `applied` and `at` play the catalog.
 class Lab {
  public:
-  Lab() {
-    create_members(env, "lab", {"/a"}, kMember);
+  explicit Lab(std::vector<std::string> members_at = {"/a"}) : paths(std::move(members_at)) {
+    create_members(env, "lab", paths, kMember);
     open();
   }
   void open() {
     journal.reset();
     members.reset();
-    members = open_members(env, {"/a"});
+    members = open_members(env, paths);
     log = std::make_unique<ChangeLog>(applied, ChangeLog::kMaxLimit, 1000);
     journal = std::make_unique<Journal>(*members, *log);
     journal->attach({Place(0, kStart), BlockCount(kSegmentBlocks)}, members->layout().pool_uuid);
@@ -57,6 +58,20 @@ class Lab {
     c.born = Version(1);
     return log->append(c, false);
   }
+  // Saves what `stamp` says to the place `block`, of one block.
+  std::uint64_t save(std::uint64_t block, std::uint8_t stamp, std::uint32_t member = 0) {
+    const std::vector<std::byte> content(kBlockBytes, std::byte{stamp});
+    REQUIRE(members->write(Place(member, block), 0, content).has_value());
+    MapChange c;
+    c.branch = BranchId(1);
+    c.start = BlockIndex(block);
+    c.count = BlockCount(1);
+    c.place = Place(member, block);
+    c.born = Version(1);
+    c.saves = true;
+    c.checksum = crc32c(content);
+    return log->append(c, false);
+  }
   bool sync() {
     const auto done = journal->sync(log->last());
     REQUIRE(done.has_value());
@@ -73,6 +88,7 @@ class Lab {
   SparseBytes& bytes() { return env.bytes_of("/a"); }
   static constexpr std::size_t kAt = kStart * kBlockBytes;
 
+  const std::vector<std::string> paths;
   MemoryEnv env{1};
   std::unique_ptr<MemberSet> members;
   std::unique_ptr<ChangeLog> log;
@@ -295,4 +311,88 @@ TEST_CASE("callers at the same time share frames, and each is confirmed") {
   const std::uint64_t last = lab.log->last();
   lab.reopen();
   CHECK(lab.log->last() == last);
+}
+
+TEST_CASE("saves and their frame share a flush, with records that name no data") {
+  Lab lab;
+  REQUIRE(lab.replay().has_value());
+  REQUIRE(lab.members->flush_members().has_value());
+  for (std::uint8_t round = 0; round < 3; ++round) {
+    lab.env.start_recording();
+    const std::uint64_t first = lab.save(1000 + round * 2U, round);
+    lab.log->append(size_record(ObjectId(2), round, 0, 0), false);
+    const std::uint64_t last = lab.save(1001 + round * 2U, round);
+    REQUIRE(lab.journal->needs_no_flush(last));
+    const auto done = lab.journal->sync_and_flush(first);
+    REQUIRE((done && *done));
+    CHECK(lab.journal->durable() == last); // that of whoever comes next, too
+    CHECK(lab.journal->flushed() == last);
+    std::vector<MemoryEnv::Event::Kind> kinds;
+    for (const MemoryEnv::Event& event : lab.env.stop_recording()) kinds.push_back(event.kind);
+    using Kind = MemoryEnv::Event::Kind;
+    CHECK(kinds == std::vector<Kind>{Kind::write, Kind::write, Kind::write, Kind::flush});
+  }
+  lab.env.power_cut(1);
+  CHECK(lab.reopen() == std::vector<std::uint64_t>{1000, 0, 1001, 1002, 1, 1003, 1004, 2, 1005});
+}
+
+TEST_CASE("a record with data that was not flushed keeps saves from going before their flush") {
+  Lab lab;
+  REQUIRE(lab.replay().has_value());
+  const std::uint64_t before = lab.save(1000, 1);
+  const std::uint64_t data = lab.append(1001);
+  const std::uint64_t after = lab.save(1002, 2);
+  CHECK_FALSE(lab.journal->needs_no_flush(after));
+  CHECK_FALSE(lab.journal->needs_no_flush(data));
+  REQUIRE(lab.members->flush_members().has_value());
+  REQUIRE(*lab.journal->sync(data));
+  CHECK(lab.journal->needs_no_flush(before));
+  CHECK(lab.journal->needs_no_flush(after));
+  lab.append(1003); // beyond it
+  CHECK_FALSE(lab.journal->needs_no_flush(after));
+  CHECK(lab.journal->flushed() == data);
+}
+
+TEST_CASE("of a power cut between a frame and its flush: saves count that have their copies, and no others") {
+  using Fate = std::size_t;
+  for (const bool frame_there : {false, true}) {
+    for (unsigned there = 0; there < 4; ++there) {
+      Lab lab;
+      REQUIRE(lab.replay().has_value());
+      lab.save(999, 9);
+      REQUIRE(*lab.journal->sync_and_flush(lab.log->last()));
+      lab.save(1000, 1);
+      lab.save(1001, 2);
+      lab.env.kill_at(2); // the flush; the write of the frame was the first call
+      CHECK_FALSE(lab.journal->sync_and_flush(lab.log->last()).has_value());
+      lab.env.power_cut([&](std::size_t newest) -> Fate { // frame, second copy, first copy
+        const bool kept = newest == 0 ? frame_there : newest == 1 ? (there & 2U) != 0 : (there & 1U) != 0;
+        return kept ? MemoryEnv::kKept : 0;
+      });
+      lab.env.kill_at(std::nullopt);
+      std::vector<std::uint64_t> expected{999};
+      if (frame_there) expected.push_back((there & 1U) != 0 ? 1000 : 0);
+      if (frame_there) expected.push_back((there & 2U) != 0 ? 1001 : 0);
+      CHECK(lab.reopen() == expected);
+      CHECK(lab.log->last() == expected.size()); // their numbers are used
+    }
+  }
+}
+
+TEST_CASE("a save on another member than its frame is durable once both were flushed") {
+  for (const bool cut_off : {false, true}) {
+    CAPTURE(cut_off);
+    Lab lab({"/a", "/b"});
+    REQUIRE(lab.replay().has_value());
+    REQUIRE(lab.members->flush_members().has_value());
+    lab.save(1000, 1);
+    lab.save(1001, 2, 1);
+    if (cut_off) lab.env.kill_at(3); // after the write of the frame and the flush of its member
+    const auto done = lab.journal->sync_and_flush(lab.log->last());
+    CHECK(done.has_value() != cut_off);
+    CHECK(lab.journal->durable() == (cut_off ? 0 : 2));
+    lab.env.power_cut([](std::size_t) { return std::size_t{0}; });
+    lab.env.kill_at(std::nullopt);
+    CHECK(lab.reopen() == std::vector<std::uint64_t>{1000, cut_off ? 0U : 1001U});
+  }
 }

@@ -53,6 +53,26 @@ TEST_CASE("a change survives the way through a record and its bytes") {
   }
 }
 
+TEST_CASE("a save survives that way with the checksum of its copy") {
+  MapChange c = some_change();
+  c.kind = BlockKind::data;
+  c.saves = true;
+  c.mapped_change = 0;
+  c.checksum = 0xfedcba98;
+  std::array<std::byte, kLogRecordBytes> raw{};
+  encode(record_of(c), raw);
+  LogRecord back = decode_record(raw);
+  REQUIRE(valid(back));
+  CHECK_FALSE(needs_flushed_data(back));
+  CHECK(change_of(back).saves);
+  CHECK(change_of(back).checksum == c.checksum);
+  CHECK(change_of(back).mapped_change == 0);
+  for (const std::int64_t no_checksum : {std::int64_t{-1}, std::int64_t{1} << 32}) {
+    back.mapped_change = no_checksum;
+    CHECK_FALSE(valid(back));
+  }
+}
+
 TEST_CASE("records that nobody could have written are refused") {
   const LogRecord good = record_of(some_change());
   REQUIRE(valid(good));

@@ -60,6 +60,7 @@ FOUND_BY = {
     "copy_ends_early": FULL,
     "copy_of_old_line": FULL,
     "saved_without_flush": ADOPTED,
+    "copy_not_compared": ADOPTED,
     "image_not_flushed": ADOPTED,
     "overwritten_before_record": ADOPTED,
     "rollback_not_resumed": ADOPTED,

@@ -327,3 +327,53 @@ TEST_CASE("statfs tells the pool's space") {
   CHECK(out.f_bavail == space.available_bytes / 4096);
   CHECK(out.f_namemax == 127);
 }
+
+TEST_CASE("writes that wait hold no worker, however many they are") {
+  const auto mounted = MountedPool::make(1);
+  if (!mounted) return;
+  constexpr unsigned kWriters = kThreadsOfAView + 8; // the others wait in the mount
+  const ViewInfo full = mounted->make_volume("full", kWriters * kBlockBytes);
+  mounted->make_volume("vm1", kMegabyte);
+  mounted->pool().pause_writes(full.id);
+  Writers writers(mounted->path("full"), kWriters);
+  wait_for_writes(mounted->pool(), kThreadsOfAView);
+  const Fd other(mounted->path("vm1"), O_RDWR);
+  write_at(other, 4096, filled(8192, 7));
+  CHECK(::fsync(other.get()) == 0);
+  CHECK(read_at(other, 4096, 8192) == filled(8192, 7));
+  const Fd reader(mounted->path("full"), O_RDONLY | O_DIRECT); // the kernel lets no cached one in beside them
+  CHECK(read_at(reader, 0, kWriters * kBlockBytes) == pattern_bytes(0, kWriters * kBlockBytes));
+  CHECK(writers.answered() == 0);
+  mounted->pool().let_writes_go();
+  writers.join();
+  CHECK(writers.errors() == std::vector<int>(kWriters, 0));
+  Bytes expected;
+  for (unsigned i = 0; i < kWriters; ++i) expected.insert(expected.end(), kBlockBytes, std::byte(i + 1));
+  const Fd fd(mounted->path("full"), O_RDWR | O_APPEND);
+  CHECK(read_at(fd, 0, expected.size()) == expected);
+  // It may wait still, so threads of the view carry these out as well.
+  CHECK(::fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096) == 0);
+  std::fill_n(expected.begin() + 4096, 4096, std::byte{0});
+  for (unsigned i = 1; i < 4; ++i) {
+    CHECK(::write(fd.get(), pattern_bytes(0, 1000).data(), 1000) == 1000);
+    const Bytes more = pattern_bytes(0, 1000);
+    expected.insert(expected.end(), more.begin(), more.end());
+    CHECK(stat_of(mounted->path("full")).st_size == static_cast<off_t>(expected.size()));
+  }
+  CHECK(read_at(fd, 0, 2 * kMegabyte) == expected);
+  CHECK(errno_of(::fallocate(fd.get(), FALLOC_FL_COLLAPSE_RANGE, 0, 4096)) == EOPNOTSUPP);
+}
+
+TEST_CASE("a session that ends waits for no write that waits for room") {
+  auto mounted = MountedPool::make();
+  if (!mounted) return;
+  constexpr unsigned kWriters = kThreadsOfAView + 8;
+  const ViewInfo full = mounted->make_volume("full", kWriters * kBlockBytes);
+  mounted->pool().pause_writes(full.id);
+  Writers writers(mounted->path("full"), kWriters);
+  wait_for_writes(mounted->pool(), kThreadsOfAView);
+  mounted->session().stop();
+  writers.join();
+  for (const int error : writers.errors())
+    CHECK((error == ENOSPC || error == ENOTCONN || error == ECONNABORTED));
+}

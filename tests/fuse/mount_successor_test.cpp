@@ -392,3 +392,26 @@ TEST_CASE("a long copy that is cut has the size that was copied, and one that go
     }
   });
 }
+
+TEST_CASE("writes that wait for room are left to the successor, and a hand-over does not wait for them") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    constexpr unsigned kWriters = kThreadsOfAView + 8;
+    const ObjectId id = kept.pool->create_volume("v", kWriters * kBlockBytes)->id;
+    kept.pool->pause_writes(id);
+    Writers writers(directory + "/v", kWriters);
+    wait_for_writes(*kept.pool, kThreadsOfAView);
+    kept.hand_over();
+    CHECK(writers.answered() == 0);
+    kept.pool->pause_writes(id); // as the successor's pool
+    kept.go_on();
+    wait_for_writes(*kept.pool, kThreadsOfAView);
+    CHECK(writers.answered() == 0);
+    kept.pool->let_writes_go();
+    writers.join();
+    CHECK(writers.errors() == std::vector<int>(kWriters, 0));
+    for (unsigned i = 0; i < kWriters; ++i) {
+      const Fd fd(directory + "/v", O_RDONLY);
+      CHECK(read_at(fd, i * kBlockBytes, kBlockBytes) == filled(kBlockBytes, i + 1));
+    }
+  });
+}

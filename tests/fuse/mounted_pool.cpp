@@ -165,4 +165,28 @@ std::vector<std::string> names_in(const std::string& directory) {
   return out;
 }
 
+Writers::Writers(const std::string& path, unsigned count) : fd_(path, O_RDWR | O_DIRECT), errors_(count, -1) {
+  REQUIRE(fd_.ok());
+  for (unsigned i = 0; i < count; ++i) {
+    threads_.emplace_back([this, i] {
+      const AlignedBytes data = aligned_bytes(kBlockBytes, i + 1);
+      const auto at = static_cast<off_t>(i * kBlockBytes);
+      const ssize_t length = ::pwrite(fd_.get(), data.get(), kBlockBytes, at);
+      errors_[i] = length == static_cast<ssize_t>(kBlockBytes) ? 0 : errno_of(length);
+      ++answered_;
+    });
+  }
+}
+
+void Writers::join() {
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
+}
+
+void wait_for_writes(ModelPool& pool, std::size_t count) {
+  for (int i = 0; i < 1000 && pool.waiting_writes() != count; ++i) ::usleep(10000);
+  REQUIRE(pool.waiting_writes() == count);
+}
+
 } // namespace vsnap

@@ -3,6 +3,7 @@
 // Threads: used by one test at a time.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
@@ -72,6 +73,28 @@ using AlignedBytes = std::unique_ptr<std::byte[], FreeBytes>;
 void write_at(const Fd& fd, std::uint64_t offset, const Bytes& data);
 [[nodiscard]] Bytes read_file(const std::string& path);
 [[nodiscard]] std::vector<std::string> names_in(const std::string& directory); // sorted, without . and ..
+// Clients that write a block each to a file that is at least as long, past the page cache and at the same
+// time. Joined when destroyed.
+class Writers {
+ public:
+  Writers(const std::string& path, unsigned count);
+  ~Writers() { join(); }
+  Writers(const Writers&) = delete;
+  Writers& operator=(const Writers&) = delete;
+  void join();
+  [[nodiscard]] unsigned answered() const { return answered_; }
+  [[nodiscard]] const std::vector<int>& errors() const { return errors_; } // after join()
+
+ private:
+  const Fd fd_;
+  std::vector<int> errors_; // 0: written
+  std::atomic<unsigned> answered_{0};
+  std::vector<std::thread> threads_;
+};
+inline constexpr unsigned kThreadsOfAView = 32; // SetAside::kMostAView
+// Returns when so many writes to a paused view wait in the pool.
+void wait_for_writes(ModelPool& pool, std::size_t count);
+
 // The errno of a call that is to fail; 0 where it did not.
 [[nodiscard]] inline int errno_of(long result) { return result < 0 ? errno : 0; }
 

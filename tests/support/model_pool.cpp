@@ -28,6 +28,38 @@ void ModelPool::set_before_write(std::function<void()> hook) {
   before_write_ = std::move(hook);
 }
 
+void ModelPool::pause_writes(ObjectId view) {
+  MutexLock lock(mutex_);
+  may_pause_ = view;
+  paused_ = true;
+  stops_waiting_ = false;
+}
+
+void ModelPool::let_writes_go() {
+  MutexLock lock(mutex_);
+  paused_ = false;
+  go_on_.notify_all();
+}
+
+void ModelPool::stop_waiting() {
+  MutexLock lock(mutex_);
+  stops_waiting_ = true;
+  go_on_.notify_all();
+}
+
+std::size_t ModelPool::waiting_writes() {
+  MutexLock lock(mutex_);
+  return waiting_writes_;
+}
+
+Result<> ModelPool::wait_while_paused(ObjectId view) {
+  if (view != may_pause_.load()) return {};
+  ++waiting_writes_;
+  while (paused_ && !stops_waiting_) go_on_.wait(mutex_);
+  --waiting_writes_;
+  return paused_ ? failure(ErrorKind::no_space, "no room, and not to be waited for") : Result<>();
+}
+
 void ModelPool::set_observer(PoolObserver* observer) {
   MutexLock lock(observer_mutex_);
   observer_ = observer;
