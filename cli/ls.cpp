@@ -24,6 +24,7 @@ Table make_table() {
                 {"used", true},
                 {"origin"},
                 {"created"},
+                {"level", false, false},
                 {"modified", false, false},
                 {"mode", false, false},
                 {"open", true, false},
@@ -37,7 +38,8 @@ void add_row(Table& table, const std::string& pool, const ViewInfo& view) {
              Cell::optional_text(view.state.empty() ? std::nullopt : std::optional(view.state)),
              Cell::size(view.size_bytes), Cell::size(view.used_bytes),
              Cell::optional_text(origin_text(pool, view)), Cell::time(view.created_ns),
-             Cell::time(view.modified_ns), Cell::text(fmt::format("{:04o}", view.mode)),
+             Cell::optional_text(level_text(view)), Cell::time(view.modified_ns),
+             Cell::text(fmt::format("{:04o}", view.mode)),
              Cell::number(view.open_handles), Cell::number(view.id.value())});
 }
 

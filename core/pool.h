@@ -186,6 +186,11 @@ class Pool {
                                                 std::optional<std::uint32_t> gid,
                                                 std::optional<std::int64_t> modified_ns) = 0;
   [[nodiscard]] virtual Result<> snapshot(std::span<const ViewName> names) = 0; // one moment, all or none
+  // What turned out after a snapshot was taken, which is `crash` until then. All in one transaction; a lower
+  // level than a snapshot has changes nothing, and one that is gone needs none.
+  [[nodiscard]] virtual Result<> raise_levels(std::span<const LevelRaise> /*raises*/) {
+    return system_failure(ENOTSUP, "level");
+  }
   [[nodiscard]] virtual Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run) = 0;
   [[nodiscard]] virtual Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) = 0;
   // Makes `to`, an empty volume, share everything `from` has: what copy_file_range of a whole file asks for.
