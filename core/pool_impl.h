@@ -115,6 +115,8 @@ class PoolImpl final : public Pool {
   [[nodiscard]] Result<ObjectPtr> new_snapshot(const ViewName& name);
   Result<> draw_snapshots(std::vector<NewSnapshot>& made) VSNAP_REQUIRES(config_mutex_);
   void draw_snapshot(const NewSnapshot& made, std::uint64_t line);
+  Result<> store_levels(std::span<const std::pair<ObjectPtr, SnapshotLevel>> levels)
+      VSNAP_REQUIRES(config_mutex_);
   Result<> draw_line(std::span<Branch* const> branches,
                      const std::function<void(std::uint64_t line)>& at_the_line, const Engine::Step& step)
       VSNAP_REQUIRES(engine_->commit_mutex());

@@ -7,6 +7,25 @@
 
 namespace vsnap {
 
+// Ahead of whatever is pending, as the snapshots themselves were: it takes no longer when that is much.
+Result<> PoolImpl::store_levels(std::span<const std::pair<ObjectPtr, SnapshotLevel>> levels) {
+  const Engine::Hurry hurry(*engine_);
+  MutexLock commit(engine_->commit_mutex());
+  VSNAP_TRY(engine_->prepare_line());
+  const Engine::Step step = with_generation([&](SQLite::Database& db) -> Result<> {
+    if (!catalog::level_rows::known(db)) {
+      return failure(
+          ErrorKind::no_space,
+          fmt::format("pool {}: there was no space to bring its catalog to the present version (make "
+                      "some, and open it again)",
+                      name_));
+    }
+    for (const auto& [snapshot, level] : levels) catalog::level_rows::store(db, snapshot->id, level);
+    return {};
+  });
+  return engine_->transact([&](SQLite::Database& db, std::vector<PlaceRun>&) { return step(db); });
+}
+
 Result<> PoolImpl::raise_levels(std::span<const LevelRaise> raises) {
   MutexLock config(config_mutex_);
   VSNAP_TRY(check_room());
@@ -25,17 +44,7 @@ Result<> PoolImpl::raise_levels(std::span<const LevelRaise> raises) {
     }
   }
   if (higher.empty()) return {};
-  VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
-    if (!catalog::level_rows::known(db)) {
-      return failure(
-          ErrorKind::no_space,
-          fmt::format("pool {}: there was no space to bring its catalog to the present version (make "
-                      "some, and open it again)",
-                      name_));
-    }
-    for (const auto& [snapshot, level] : higher) catalog::level_rows::store(db, snapshot->id, level);
-    return {};
-  }));
+  VSNAP_TRY(store_levels(higher));
   MutexLock lock(objects_.mutex());
   for (const auto& [snapshot, level] : higher) snapshot->level = std::max(snapshot->level, level);
   return {};
