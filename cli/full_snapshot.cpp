@@ -37,13 +37,34 @@ Result<wire::ControlRequest> make_request(const ViewName& name, const FullSnapsh
 
 } // namespace
 
+void print_snapshots(const CommonOptions& common, const std::string& pool, const std::vector<ViewName>& names,
+                     const std::vector<SnapshotLevel>& levels) {
+  Json texts = Json::array();
+  Json words = Json::array();
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    texts.push_back(pool + "/" + names[i].text());
+    words.push_back(to_string(levels[i]));
+  }
+  if (common.json) {
+    print_json({{"snapshots", texts}, {"levels", words}});
+  } else if (common.verbose) {
+    for (std::size_t i = 0; i < names.size(); ++i)
+      fmt::print("created {}/{}, level {}\n", pool, names[i].text(), to_string(levels[i]));
+  }
+}
+
 Result<int> take_full_snapshot(const CommonOptions& common, const std::string& target,
-                               const FullSnapshotArguments& arguments) {
+                               const FullSnapshotArguments& arguments, const FreezeArguments& freeze) {
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target, Naming::fresh));
   const std::string name = spec.pool + "/" + spec.view->text();
   VSNAP_TRY_ASSIGN(wire::ControlRequest request, make_request(*spec.view, arguments));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
-  VSNAP_TRY(access.call(std::move(request)));
+  const std::vector<ViewName> names{*spec.view};
+  VSNAP_TRY_ASSIGN(const auto levels,
+                   take_snapshots(access, spec.pool, names, freeze, common, [&]() -> Result<> {
+                     VSNAP_TRY(access.call(std::move(request)));
+                     return {};
+                   }));
   if (arguments.wait) {
     CommandSink sink(common, "copy " + name, ProgressUnit::bytes);
     wire::ControlRequest wait;
@@ -56,12 +77,8 @@ Result<int> take_full_snapshot(const CommonOptions& common, const std::string& t
   }
   const bool rests = !access.daemon() && !arguments.wait;
   VSNAP_TRY(access.close());
-  if (common.json) {
-    print_json({{"snapshots", Json::array({name})}});
-    return 0;
-  }
-  if (common.verbose) fmt::print("created {}\n", name);
-  if (rests && !common.quiet)
+  print_snapshots(common, spec.pool, names, levels);
+  if (rests && !common.quiet && !common.json)
     fmt::print(stderr, "{}: is copied once the pool is mounted (--wait copies it here and now)\n", name);
   return 0;
 }

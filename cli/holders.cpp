@@ -1,5 +1,6 @@
 #include "cli/holders.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 #include <algorithm>
@@ -53,6 +54,18 @@ std::vector<std::string> processes(const std::function<bool(const std::string&)>
     if (any_link(it->path(), wanted)) out.push_back(describe_process(it->path()));
   }
   return out;
+}
+
+// The flags of open(2), octal in a line of their own.
+bool opened_for_writing(const fs::path& proc, const std::string& descriptor) {
+  std::ifstream info(proc / "fdinfo" / descriptor);
+  for (std::string key; info >> key;) {
+    if (key != "flags:") continue;
+    unsigned flags = 0;
+    info >> std::oct >> flags;
+    return (flags & O_ACCMODE) != O_RDONLY;
+  }
+  return false;
 }
 
 bool contains(const std::vector<std::string>& words, const std::string& word) {
@@ -127,6 +140,33 @@ std::vector<std::string> holders_of_device(const std::string& device) {
   for (std::string& process : processes([&](const std::string& path) { return contains(parts, path); }))
     out.push_back(std::move(process));
   return out;
+}
+
+std::vector<std::string> writers_of(const std::vector<std::string>& files) {
+  std::vector<std::string> out;
+  std::error_code code;
+  for (auto it = fs::directory_iterator("/proc", code); !code && it != fs::directory_iterator();
+       it.increment(code)) {
+    const std::string pid = it->path().filename().string();
+    if (!all_digits(pid) || pid == std::to_string(::getpid())) continue;
+    std::error_code gone;
+    for (auto fd = fs::directory_iterator(it->path() / "fd", gone); !gone && fd != fs::directory_iterator();
+         fd.increment(gone)) {
+      std::error_code unreadable;
+      const fs::path target = fs::read_symlink(fd->path(), unreadable);
+      if (unreadable || !contains(files, target.string()) ||
+          !opened_for_writing(it->path(), fd->path().filename().string()))
+        continue;
+      out.push_back(describe_process(it->path()));
+      break;
+    }
+  }
+  return out;
+}
+
+bool has_open(pid_t process, const std::string& file) {
+  return any_link(fs::path("/proc") / std::to_string(process),
+                  [&](const std::string& path) { return path == file; });
 }
 
 } // namespace vsnap::cli

@@ -2,6 +2,8 @@
 // Threads: plain functions; any thread.
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
 #include <vector>
 
@@ -15,5 +17,9 @@ namespace vsnap::cli {
 // "mounted at /mnt/data", "qemu-system-x86 (pid 4711)", "/dev/dm-3": mounts of the block device or its
 // partitions, processes other than this one that have it open, and devices made of it.
 [[nodiscard]] std::vector<std::string> holders_of_device(const std::string& device);
+// "qemu-system-x86 (pid 4711)": processes other than this one that have one of these files open for writing.
+[[nodiscard]] std::vector<std::string> writers_of(const std::vector<std::string>& files);
+// Whether the process has the file open.
+[[nodiscard]] bool has_open(pid_t process, const std::string& file);
 
 } // namespace vsnap::cli

@@ -26,6 +26,7 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
                {"type", view.kind == ViewKind::snapshot ? "snapshot" : "volume"},
                {"form", std::string(to_string(view.form))},
                {"state", view.state.empty() ? "-" : view.state},
+               {"level", level_text(view).value_or("-")},
                {"base", view.base.empty() ? "-" : view.base},
                {"size", size(view.size_bytes)},
                {"used", size(view.used_bytes)},

@@ -13,6 +13,7 @@
 #include <csignal>
 #include <optional>
 
+#include "cli/descriptor.h"
 #include "cli/file_limit.h"
 #include "cli/keeper_line.h"
 #include "core/log.h"
@@ -32,25 +33,6 @@ constexpr milliseconds kProbation(250);
 constexpr milliseconds kFirstPause(20); // doubled up to the longest
 constexpr milliseconds kLongestPause(1000);
 constexpr milliseconds kReapTime(200); // for a process whose descriptors are closed already
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd = -1) : fd_(fd) {}
-  ~Descriptor() { reset(); }
-  Descriptor(Descriptor&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  void reset() {
-    if (fd_ >= 0) ::close(fd_);
-    fd_ = -1;
-  }
-  [[nodiscard]] int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 class Keeper {
  public:

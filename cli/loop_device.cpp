@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "cli/descriptor.h"
 #include "cli/first_line.h"
 #include "cli/holders.h"
 
@@ -24,22 +25,6 @@ using std::chrono::milliseconds;
 
 constexpr unsigned kLoopMajor = 7;
 constexpr int kAttempts = 64; // others may take the free device between asking for it and using it
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() { close(); }
-  [[nodiscard]] int get() const { return fd_; }
-  void close() {
-    if (fd_ >= 0) ::close(fd_);
-    fd_ = -1;
-  }
-
- private:
-  int fd_;
-};
 
 // Without udev nobody makes the node of a new device.
 Result<> make_node(const std::string& device, int number) {
@@ -145,7 +130,7 @@ Result<> loop_detach(const LoopDevice& device) {
   if (::ioctl(loop.get(), LOOP_CLR_FD, 0) != 0 && errno != ENXIO) {
     return errno == EBUSY ? in_use(device.device) : system_failure(errno, device.device);
   }
-  loop.close();
+  loop.reset();
   for (int waited_ms = 0; attached(device.device); waited_ms += 10) {
     if (waited_ms >= 10'000) return in_use(device.device);
     std::this_thread::sleep_for(milliseconds(10));

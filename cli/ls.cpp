@@ -25,6 +25,7 @@ Table make_table() {
                 {"origin"},
                 {"created"},
                 {"base", false, false},
+                {"level", false, false},
                 {"modified", false, false},
                 {"mode", false, false},
                 {"open", true, false},
@@ -38,7 +39,7 @@ void add_row(Table& table, const std::string& pool, const ViewInfo& view) {
              Cell::text_if(view.state),
              Cell::size(view.size_bytes), Cell::size(view.used_bytes),
              Cell::optional_text(origin_text(pool, view)), Cell::time(view.created_ns),
-             Cell::text_if(view.base),
+             Cell::text_if(view.base), Cell::optional_text(level_text(view)),
              Cell::time(view.modified_ns), Cell::text(fmt::format("{:04o}", view.mode)),
              Cell::number(view.open_handles), Cell::number(view.id.value())});
 }

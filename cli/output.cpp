@@ -188,6 +188,11 @@ std::optional<std::string> origin_text(const std::string& pool, const ViewInfo& 
   return pool + "/" + *view.origin;
 }
 
+std::optional<std::string> level_text(const ViewInfo& view) {
+  if (view.kind != ViewKind::snapshot || view.draining) return std::nullopt;
+  return std::string(to_string(view.level));
+}
+
 Json view_json(const std::string& pool, const ViewInfo& view) {
   Json out = Json::object();
   out["name"] = pool + "/" + view.name.text();
@@ -197,6 +202,8 @@ Json view_json(const std::string& pool, const ViewInfo& view) {
   out["type"] = view.kind == ViewKind::snapshot ? "snapshot" : "volume";
   out["form"] = to_string(view.form);
   out["state"] = view.state.empty() ? Json(nullptr) : Json(view.state);
+  const auto level = level_text(view);
+  out["level"] = level ? Json(*level) : Json(nullptr);
   out["base"] = view.base.empty() ? Json(nullptr) : Json(view.base);
   out["size"] = view.size_bytes;
   out["used"] = view.used_bytes;

@@ -69,6 +69,8 @@ void print_pairs(const std::vector<std::pair<std::string, std::string>>& pairs);
 [[nodiscard]] std::string utc_time(std::int64_t ns);   // 2025-03-01T13:05:00Z
 // POOL/VOLUME@SNAPSHOT that a clone starts from, or "(removed snapshot)".
 [[nodiscard]] std::optional<std::string> origin_text(const std::string& pool, const ViewInfo& view);
+// How good a snapshot is; of a volume nullopt.
+[[nodiscard]] std::optional<std::string> level_text(const ViewInfo& view);
 [[nodiscard]] Json view_json(const std::string& pool, const ViewInfo& view);
 [[nodiscard]] Json space_json(const SpaceInfo& space);
 

@@ -1,6 +1,7 @@
 #include "core/catalog.h"
 
 #include "core/base.h"
+#include "core/snapshot_level.h"
 
 #include <fmt/format.h>
 
@@ -176,6 +177,14 @@ Result<> load_bases(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objec
   return {};
 }
 
+// What belongs to no snapshot is no reason not to open the pool: check finds it.
+void load_levels(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
+  for (const StoredLevel& stored : level_rows::load(db)) {
+    const ObjectPtr snapshot = objects.find(stored.snapshot);
+    if (snapshot && snapshot->kind == ViewKind::snapshot && stored.level) snapshot->level = *stored.level;
+  }
+}
+
 } // namespace
 
 Result<> load(SQLite::Database& db, Objects& objects) {
@@ -186,6 +195,7 @@ Result<> load(SQLite::Database& db, Objects& objects) {
   VSNAP_TRY(load_snapshots(db, objects));
   VSNAP_TRY(load_preserved(db, objects));
   VSNAP_TRY(load_full_copies(db, objects));
+  load_levels(db, objects);
   for (Branch* branch : objects.branches()) {
     if (!branch->pins.empty() &&
         *branch->pins.rbegin() > branch->number.load() - (branch->has_head ? 1 : 0)) {
@@ -399,6 +409,7 @@ void rename(SQLite::Database& db, const Object& object, const std::string& name)
 }
 
 void erase(SQLite::Database& db, const Object& object) {
+  if (object.kind == ViewKind::snapshot) level_rows::erase(db, object.id);
   SQLite::Statement s(db, object.kind == ViewKind::volume ? "DELETE FROM volume WHERE id = ?"
                                                           : "DELETE FROM snapshot WHERE id = ?");
   s.bind(1, object.id.sql());

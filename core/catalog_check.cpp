@@ -6,6 +6,7 @@
 #include "core/catalog.h"
 #include "core/format.h"
 #include "core/names.h"
+#include "core/snapshot_level.h"
 
 namespace vsnap {
 namespace {
@@ -77,6 +78,7 @@ Result<> CatalogCheck::run(const Progress& progress) {
   }
   VSNAP_TRY(check_extents(progress));
   check_space();
+  check_levels();
   return check_objects();
 }
 
@@ -87,6 +89,7 @@ void CatalogCheck::repair() {
   for (const auto& [branch, mapped] : right_mapped_) catalog::set_mapped(db_, branch, mapped);
   for (const auto& [snapshot, mapped] : right_snapshot_mapped_)
     catalog::set_snapshot_mapped(db_, snapshot, mapped);
+  for (const ObjectId snapshot : wrong_levels_) catalog::level_rows::erase(db_, snapshot);
   repaired_ = true;
   for (Finding& finding : report_.findings) finding.repaired = finding.repaired || finding.repairable;
 }
@@ -228,6 +231,20 @@ bool CatalogCheck::compare_group(SpaceGroup& expected, const SpaceGroup* stored,
 }
 
 // ---- volumes and snapshots ----
+
+void CatalogCheck::check_levels() {
+  MutexLock lock(objects_.mutex());
+  for (const catalog::StoredLevel& stored : catalog::level_rows::load(db_)) {
+    const ObjectPtr snapshot = objects_.find(stored.snapshot);
+    const bool is_snapshot = snapshot && snapshot->kind == ViewKind::snapshot;
+    if (is_snapshot && stored.level) continue;
+    if (is_snapshot)
+      find(fmt::format("{}: its level is none there is", objects_.name_of(*snapshot).text()), true);
+    else
+      find(fmt::format("the level of snapshot {}, which does not exist", stored.snapshot.value()), true);
+    wrong_levels_.push_back(stored.snapshot);
+  }
+}
 
 Result<> CatalogCheck::check_objects() {
   {

@@ -65,6 +65,7 @@ class CatalogCheck {
   Result<> check_objects();
   Counts count_mapped(const Branch& branch, const std::map<BranchId, Counts>& done);
   void compare_counts(const std::map<BranchId, Counts>& counts);
+  void check_levels();
 
   SQLite::Database& db_;
   const Superblock layout_;
@@ -84,6 +85,7 @@ class CatalogCheck {
   std::optional<std::uint64_t> right_row_count_;
   std::map<BranchId, std::int64_t> right_mapped_;
   std::map<ObjectId, std::uint64_t> right_snapshot_mapped_;
+  std::vector<ObjectId> wrong_levels_; // rows to be deleted
 };
 
 } // namespace vsnap

@@ -22,6 +22,15 @@ enum class ViewForm {
 };
 [[nodiscard]] std::string_view to_string(ViewForm form); // "thin", "adopted", "full"
 
+// What a snapshot holds of what those who used the volume had in memory at its moment; each has what is
+// before it. Never higher than what was true.
+enum class SnapshotLevel {
+  crash, // nothing: as after a power cut
+  fs,    // all that was written to file systems on it: they stood still
+  app,   // and programs in the guest had been told: its agent held it still
+};
+[[nodiscard]] std::string_view to_string(SnapshotLevel level); // "crash", "fs", "app"
+
 struct ViewInfo {
   ObjectId id;
   ViewKind kind = ViewKind::volume;
@@ -43,6 +52,7 @@ struct ViewInfo {
       false;              // draining, and who opens it to write may have meant the volume: is to look again
   std::string base = {};  // of an adopted volume: the path of its image
   std::string state = {}; // empty: nothing is under way; else a word or two: "draining", "copying 43 %"
+  SnapshotLevel level = SnapshotLevel::crash; // of a snapshot
 };
 
 struct MemberInfo {
@@ -100,6 +110,11 @@ struct ReleaseResult { // what a release does, or with dry_run would do
   std::string path;    // of the image
   std::vector<ViewName> kept;
   std::uint64_t copied_bytes = 0; // at most: what snapshots see in the image
+};
+
+struct LevelRaise {
+  ObjectId snapshot;
+  SnapshotLevel to = SnapshotLevel::crash;
 };
 
 struct RollbackResult {

@@ -98,6 +98,7 @@ ViewInfo Objects::describe(const Object& object) {
   info.uid = owner.uid;
   info.gid = owner.gid;
   info.open_handles = object.open_handles;
+  info.level = object.level;
   // One that was split off started from no snapshot that has a name of its own.
   if (object.kind == ViewKind::volume && !object.branch->copy) info.origin = origin_of(object);
   if (const auto& copy = object.branch->copy) {

@@ -46,6 +46,7 @@ struct Object { // what volumes and snapshots have in common
   std::atomic<std::uint64_t> trim{kNoTrim};
   std::shared_ptr<Object> volume; // snapshots: whose it is
   Version number;                 // snapshots: the view is (branch, number)
+  SnapshotLevel level = SnapshotLevel::crash; // snapshots
   std::uint64_t line = 0;         // snapshots: readable once the catalog has the records up to this one
   std::uint64_t mapped_blocks = 0;
   std::uint32_t open_handles = 0;

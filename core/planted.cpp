@@ -48,6 +48,7 @@ constexpr std::array kNames = {
     std::pair{Fault::entry_not_switched, "entry_not_switched"},
     std::pair{Fault::load_without_saves, "load_without_saves"},
     std::pair{Fault::rollback_not_resumed, "rollback_not_resumed"},
+    std::pair{Fault::group_in_turn, "group_in_turn"},
     std::pair{Fault::lost_places_forgotten, "lost_places_forgotten"},
     std::pair{Fault::short_read_whole, "short_read_whole"},
     std::pair{Fault::short_write_whole, "short_write_whole"},

@@ -54,6 +54,7 @@ enum class Fault {
   entry_not_switched,        // an open snapshot goes on reading the image
   load_without_saves,        // a map that is loaded knows nothing of what was saved lately
   rollback_not_resumed,      // after a crash a rollback in place is left half done
+  group_in_turn,             // snapshots of several volumes are taken one after another
 };
 
 #ifdef VSNAP_PLANTED_FAULTS

@@ -188,6 +188,11 @@ class Pool {
                                                 std::optional<std::uint32_t> gid,
                                                 std::optional<std::int64_t> modified_ns) = 0;
   [[nodiscard]] virtual Result<> snapshot(std::span<const ViewName> names) = 0; // one moment, all or none
+  // What turned out after a snapshot was taken, which is `crash` until then. All in one transaction; a lower
+  // level than a snapshot has changes nothing, and one that is gone needs none.
+  [[nodiscard]] virtual Result<> raise_levels(std::span<const LevelRaise> /*raises*/) {
+    return system_failure(ENOTSUP, "level");
+  }
   // Takes no time, but for an adopted volume: its image gets back what differs. Once that has begun it is not
   // given up, whatever `progress` says (in bytes of the volume).
   [[nodiscard]] virtual Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run,

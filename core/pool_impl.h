@@ -1,6 +1,7 @@
 // The pool behind core/pool.h. Its methods are spread over files by subject:
 //   pool.cpp (create, open, close, describe)   pool_volumes.cpp (create, rename, resize, attributes, members)
 //   pool_views.cpp (snapshot, clone, roll back, share)   pool_removal.cpp (remove, sweep, usage)
+//   pool_level.cpp (what a snapshot turned out to hold)
 //   pool_preserve.cpp (a second image while programs write to the first)
 //   pool_full.cpp (full-sized snapshots, split)   pool_copying.cpp (their copies)   pool_refresh.cpp
 //   flatten.cpp   diff.cpp   check.cpp
@@ -63,6 +64,7 @@ class PoolImpl final : public Pool {
   Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
                           std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) override;
   Result<> snapshot(std::span<const ViewName> names) override;
+  Result<> raise_levels(std::span<const LevelRaise> raises) override;
   Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run,
                                   const Progress& progress) override;
   Result<ViewInfo> clone(const ViewName& from, const std::string& new_volume) override;
@@ -114,6 +116,8 @@ class PoolImpl final : public Pool {
   [[nodiscard]] Result<ObjectPtr> new_snapshot(const ViewName& name);
   Result<> draw_snapshots(std::vector<NewSnapshot>& made) VSNAP_REQUIRES(config_mutex_);
   void draw_snapshot(const NewSnapshot& made, std::uint64_t line);
+  Result<> store_levels(std::span<const std::pair<ObjectPtr, SnapshotLevel>> levels)
+      VSNAP_REQUIRES(config_mutex_);
   Result<> draw_line(std::span<Branch* const> branches,
                      const std::function<void(std::uint64_t line)>& at_the_line, const Engine::Step& step)
       VSNAP_REQUIRES(engine_->commit_mutex());

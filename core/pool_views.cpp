@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/assert.h"
+#include "core/planted.h"
 #include "core/pool_impl.h"
 
 namespace vsnap {
@@ -57,6 +58,11 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
       VSNAP_TRY(check_images(*snapshot->volume));
     }
     made.push_back({std::move(snapshot), nullptr, nullptr});
+  }
+  for (; planted(Fault::group_in_turn) && made.size() > 1; made.pop_back()) {
+    std::vector<NewSnapshot> one(1);
+    std::swap(one[0], made.back());
+    VSNAP_TRY(draw_snapshots(one));
   }
   VSNAP_TRY(draw_snapshots(made));
   for (const ViewName& name : names) tell_entry(name.text());

@@ -92,6 +92,11 @@ CREATE TABLE base(              -- images of adopted volumes
   open   INTEGER NOT NULL,      -- 1: changed since by us; the time is some seconds behind
   target INTEGER                -- NULL, or: a rollback to this number of the branch is under way
 );
+
+CREATE TABLE level(             -- what snapshots hold of what was in memory; those that are not here: crash
+  snapshot INTEGER PRIMARY KEY,
+  level    TEXT NOT NULL        -- 'fs' or 'app'
+);
 )sql";
 
 } // namespace vsnap::schema

@@ -63,6 +63,12 @@ ControlReply done() {
   return reply;
 }
 
+Result<ControlReply> status(Pool& pool) {
+  ControlReply reply;
+  *reply.mutable_status() = to_wire(pool.status());
+  return reply;
+}
+
 Result<ControlReply> list(Pool& pool) {
   ControlReply reply;
   reply.mutable_views();
@@ -296,6 +302,13 @@ Result<ControlReply> refresh(Pool& pool, const wire::RefreshRequest& request) {
   return view_reply(pool.refresh(name));
 }
 
+Result<ControlReply> raise_levels(Pool& pool, const wire::RaiseLevelsRequest& request) {
+  std::vector<LevelRaise> raises;
+  for (const wire::LevelRaise& raise : request.raises())
+    raises.push_back({ObjectId(raise.id()), from_wire(raise.to())});
+  return done_if(pool.raise_levels(raises));
+}
+
 AdoptOptions::Changed changed_from(wire::ImageChanged changed) {
   if (changed == wire::CHANGED_KEEP) return AdoptOptions::Changed::keep;
   return changed == wire::CHANGED_DROP_SNAPSHOTS ? AdoptOptions::Changed::drop_snapshots
@@ -402,11 +415,8 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
     return sink.progress(at, total);
   };
   switch (request.operation_case()) {
-    case ControlRequest::kStatus: {
-      ControlReply reply;
-      *reply.mutable_status() = to_wire(pool.status());
-      return reply;
-    }
+    case ControlRequest::kStatus:
+      return status(pool);
     case ControlRequest::kList:
       return list(pool);
     case ControlRequest::kInfo:
@@ -455,6 +465,8 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
       return split(pool, request.split());
     case ControlRequest::kRefresh:
       return refresh(pool, request.refresh());
+    case ControlRequest::kRaiseLevels:
+      return raise_levels(pool, request.raise_levels());
     case ControlRequest::kPing:
     case ControlRequest::kShutdown:
     case ControlRequest::kUpgrade:

@@ -71,6 +71,23 @@ vsnap::ViewForm from_wire(ViewForm form) {
 
 } // namespace
 
+SnapshotLevel to_wire(vsnap::SnapshotLevel level) {
+  switch (level) {
+    case vsnap::SnapshotLevel::crash:
+      return LEVEL_CRASH;
+    case vsnap::SnapshotLevel::fs:
+      return LEVEL_FS;
+    case vsnap::SnapshotLevel::app:
+      return LEVEL_APP;
+  }
+  return LEVEL_CRASH;
+}
+
+vsnap::SnapshotLevel from_wire(SnapshotLevel level) {
+  if (level == LEVEL_FS) return vsnap::SnapshotLevel::fs;
+  return level == LEVEL_APP ? vsnap::SnapshotLevel::app : vsnap::SnapshotLevel::crash;
+}
+
 ViewName to_wire(const vsnap::ViewName& name) {
   ViewName out;
   out.set_volume(name.volume);
@@ -97,6 +114,7 @@ ViewInfo to_wire(const vsnap::ViewInfo& info) {
   out.set_form(to_wire(info.form));
   out.set_state(info.state);
   out.set_base(info.base);
+  out.set_level(to_wire(info.level));
   return out;
 }
 
@@ -117,6 +135,7 @@ vsnap::ViewInfo from_wire(const ViewInfo& info) {
   out.form = from_wire(info.form());
   out.state = info.state();
   out.base = info.base();
+  out.level = from_wire(info.level());
   return out;
 }
 

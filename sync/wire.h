@@ -34,6 +34,8 @@ CheckReport to_wire(const vsnap::CheckReport& report);
 DiffRange to_wire(const vsnap::DiffRange& range);
 Error to_wire(const vsnap::Error& error);
 
+SnapshotLevel to_wire(vsnap::SnapshotLevel level);
+
 vsnap::ViewName from_wire(const ViewName& name);
 vsnap::ViewInfo from_wire(const ViewInfo& info);
 vsnap::SpaceInfo from_wire(const SpaceInfo& space);
@@ -45,6 +47,7 @@ vsnap::ReleaseResult from_wire(const ReleaseResult& result);
 vsnap::CheckReport from_wire(const CheckReport& report);
 vsnap::DiffRange from_wire(const DiffRange& range);
 vsnap::Error from_wire(const Error& error);
+vsnap::SnapshotLevel from_wire(SnapshotLevel level);
 
 ControlReply error_reply(const vsnap::Error& error);
 ControlReply error_reply(vsnap::ErrorKind kind, std::string message);

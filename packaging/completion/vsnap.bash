@@ -59,7 +59,7 @@ _vsnap() {
 
   for word in "${words[@]:1}"; do
     case $previous:$word in
-      --size:* | --to:* | --bwlimit:* | --sector-size:* | --timeout:* | --changed:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
+      --size:* | --to:* | --bwlimit:* | --freeze-limit:* | --qga:* | --sector-size:* | --timeout:* | --changed:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
       *:-*) previous=$word ;;
       *)
         previous=''
@@ -73,8 +73,8 @@ _vsnap() {
   done
 
   case $previous in
-    --size | --bwlimit | --timeout) return ;;
-    --to) offered=FILES ;;
+    --size | --bwlimit | --freeze-limit | --timeout) return ;;
+    --to | --qga) offered=FILES ;;
     --sector-size) offered=$'512\n1024\n2048\n4096' ;;
     -t) offered=$'volume\nsnapshot\nall' ;;
     -o) [[ $command == mount ]] || return; offered=$'allow_other\nthreads=\ncache=\ndirect=on\ndirect=off\nio_uring\ndebug' ;;

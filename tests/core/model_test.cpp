@@ -178,6 +178,8 @@ class Duel {
       flatten();
     else if (dice < 899)
       preserve();
+    else if (dice < 905)
+      raise_level();
     else if (dice < 920)
       resize();
     else if (dice < 930)
@@ -366,6 +368,19 @@ class Duel {
     same(real_->preserve(name), model_->preserve(name));
   }
 
+  void raise_level() {
+    const auto view = any(below(8) == 0 ? ViewKind::volume : ViewKind::snapshot);
+    if (!view) return;
+    const auto real = real_->find(view->name);
+    REQUIRE(real.has_value());
+    const auto level = static_cast<SnapshotLevel>(below(3));
+    what_ = fmt::format("level {} {}", view->name.text(), to_string(level));
+    INFO(what_);
+    const LevelRaise for_real[] = {{real->id, level}, {ObjectId(1ULL << 40), level}};
+    const LevelRaise for_model[] = {{view->id, level}};
+    same(real_->raise_levels(for_real), model_->raise_levels(for_model));
+  }
+
   void resize() {
     if (!held_.empty() && below(3) == 0) { // through an old handle
       const Both& view = held_[below(held_.size())];
@@ -533,6 +548,7 @@ class Duel {
       REQUIRE(real[i].size_bytes == model[i].size_bytes);
       REQUIRE(real[i].draining == model[i].draining);
       REQUIRE(real[i].form == model[i].form);
+      REQUIRE(real[i].level == model[i].level);
       REQUIRE(real[i].state.empty() == model[i].state.empty()); // how far a copy is, the model does not know
       if (!model[i].shows_draining) REQUIRE(real[i].used_bytes == model[i].used_bytes);
     }

@@ -64,6 +64,7 @@ FOUND_BY = {
     "image_not_flushed": ADOPTED,
     "overwritten_before_record": ADOPTED,
     "rollback_not_resumed": ADOPTED,
+    "group_in_turn": "a group across forms*",
     "base_read_once": "readers of snapshots and clones*",
     "entry_not_switched": "an open snapshot goes on*",
     "load_without_saves": "a snapshot that is first read*",

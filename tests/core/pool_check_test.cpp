@@ -219,6 +219,20 @@ TEST_CASE("a catalog that has no number of extents gets it with the next change"
   REQUIRE(lab.findings().empty());
 }
 
+TEST_CASE("levels of snapshots that do not exist, or that are none, are found and removed") {
+  Damaged lab;
+  lab.sql("INSERT INTO level VALUES(4711, 'fs')");
+  lab.sql("INSERT INTO level SELECT id, 'golden' FROM snapshot LIMIT 1");
+  lab.require_found("the level of snapshot 4711, which does not exist");
+  lab.require_found("v@s: its level is none there is");
+  lab.open(); // neither keeps the pool from being used
+  CHECK(lab.pool->find({"v", "s"})->level == SnapshotLevel::crash);
+  REQUIRE(lab.pool->close().has_value());
+  lab.pool.reset();
+  CHECK(lab.check(true).size() == 2);
+  CHECK(lab.check().empty());
+}
+
 TEST_CASE("of very many problems check says how many more there are") {
   Damaged lab;
   lab.sql(

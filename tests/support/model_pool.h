@@ -95,6 +95,7 @@ class ModelPool : public Pool {
   Result<> set_attributes(ObjectId id, std::optional<std::uint32_t> mode, std::optional<std::uint32_t> uid,
                           std::optional<std::uint32_t> gid, std::optional<std::int64_t> modified_ns) override;
   Result<> snapshot(std::span<const ViewName> names) override;
+  Result<> raise_levels(std::span<const LevelRaise> raises) override;
   using Pool::rollback;
   Result<RollbackResult> rollback(const ViewName& to, bool discard, bool dry_run,
                                   const Progress& progress) override;

@@ -77,6 +77,24 @@ Result<ViewInfo> ModelPool::split(const ViewName& from, const std::string& new_v
   return info;
 }
 
+Result<> ModelPool::raise_levels(std::span<const LevelRaise> raises) {
+  MutexLock lock(mutex_);
+  for (const LevelRaise& raise : raises) {
+    const auto found = objects_.find(raise.snapshot.value());
+    if (found == objects_.end()) continue;
+    const ModelObject& object = *found->second;
+    if (object.info.kind != ViewKind::snapshot || object.draining)
+      return failure(ErrorKind::usage, EINVAL, fmt::format("{}: has no level", object.info.name.text()));
+  }
+  for (const LevelRaise& raise : raises) {
+    const auto found = objects_.find(raise.snapshot.value());
+    if (found == objects_.end()) continue;
+    SnapshotLevel& level = found->second->info.level;
+    level = std::max(level, raise.to);
+  }
+  return {};
+}
+
 Result<ViewInfo> ModelPool::refresh(const ViewName& name) {
   ViewInfo info;
   {

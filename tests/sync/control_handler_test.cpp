@@ -122,6 +122,23 @@ TEST_CASE_METHOD(Fixture, "snapshot takes several, all or none") {
   CHECK(refused([](auto& r) { *r.mutable_snapshot()->add_names() = name("a"); }).kind == ErrorKind::usage);
 }
 
+TEST_CASE_METHOD(Fixture, "the level of a snapshot is raised by its number, and shown") {
+  volume("a");
+  CHECK(ask([](auto& r) { *r.mutable_snapshot()->add_names() = name("a", "s"); }).has_done());
+  const auto shown = [&] { return ask([](auto& r) { *r.mutable_info()->mutable_name() = name("a", "s"); }); };
+  CHECK(shown().view().level() == wire::LEVEL_CRASH);
+  const auto raise = [&](std::uint64_t id) {
+    return [id](wire::ControlRequest& r) {
+      wire::LevelRaise& one = *r.mutable_raise_levels()->add_raises();
+      one.set_id(id);
+      one.set_to(wire::LEVEL_FS);
+    };
+  };
+  CHECK(ask(raise(pool->find({"a", "s"})->id.value())).has_done());
+  CHECK(shown().view().level() == wire::LEVEL_FS);
+  CHECK(refused(raise(pool->find({"a", {}})->id.value())).kind == ErrorKind::usage);
+}
+
 TEST_CASE_METHOD(Fixture, "resize refuses to shrink unless told to, and a dry run says what would be lost") {
   volume("a", 1 << 20);
   write("a", 0, 8192);

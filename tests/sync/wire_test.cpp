@@ -32,6 +32,7 @@ ViewInfo some_view() {
   view.origin = "base@golden";
   view.form = ViewForm::full;
   view.state = "copying 43 %";
+  view.level = SnapshotLevel::app;
   return view;
 }
 
@@ -50,6 +51,7 @@ void require_same(const ViewInfo& a, const ViewInfo& b) {
   CHECK(a.origin == b.origin);
   CHECK(a.form == b.form);
   CHECK(a.state == b.state);
+  CHECK(a.level == b.level);
 }
 
 SpaceInfo some_space() { return {1ULL << 40, 1, 2, 3, 4, 5, 6}; }
