@@ -72,7 +72,7 @@ class Journal {
   [[nodiscard]] Result<bool> sync(std::uint64_t wanted) VSNAP_EXCLUDES(mutex_);
   // The same before the members were flushed: it flushes them. Only if needs_no_flush(wanted).
   [[nodiscard]] Result<bool> sync_and_flush(std::uint64_t wanted) VSNAP_EXCLUDES(mutex_);
-  // Of the records up to `wanted`, none that was not flushed needs_flushed_data(). Stays so.
+  // Of the records up to `wanted`, none that was not flushed needs_flushed_data(). False: perhaps one does.
   [[nodiscard]] bool needs_no_flush(std::uint64_t wanted) const VSNAP_EXCLUDES(mutex_);
   // Records up to this one had their data on the members when they were last flushed.
   [[nodiscard]] std::uint64_t flushed() const VSNAP_EXCLUDES(mutex_);
