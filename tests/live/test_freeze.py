@@ -20,7 +20,7 @@ from pathlib import Path
 from support import BLOCK, MIB, VSNAP, LabTest, is_running, main, read_at, wait_until, write_at
 
 PAIRS = int(os.environ.get("VSNAP_FREEZE_PAIRS") or 50)
-KEPT = 500  # files of a writer
+KEPT = 5000  # files of a writer: those of half a minute at least
 FROZEN = "recvfrom"  # the call in which the command hears that all is frozen
 
 
@@ -40,6 +40,7 @@ class Writer(threading.Thread):
             os.close(file)
             os.fsync(self.directory)
             self.synced = number
+            time.sleep(0.005)
             if number > KEPT:
                 os.unlink(f"f{number - KEPT}", dir_fd=self.directory)
         os.close(self.directory)
