@@ -53,6 +53,9 @@ enum class Fault {
   entry_not_switched,        // an open snapshot goes on reading the image
   load_without_saves,        // a map that is loaded knows nothing of what was saved lately
   rollback_not_resumed,      // after a crash a rollback in place is left half done
+  pause_not_woken,           // a write that waits for room hears of none
+  counted_while_written,     // what is written while snapshots are counted counts twice, or not at all
+  hold_not_kept,             // a held snapshot goes as any other
 };
 
 #ifdef VSNAP_PLANTED_FAULTS
