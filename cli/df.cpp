@@ -11,8 +11,14 @@ namespace vsnap::cli {
 namespace {
 
 Table make_table() {
-  return Table(
-      {{"name"}, {"type", false, false}, {"size", true}, {"used", true}, {"avail", true}, {"frees", true}});
+  return Table({{"name"},
+                {"type", false, false},
+                {"size", true},
+                {"used", true},
+                {"avail", true},
+                {"frees", true},
+                {"snaplimit", true, false},
+                {"snapused", true, false}});
 }
 
 // Of a pool all; of a volume its row and those of its snapshots; of a snapshot its own.
@@ -29,10 +35,11 @@ void add_rows(Table& table, const Spec& spec, const DiskUsage& usage) {
                Cell::none()});
   for (const UsageRow& row : usage.rows) {
     if (!is_asked_for(spec, row.view.name)) continue;
+    const auto [limit, snapshots_use] = snapshot_space_cells(row.view);
     table.add({Cell::text(pool + "/" + row.view.name.text()),
                Cell::text(row.view.kind == ViewKind::snapshot ? "snapshot" : "volume"),
                Cell::size(row.view.size_bytes), Cell::size(row.view.used_bytes), Cell::none(),
-               Cell::size(row.frees_bytes)});
+               Cell::size(row.frees_bytes), limit, snapshots_use});
   }
 }
 

@@ -68,6 +68,8 @@ void print_pairs(const std::vector<std::pair<std::string, std::string>>& pairs);
 [[nodiscard]] std::string utc_time(std::int64_t ns);   // 2025-03-01T13:05:00Z
 // POOL/VOLUME@SNAPSHOT that a clone starts from, or "(removed snapshot)".
 [[nodiscard]] std::optional<std::string> origin_text(const std::string& pool, const ViewInfo& view);
+// Columns of lists: snaplimit and snapused, the limit on what snapshots take, and what they do.
+[[nodiscard]] std::pair<Cell, Cell> snapshot_space_cells(const ViewInfo& view);
 [[nodiscard]] Json view_json(const std::string& pool, const ViewInfo& view);
 [[nodiscard]] Json space_json(const SpaceInfo& space);
 

@@ -130,6 +130,8 @@ class Pool {
   // From now on what is unlinked and open stays when its last handle is closed, for the process that opens
   // the pool next (OpenPoolOptions::still_open).
   virtual void keep_unlinked() = 0;
+  // From now on no write waits until there is room: it fails (kind no_space).
+  virtual void stop_waiting() {}
   // Whether a process that opens the pool after this one was killed finds every write that returned.
   [[nodiscard]] virtual bool survives_kill() const { return true; }
   // That carry the locks of the members; of the members that there are now.
@@ -241,8 +243,6 @@ class Pool {
   // So that ViewInfo::snapshot_space is exact where it is told next; may read the index of volumes that have
   // a limit.
   virtual void count_snapshot_space() {}
-  // From now on no write waits for the limit of its volume's snapshots: ENOSPC instead. Before the end.
-  virtual void stop_waiting() {}
 
   struct RemoveOptions {
     bool recursive = false; // volumes with their snapshots

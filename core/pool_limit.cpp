@@ -59,7 +59,10 @@ Result<> PoolImpl::set_properties(const std::string& name, const Properties& pro
     for (const auto& [property, value] : checked) volume->properties[property] = value;
     apply_properties(volume);
   }
-  return volume->snapshot_limit.is_exact() ? Result<>() : count_snapshots_of(volume);
+  // It is set, whatever becomes of this; the next write that needs room counts.
+  if (auto counted = count_snapshots_of(volume); !counted)
+    log::warning("{}/{}: counting what its snapshots use: {}", name_, name, counted.error().message);
+  return {};
 }
 
 Result<std::vector<PropertyInfo>> PoolImpl::properties(const std::string& name) {
@@ -302,6 +305,7 @@ void PoolImpl::warn_about_limits() {
 std::string PoolImpl::limit_health() {
   ObjectPtr fullest;
   for (const ObjectPtr& volume : limited_volumes()) {
+    if (volume->name.empty()) continue; // unlinked
     if (!fullest || volume->snapshot_limit.percent() > fullest->snapshot_limit.percent()) fullest = volume;
   }
   if (!fullest || fullest->snapshot_limit.percent() < SnapshotLimit::kWarnPercent) return {};

@@ -71,26 +71,27 @@ SnapshotLimit::Room SnapshotLimit::room() const {
   if (!active()) return Room::some;
   if (!known_.load()) return Room::unknown;
   if (used() < most()) return Room::some;
-  return may_be_less_.load() ? Room::unknown : Room::none;
+  return is_exact() ? Room::none : Room::unknown;
 }
 
 SnapshotLimit::Count SnapshotLimit::begin_count() {
   MutexLock lock(mutex_);
-  return {figure(), epoch_};
+  const std::uint64_t hints = hints_.load();
+  return {figure(), hints, epoch_};
 }
 
 bool SnapshotLimit::end_count(Count count, std::uint64_t exact) {
   MutexLock lock(mutex_);
   if (count.epoch != epoch_) return false;
   used_.fetch_add(static_cast<std::int64_t>(exact) - count.figure);
-  may_be_less_.store(false);
+  counted_hints_.store(count.hints);
   known_.store(true, std::memory_order_release);
   if (used() < most()) told_full_.store(false);
   return true;
 }
 
 void SnapshotLimit::may_be_less() {
-  may_be_less_.store(true);
+  note_guess();
   wake();
 }
 

@@ -64,11 +64,12 @@ class SnapshotLimit {
   // Unknown: only a count can tell.
   enum class Room { some, none, unknown };
   [[nodiscard]] Room room() const;
-  [[nodiscard]] bool is_exact() const { return known_.load() && !may_be_less_.load(); }
+  [[nodiscard]] bool is_exact() const { return known_.load() && hints_.load() == counted_hints_.load(); }
   // A count begins with the gate drained, and ends with what was exact then. False: it came to nothing, as
   // the figure was forgotten since.
   struct Count {
     std::int64_t figure = 0;
+    std::uint64_t hints = 0;
     std::uint64_t epoch = 0;
   };
   [[nodiscard]] Count begin_count() VSNAP_EXCLUDES(mutex_);
@@ -76,7 +77,7 @@ class SnapshotLimit {
   // After the fact: snapshots went, or space of theirs did.
   void may_be_less() VSNAP_EXCLUDES(mutex_);
   // The same, of what was just counted.
-  void note_guess() { may_be_less_.store(true); }
+  void note_guess() { hints_.fetch_add(1); }
   // After the fact: it may be anything.
   void forget() VSNAP_EXCLUDES(mutex_);
 
@@ -97,7 +98,8 @@ class SnapshotLimit {
   std::atomic<std::uint64_t> most_{kNoLimit};
   std::atomic<std::int64_t> used_{0};
   std::atomic<bool> known_{false};
-  std::atomic<bool> may_be_less_{false};
+  std::atomic<std::uint64_t> hints_{0};         // that it may be less
+  std::atomic<std::uint64_t> counted_hints_{0}; // those that the last count knew of
   std::atomic<OnFull> on_full_{OnFull::error};
   std::atomic<bool> told_full_{false};
   std::atomic<unsigned> told_mark_{0};

@@ -64,8 +64,8 @@ class View {
   }
   // Whether start_read() is worth it: false where all members lie in memory.
   [[nodiscard]] virtual bool may_wait() const { return false; }
-  // A hint: a write may have to wait long, and for something else than its device.
-  [[nodiscard]] virtual bool write_may_wait() const { return false; }
+  // A hint, cheap and without a lock: a write may have to wait long for something else than its device.
+  virtual bool write_may_wait() const { return false; }
 };
 
 // An open file on a view: keeps it alive, and counts in ViewInfo::open_handles. Movable; closes when

@@ -287,6 +287,7 @@ Result<> FuseSession::serve() {
 
 // The notifier's threads have the mount's descriptors as well, so they end first.
 void FuseSession::finish() {
+  operations_.pool.stop_waiting();
   operations_.pending_reads.wait_for_all();
   operations_.pool.set_observer(nullptr);
   operations_.notifier.stop();
@@ -317,6 +318,7 @@ void FuseSession::stop(Stop how) {
     if (!serving_) return;
   }
   if (how == Stop::hand_over) operations_.notifier.set_successor();
+  operations_.pool.stop_waiting(); // a worker may be at such a write, and a notification wait for it
   operations_.pool.set_observer(nullptr);
   operations_.notifier.stop();
   fuse_session_exit(session_);
