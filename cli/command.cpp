@@ -359,6 +359,10 @@ void register_all(Program& program) {
   register_copy(program);
   register_split(program);
   register_refresh(program);
+  register_set(program);
+  register_get(program);
+  register_hold(program);
+  register_release_hold(program);
   register_diff(program);
   register_rm(program);
   register_mount(program);

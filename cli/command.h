@@ -139,6 +139,10 @@ void register_flatten(Program& program);
 void register_copy(Program& program); // pause, resume, limit
 void register_split(Program& program);
 void register_refresh(Program& program);
+void register_set(Program& program);
+void register_get(Program& program);
+void register_hold(Program& program);
+void register_release_hold(Program& program);
 void register_diff(Program& program);
 void register_rm(Program& program);
 void register_mount(Program& program);

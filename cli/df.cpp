@@ -20,7 +20,9 @@ Table make_table() {
                 {"avail", true},
                 {"frees", true},
                 {"origin", false, false},
-                {"base", false, false}});
+                {"base", false, false},
+                {"snaplimit", true, false},
+                {"snapused", true, false}});
 }
 
 // Of a pool all; of a volume its row and those of its snapshots; of a snapshot its own.
@@ -37,12 +39,13 @@ void add_rows(Table& table, const Spec& spec, const DiskUsage& usage) {
                Cell::none()});
   for (const UsageRow& row : usage.rows) {
     if (!is_asked_for(spec, row.view.name)) continue;
+    const auto [limit, snapshots_use] = snapshot_space_cells(row.view);
     table.add({Cell::text(pool + "/" + row.view.name.text()),
                Cell::text(row.view.kind == ViewKind::snapshot ? "snapshot" : "volume"),
                Cell::text(std::string(to_string(row.view.form))), Cell::text_if(row.view.state),
                Cell::size(row.view.size_bytes), Cell::size(row.view.used_bytes), Cell::none(),
                Cell::size(row.frees_bytes), Cell::optional_text(origin_text(pool, row.view)),
-               Cell::text_if(row.view.base)});
+               Cell::text_if(row.view.base), limit, snapshots_use});
   }
 }
 

@@ -22,21 +22,29 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
     return 0;
   }
   const auto size = [](std::uint64_t n) { return fmt::format("{} ({} bytes)", format_size(n), n); };
-  print_pairs({{"name", spec.pool + "/" + view.name.text()},
-               {"type", view.kind == ViewKind::snapshot ? "snapshot" : "volume"},
-               {"form", std::string(to_string(view.form))},
-               {"state", view.state.empty() ? "-" : view.state},
-               {"level", level_text(view).value_or("-")},
-               {"base", view.base.empty() ? "-" : view.base},
-               {"size", size(view.size_bytes)},
-               {"used", size(view.used_bytes)},
-               {"origin", origin_text(spec.pool, view).value_or("-")},
-               {"created", local_time(view.created_ns)},
-               {"modified", local_time(view.modified_ns)},
-               {"mode", fmt::format("{:04o}", view.mode)},
-               {"owner", fmt::format("{}:{}", view.uid, view.gid)},
-               {"open", std::to_string(view.open_handles)},
-               {"id", std::to_string(view.id.value())}});
+  std::vector<std::pair<std::string, std::string>> pairs{
+      {"name", spec.pool + "/" + view.name.text()},
+      {"type", view.kind == ViewKind::snapshot ? "snapshot" : "volume"},
+      {"form", std::string(to_string(view.form))},
+      {"state", view.state.empty() ? "-" : view.state},
+      {"level", level_text(view).value_or("-")},
+      {"base", view.base.empty() ? "-" : view.base},
+      {"size", size(view.size_bytes)},
+      {"used", size(view.used_bytes)},
+      {"origin", origin_text(spec.pool, view).value_or("-")},
+      {"created", local_time(view.created_ns)},
+      {"modified", local_time(view.modified_ns)},
+      {"mode", fmt::format("{:04o}", view.mode)},
+      {"owner", fmt::format("{}:{}", view.uid, view.gid)},
+      {"open", std::to_string(view.open_handles)},
+      {"id", std::to_string(view.id.value())}};
+  if (const auto& space = view.snapshot_space) {
+    pairs.emplace_back("snapshots", fmt::format("use {} of {}, on-full={}", format_size(space->used_bytes),
+                                                format_size(space->limit_bytes), to_string(space->on_full)));
+  }
+  for (const HoldInfo& hold : view.holds)
+    pairs.emplace_back("held", fmt::format("{} since {}", hold.tag, local_time(hold.created_ns)));
+  print_pairs(pairs);
   return 0;
 }
 

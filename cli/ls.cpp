@@ -29,10 +29,21 @@ Table make_table() {
                 {"modified", false, false},
                 {"mode", false, false},
                 {"open", true, false},
-                {"id", true, false}});
+                {"id", true, false},
+                {"snaplimit", true, false},
+                {"snapused", true, false},
+                {"holds", false, false}});
+}
+
+// "keep,nightly"
+Cell holds_cell(const ViewInfo& view) {
+  std::string tags;
+  for (const HoldInfo& hold : view.holds) tags += (tags.empty() ? "" : ",") + hold.tag;
+  return tags.empty() ? Cell::none() : Cell::text(tags);
 }
 
 void add_row(Table& table, const std::string& pool, const ViewInfo& view) {
+  const auto [limit, used] = snapshot_space_cells(view);
   table.add({Cell::text(pool + "/" + view.name.text()),
              Cell::text(view.kind == ViewKind::snapshot ? "snapshot" : "volume"),
              Cell::text(std::string(to_string(view.form))),
@@ -41,7 +52,7 @@ void add_row(Table& table, const std::string& pool, const ViewInfo& view) {
              Cell::optional_text(origin_text(pool, view)), Cell::time(view.created_ns),
              Cell::text_if(view.base), Cell::optional_text(level_text(view)),
              Cell::time(view.modified_ns), Cell::text(fmt::format("{:04o}", view.mode)),
-             Cell::number(view.open_handles), Cell::number(view.id.value())});
+             Cell::number(view.open_handles), Cell::number(view.id.value()), limit, used, holds_cell(view)});
 }
 
 Result<> add_pool(Table& table, const Spec& spec, const std::string& type) {

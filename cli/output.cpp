@@ -193,6 +193,11 @@ std::optional<std::string> level_text(const ViewInfo& view) {
   return std::string(to_string(view.level));
 }
 
+std::pair<Cell, Cell> snapshot_space_cells(const ViewInfo& view) {
+  if (!view.snapshot_space) return {Cell::none(), Cell::none()};
+  return {Cell::size(view.snapshot_space->limit_bytes), Cell::size(view.snapshot_space->used_bytes)};
+}
+
 Json view_json(const std::string& pool, const ViewInfo& view) {
   Json out = Json::object();
   out["name"] = pool + "/" + view.name.text();
@@ -205,6 +210,13 @@ Json view_json(const std::string& pool, const ViewInfo& view) {
   const auto level = level_text(view);
   out["level"] = level ? Json(*level) : Json(nullptr);
   out["base"] = view.base.empty() ? Json(nullptr) : Json(view.base);
+  out["snapshot_limit"] = view.snapshot_space ? Json(view.snapshot_space->limit_bytes) : Json(nullptr);
+  out["snapshot_used"] = view.snapshot_space ? Json(view.snapshot_space->used_bytes) : Json(nullptr);
+  out["on_full"] = view.snapshot_space ? Json(to_string(view.snapshot_space->on_full)) : Json(nullptr);
+  Json holds = Json::array();
+  for (const HoldInfo& hold : view.holds)
+    holds.push_back({{"tag", hold.tag}, {"created", utc_time(hold.created_ns)}});
+  out["holds"] = std::move(holds);
   out["size"] = view.size_bytes;
   out["used"] = view.used_bytes;
   const auto origin = origin_text(pool, view);

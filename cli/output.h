@@ -71,6 +71,8 @@ void print_pairs(const std::vector<std::pair<std::string, std::string>>& pairs);
 [[nodiscard]] std::optional<std::string> origin_text(const std::string& pool, const ViewInfo& view);
 // How good a snapshot is; of a volume nullopt.
 [[nodiscard]] std::optional<std::string> level_text(const ViewInfo& view);
+// Columns of lists: snaplimit and snapused, the limit on what snapshots take, and what they do.
+[[nodiscard]] std::pair<Cell, Cell> snapshot_space_cells(const ViewInfo& view);
 [[nodiscard]] Json view_json(const std::string& pool, const ViewInfo& view);
 [[nodiscard]] Json space_json(const SpaceInfo& space);
 

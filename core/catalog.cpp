@@ -414,6 +414,7 @@ void erase(SQLite::Database& db, const Object& object) {
                                                           : "DELETE FROM snapshot WHERE id = ?");
   s.bind(1, object.id.sql());
   s.exec();
+  if (object.kind == ViewKind::volume) property_rows::erase_all(db, object.id);
 }
 
 } // namespace vsnap::catalog

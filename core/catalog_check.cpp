@@ -76,6 +76,8 @@ Result<> CatalogCheck::run(const Progress& progress) {
   for (const MetadataSegment& segment : layout_.segments) {
     if (!ownership_.claim(segment.run)) find("two metadata segments overlap");
   }
+  check_properties();
+  check_holds();
   VSNAP_TRY(check_extents(progress));
   check_space();
   check_levels();
@@ -90,6 +92,8 @@ void CatalogCheck::repair() {
   for (const auto& [snapshot, mapped] : right_snapshot_mapped_)
     catalog::set_snapshot_mapped(db_, snapshot, mapped);
   for (const ObjectId snapshot : wrong_levels_) catalog::level_rows::erase(db_, snapshot);
+  for (const property_rows::Row& row : wrong_properties_) property_rows::erase(db_, row);
+  for (const hold_rows::Row& row : wrong_holds_) hold_rows::erase(db_, row.snapshot, row.tag);
   repaired_ = true;
   for (Finding& finding : report_.findings) finding.repaired = finding.repaired || finding.repairable;
 }
@@ -228,6 +232,41 @@ bool CatalogCheck::compare_group(SpaceGroup& expected, const SpaceGroup* stored,
     differs = differs || recorded != (data || kept);
   }
   return differs;
+}
+
+// ---- properties and holds ----
+
+void CatalogCheck::check_properties() {
+  MutexLock lock(objects_.mutex());
+  for (const property_rows::Row& row : property_rows::load(db_)) {
+    const ObjectPtr volume = objects_.find(row.volume);
+    const auto value = checked_property(row.name, row.value);
+    if (!volume || volume->kind != ViewKind::volume)
+      find(fmt::format("a property of volume {}, which does not exist", row.volume.value()), true);
+    else if (!value || *value != row.value)
+      find(fmt::format("{}: a property that says nothing: {}={}", volume->name, vsnap::quoted(row.name),
+                       vsnap::quoted(row.value)),
+           true);
+    else
+      continue;
+    wrong_properties_.push_back(row);
+  }
+}
+
+void CatalogCheck::check_holds() {
+  MutexLock lock(objects_.mutex());
+  for (const hold_rows::Row& row : hold_rows::load(db_)) {
+    const ObjectPtr snapshot = objects_.find(row.snapshot);
+    if (!snapshot || snapshot->kind != ViewKind::snapshot)
+      find(fmt::format("a hold on snapshot {}, which does not exist", row.snapshot.value()), true);
+    else if (!valid_name(row.tag))
+      find(fmt::format("{}: a hold with a bad tag, {}", objects_.name_of(*snapshot).text(),
+                       vsnap::quoted(row.tag)),
+           true);
+    else
+      continue;
+    wrong_holds_.push_back(row);
+  }
 }
 
 // ---- volumes and snapshots ----

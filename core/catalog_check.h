@@ -19,6 +19,7 @@
 #include "core/description.h"
 #include "core/error.h"
 #include "core/extent_index.h"
+#include "core/hold.h"
 #include "core/objects.h"
 #include "core/superblock.h"
 
@@ -66,6 +67,8 @@ class CatalogCheck {
   Counts count_mapped(const Branch& branch, const std::map<BranchId, Counts>& done);
   void compare_counts(const std::map<BranchId, Counts>& counts);
   void check_levels();
+  void check_properties();
+  void check_holds();
 
   SQLite::Database& db_;
   const Superblock layout_;
@@ -86,6 +89,8 @@ class CatalogCheck {
   std::map<BranchId, std::int64_t> right_mapped_;
   std::map<ObjectId, std::uint64_t> right_snapshot_mapped_;
   std::vector<ObjectId> wrong_levels_; // rows to be deleted
+  std::vector<property_rows::Row> wrong_properties_; // rows to be deleted
+  std::vector<hold_rows::Row> wrong_holds_;
 };
 
 } // namespace vsnap

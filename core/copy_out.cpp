@@ -30,6 +30,7 @@ CopyOut::Range CopyOut::range_for(const Region& region, Range wanted) {
   std::uint64_t first = wanted.from;
   while (first < wanted.to && !to_be_saved(region, first)) ++first;
   if (first == wanted.to) return wanted;
+  if (limit_.is_near(kMost)) return wanted; // what is left is for what is wanted
   const std::uint64_t here = first_block(region.index()).value();
   const auto worth = static_cast<std::uint64_t>(settle_ns_.load(std::memory_order_relaxed) / kNsABlock);
   std::uint64_t pace = std::clamp(worth / kLeast * kLeast, kLeast, kMostApart);
@@ -64,8 +65,11 @@ Result<> CopyOut::save_run(const ViewMap& head, Region& region, Range run) {
   thread_local std::vector<std::byte> buffer;
   while (run.from < run.to) {
     const BlockIndex start = first_block(region.index()) + BlockCount(run.from);
-    const auto place =
-        engine_.allocate(BlockCount(run.to - run.from), std::nullopt, run.from % kNeighbourhoodBlocks);
+    const bool limited = limit_.active();
+    const std::uint64_t room = limited ? limit_.take(run.to - run.from) : run.to - run.from;
+    if (room == 0) return SnapshotLimit::refusal();
+    const auto place = engine_.allocate(BlockCount(room), std::nullopt, run.from % kNeighbourhoodBlocks);
+    if (limited) limit_.give_back(room - (place ? place->count.value() : 0));
     if (!place) return failure(ErrorKind::no_space, "the pool is full (vsnap rm, or vsnap pool add)");
     MapChange change;
     change.branch = branch.id;
@@ -80,6 +84,7 @@ Result<> CopyOut::save_run(const ViewMap& head, Region& region, Range run) {
     if (copied) copied = engine_.members().write(place->start, 0, buffer);
     if (!copied) {
       engine_.allocator().release(*place);
+      if (limited) limit_.give_back(place->count.value());
       return copied;
     }
     change.checksum = crc32c(buffer);

@@ -30,12 +30,13 @@
 #include <atomic>
 
 #include "core/engine.h"
+#include "core/snapshot_limit.h"
 
 namespace vsnap {
 
 class CopyOut {
  public:
-  explicit CopyOut(Engine& engine) : engine_(engine) {}
+  CopyOut(Engine& engine, SnapshotLimit& limit) : engine_(engine), limit_(limit) {}
 
   struct Range { // blocks of a region
     std::uint64_t from = 0, to = 0;
@@ -43,7 +44,7 @@ class CopyOut {
   // What a writer of [from, to) has to hold: the same, or more where more is to be saved with it. Inside the
   // gate, after refresh_own().
   [[nodiscard]] Range range_for(const Region& region, Range wanted);
-  // Saves what other views see of the range; the caller holds it.
+  // Saves what other views see of the range; the caller holds it. What is saved counts against the limit.
   [[nodiscard]] Result<> save(const ViewMap& head, Region& region, Range range);
   // Before each change of the image, for what it changes: invariant 2. Kind busy, errno EAGAIN: see
   // Engine::make_durable().
@@ -55,6 +56,7 @@ class CopyOut {
   [[nodiscard]] Result<> save_run(const ViewMap& head, Region& region, Range run);
 
   Engine& engine_;
+  SnapshotLimit& limit_; // of the volume
   // Where a write in sequence would go on, and how much to save then. A hint, that any writer may change.
   std::atomic<std::uint64_t> expected_{~std::uint64_t{0}};
   std::atomic<std::uint64_t> pace_{0};

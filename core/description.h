@@ -10,9 +10,21 @@
 
 #include "core/env.h"
 #include "core/names.h"
+#include "core/properties.h"
 #include "core/units.h"
 
 namespace vsnap {
+
+struct HoldInfo { // keeps a snapshot from being removed
+  std::string tag;
+  std::int64_t created_ns = 0; // since 1970
+};
+
+struct SnapshotSpace { // of a volume with a limit on what its snapshots take
+  std::uint64_t limit_bytes = 0;
+  std::uint64_t used_bytes = 0; // or that much at most, where Pool::count_snapshot_space() was not called
+  OnFull on_full = OnFull::error;
+};
 
 enum class ViewKind { volume, snapshot };
 enum class ViewForm {
@@ -49,10 +61,14 @@ struct ViewInfo {
   bool shows_draining =
       false; // a volume in which such writes show: its content changes by other means than its file
   bool moved_lately =
-      false;              // draining, and who opens it to write may have meant the volume: is to look again
-  std::string base = {};  // of an adopted volume: the path of its image
-  std::string state = {}; // empty: nothing is under way; else a word or two: "draining", "copying 43 %"
-  SnapshotLevel level = SnapshotLevel::crash; // of a snapshot
+      false;             // draining, and who opens it to write may have meant the volume: is to look again
+  std::string base = {}; // of an adopted volume: the path of its image
+  // Empty: nothing is under way; else a few words: "draining", "copying 43 %", "snapshots use 83 % of their
+  // limit".
+  std::string state = {};
+  std::optional<SnapshotSpace> snapshot_space = {}; // of a volume that has a limit, once it was counted
+  std::vector<HoldInfo> holds = {};                 // of a snapshot, by tag
+  SnapshotLevel level = SnapshotLevel::crash;       // of a snapshot
 };
 
 struct MemberInfo {
@@ -94,6 +110,12 @@ struct PoolStatus {
 struct UsageRow {
   ViewInfo view;
   std::uint64_t frees_bytes = 0;
+};
+struct PropertyInfo { // of a volume
+  std::string volume;
+  std::string name;
+  std::string value;
+  bool is_set = false; // false: it is the default
 };
 struct DiskUsage {
   SpaceInfo space;

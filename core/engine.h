@@ -37,6 +37,8 @@
 
 namespace vsnap {
 
+struct Object;
+
 class Engine {
  public:
   // Part of a transaction: may change rows, returns an error to roll it back.
@@ -146,6 +148,14 @@ class Engine {
     return marked_ns != 0 && since < kMarkNs && since > -kMarkNs; // 0: never
   }
   static constexpr std::int64_t kMarkNs = 10'000'000'000;
+  // Called by writers that a SnapshotLimit refused, outside of everything: when it returns, they try again.
+  [[nodiscard]] Result<> make_snapshot_room(const std::shared_ptr<Object>& volume)
+      VSNAP_EXCLUDES(commit_mutex_) {
+    return room_maker_(volume);
+  }
+  void set_room_maker(std::function<Result<>(const std::shared_ptr<Object>&)> make) {
+    room_maker_ = std::move(make);
+  }
   void set_base_marker(std::function<Result<>(Branch&)> mark) { base_marker_ = std::move(mark); }
   // What the branch of an adopted volume calls its image.
   void set_base_member(BranchId branch, std::uint32_t member) VSNAP_EXCLUDES(commit_mutex_);
@@ -244,6 +254,7 @@ class Engine {
   std::function<void()> extra_step_failed_;
   std::function<void()> wake_committer_;
   std::function<Result<>(Branch&)> base_marker_;
+  std::function<Result<>(const std::shared_ptr<Object>&)> room_maker_;
   std::atomic<bool> commit_asked_{false};
   Mutex hurry_mutex_; // a leaf
   CondVar hurry_over_;

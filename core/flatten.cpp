@@ -151,6 +151,7 @@ Result<> PoolImpl::cut_parent(Branch& branch, const Engine::Step& step) {
   }
   for (Branch* const b : branches) b->gate.open();
   engine_->cache().collect();
+  if (done) note_branches_changed();
   return done;
 }
 

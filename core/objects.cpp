@@ -1,5 +1,6 @@
 #include "core/objects.h"
 
+#include <fmt/format.h>
 #include <algorithm>
 
 #include "core/assert.h"
@@ -51,6 +52,14 @@ bool Objects::has_unlinked_snapshot(const Object& volume) {
   for (auto at = in_order_.lower_bound({volume.id, ObjectId(0)});
        at != in_order_.end() && at->first.first == volume.id; ++at) {
     if (at->second->name.empty()) return true;
+  }
+  return false;
+}
+
+bool Objects::has_snapshot_on(const Object& volume, const Branch& branch) {
+  for (auto at = by_view_.lower_bound({branch.id, Version(0), ObjectId(0)});
+       at != by_view_.end() && at->second->branch == &branch; ++at) {
+    if (at->second->volume.get() == &volume) return true;
   }
   return false;
 }
@@ -111,7 +120,19 @@ ViewInfo Objects::describe(const Object& object) {
     info.base = object.branch->base.path;
     if (!object.branch->base.problem.empty()) info.state = "no image";
   }
+  for (const auto& [tag, created_ns] : object.holds) info.holds.push_back({tag, created_ns});
+  if (object.kind == ViewKind::volume) describe_limit(object, info);
   return info;
+}
+
+void Objects::describe_limit(const Object& volume, ViewInfo& info) {
+  const SnapshotLimit& limit = volume.snapshot_limit;
+  if (!limit.active()) return;
+  info.snapshot_space =
+      SnapshotSpace{limit.most() * kBlockBytes, limit.used() * kBlockBytes, limit.on_full()};
+  if (limit.percent() < SnapshotLimit::kWarnPercent) return;
+  info.state +=
+      fmt::format("{}snapshots use {} % of their limit", info.state.empty() ? "" : ", ", limit.percent());
 }
 
 // The snapshot a clone started from. A volume that was rolled back started from one of its own, which is

@@ -24,6 +24,8 @@
 #include "core/branch.h"
 #include "core/description.h"
 #include "core/mutex.h"
+#include "core/properties.h"
+#include "core/snapshot_limit.h"
 
 namespace vsnap {
 
@@ -55,11 +57,14 @@ struct Object { // what volumes and snapshots have in common
   // A snapshot that programs still write to under the handles that they had (pool_preserve.cpp): the first of
   // two images (image_pair.h). Its row is in the table volume until it is final.
   bool draining = false;
-  std::shared_ptr<Object> continued_by; // the volume, or draining image, that is the second
-  std::uint32_t old_handles = 0;        // of open_handles: those that may write
-  std::uint32_t expected_handles = 0;   // old ones that a successor is to open again
-  bool moved_lately = false;            // who opens it to write may have meant the volume
-  std::atomic<bool> frozen{false};      // became final: whoever has its head takes no more writes
+  std::shared_ptr<Object> continued_by;      // the volume, or draining image, that is the second
+  std::uint32_t old_handles = 0;             // of open_handles: those that may write
+  std::uint32_t expected_handles = 0;        // old ones that a successor is to open again
+  bool moved_lately = false;                 // who opens it to write may have meant the volume
+  std::atomic<bool> frozen{false};           // became final: whoever has its head takes no more writes
+  Properties properties;                     // volumes: those that are set
+  SnapshotLimit snapshot_limit;              // volumes: as the properties say
+  std::map<std::string, std::int64_t> holds; // snapshots: by tag, since when
 };
 using ObjectPtr = std::shared_ptr<Object>;
 
@@ -75,6 +80,8 @@ class Objects {
   [[nodiscard]] std::vector<ObjectPtr> all()
       VSNAP_REQUIRES(mutex_); // volumes by name, each with its snapshots
   [[nodiscard]] std::vector<ObjectPtr> everything() VSNAP_REQUIRES(mutex_); // unlinked ones too, by id
+  // Whether a snapshot of the volume lies on the branch.
+  [[nodiscard]] bool has_snapshot_on(const Object& volume, const Branch& branch) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] ViewName name_of(const Object& object) const VSNAP_REQUIRES(mutex_);
   [[nodiscard]] ViewInfo describe(const Object& object) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] std::vector<std::string> names() VSNAP_REQUIRES(mutex_); // "VOL" and "VOL@SNAP"
@@ -97,6 +104,7 @@ class Objects {
 
  private:
   [[nodiscard]] std::optional<std::string> origin_of(const Object& volume) VSNAP_REQUIRES(mutex_);
+  static void describe_limit(const Object& volume, ViewInfo& info);
 
   Mutex mutex_;
   std::map<std::string, ObjectPtr> volumes_ VSNAP_GUARDED_BY(mutex_);

@@ -55,6 +55,9 @@ enum class Fault {
   load_without_saves,        // a map that is loaded knows nothing of what was saved lately
   rollback_not_resumed,      // after a crash a rollback in place is left half done
   group_in_turn,             // snapshots of several volumes are taken one after another
+  pause_not_woken,           // a write that waits for room hears of none
+  counted_while_written,     // what is written while snapshots are counted counts twice, or not at all
+  hold_not_kept,             // a held snapshot goes as any other
 };
 
 #ifdef VSNAP_PLANTED_FAULTS

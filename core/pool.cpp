@@ -186,8 +186,10 @@ Result<> PoolImpl::start() {
   VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
     generation_ = catalog::value(db, "generation");
     VSNAP_TRY(catalog::load(db, objects_));
+    VSNAP_TRY(load_properties(db));
     return load_bases(db);
   }));
+  engine_->set_room_maker([this](const ObjectPtr& volume) { return make_snapshot_room(volume); });
   VSNAP_TRY(attach_bases());
   VSNAP_TRY(hold_sweeps_of_copies());
   {
@@ -301,6 +303,7 @@ Result<> PoolImpl::finish_open() {
 Result<> PoolImpl::close() {
   if (closed_) return {};
   closed_ = true;
+  if (engine_) wait_for_room_makers();
   if (background_.joinable()) {
     {
       MutexLock lock(background_mutex_);
@@ -360,6 +363,7 @@ void PoolImpl::background_loop() {
     if (auto committed = engine_->commit_if_needed(); !committed)
       log::error("commit: {}", committed.error().message);
     warn_about_space();
+    warn_about_limits();
     finish_preserved_if_asked();
     for (bool more = true; more;) {
       const std::int64_t begin = env_.monotonic_ns();
@@ -410,6 +414,8 @@ PoolStatus PoolImpl::status() {
   }
   if (const auto problems = problems_of_images(); status.health == "ok" && !problems.empty())
     status.health = "warning: " + problems.front();
+  if (const std::string limit = limit_health(); status.health == "ok" && !limit.empty())
+    status.health = limit;
   const MemberSet& members = engine_->members();
   const Superblock layout = members.layout();
   for (std::uint32_t i = 0; i < members.count(); ++i) {

@@ -22,6 +22,7 @@
 #include "core/error.h"
 #include "core/names.h"
 #include "core/owner_record.h"
+#include "core/properties.h"
 #include "core/view.h"
 
 namespace vsnap {
@@ -232,6 +233,27 @@ class Pool {
   // The snapshot gets the content that its volume has now, under the same name, with another id. Busy if it
   // is open. A full-sized one is copied anew.
   [[nodiscard]] virtual Result<ViewInfo> refresh(const ViewName& name) = 0;
+
+  // What can be set of a volume (properties.h): all of it or nothing.
+  [[nodiscard]] virtual Result<> set_properties(const std::string& /*volume*/,
+                                                const Properties& /*properties*/) {
+    return system_failure(ENOTSUP, "set");
+  }
+  [[nodiscard]] virtual Result<std::vector<PropertyInfo>> properties(const std::string& /*volume*/) {
+    return system_failure(ENOTSUP, "get");
+  }
+  // As long as a snapshot has a tag it is neither removed nor replaced nor split off. All or none; a tag that
+  // one of them has already, or has not, is an error.
+  [[nodiscard]] virtual Result<> hold(std::span<const ViewName> /*names*/, const std::string& /*tag*/) {
+    return system_failure(ENOTSUP, "hold");
+  }
+  [[nodiscard]] virtual Result<> release_hold(std::span<const ViewName> /*names*/,
+                                              const std::string& /*tag*/) {
+    return system_failure(ENOTSUP, "release-hold");
+  }
+  // So that ViewInfo::snapshot_space is exact where it is told next; may read the index of volumes that have
+  // a limit.
+  virtual void count_snapshot_space() {}
 
   struct RemoveOptions {
     bool recursive = false; // volumes with their snapshots

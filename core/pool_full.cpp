@@ -27,24 +27,12 @@ Result<PoolImpl::NewSnapshot> PoolImpl::new_full(const ViewName& name, const Ful
     MutexLock lock(objects_.mutex());
     VSNAP_TRY(check_settled(*snapshot->volume));
   }
-  VSNAP_TRY(check_copies_known());
+  VSNAP_TRY(check_up_to_date("copy"));
   FullCopy copy;
   VSNAP_TRY_ASSIGN(copy.members, members_named(options.members));
   copy.bytes_per_second = options.bytes_per_second;
   VSNAP_TRY(check_fits(name, *snapshot->volume, copy.members));
   return with_own_branch(std::move(snapshot), std::move(copy));
-}
-
-// The catalog of an older pool gets the table when it is opened, if there is space.
-Result<> PoolImpl::check_copies_known() {
-  return engine_->db().read([&](SQLite::Database& db) -> Result<> {
-    if (db.tableExists("copy")) return {};
-    return failure(
-        ErrorKind::no_space,
-        fmt::format("pool {}: there was no space to bring its catalog to the present version (make "
-                    "some, and open it again)",
-                    name_));
-  });
 }
 
 // The snapshot sees the branch's first number, and nobody writes to it.

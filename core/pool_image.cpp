@@ -146,6 +146,7 @@ struct Piece { // blocks of a region
 // Where both maps show one place, there is nothing to do: so it goes on where a crash has stopped it, or
 // begins anew, as you like.
 Result<> PoolImpl::restore_image(const ObjectPtr& volume, const ObjectPtr& target, const Progress& progress) {
+  const SnapshotLimit::Exempt exempt;
   const std::shared_ptr<VolumeIo> head = view_of(volume);
   const std::shared_ptr<VolumeIo> old = view_of(target);
   if (engine_->committed() < target->line) VSNAP_TRY(engine_->commit());

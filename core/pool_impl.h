@@ -4,6 +4,7 @@
 //   pool_level.cpp (what a snapshot turned out to hold)
 //   pool_preserve.cpp (a second image while programs write to the first)
 //   pool_full.cpp (full-sized snapshots, split)   pool_copying.cpp (their copies)   pool_refresh.cpp
+//   pool_limit.cpp (properties; the limit on the space of snapshots)   pool_hold.cpp
 //   flatten.cpp   diff.cpp   check.cpp
 //
 // Lock order: core/README.md. handle_closed() may need the config lock, so no handle is closed under any
@@ -20,6 +21,7 @@
 #include "core/branch_copier.h"
 #include "core/catalog.h"
 #include "core/engine.h"
+#include "core/hold.h"
 #include "core/objects.h"
 #include "core/pool.h"
 #include "core/sweeper.h"
@@ -77,6 +79,12 @@ class PoolImpl final : public Pool {
   Result<> set_copy(const ViewName& name, const CopySettings& settings) override;
   Result<ViewInfo> split(const ViewName& from, const std::string& new_volume) override;
   Result<ViewInfo> refresh(const ViewName& name) override;
+  Result<> set_properties(const std::string& volume, const Properties& properties) override;
+  Result<std::vector<PropertyInfo>> properties(const std::string& volume) override;
+  Result<> hold(std::span<const ViewName> names, const std::string& tag) override;
+  Result<> release_hold(std::span<const ViewName> names, const std::string& tag) override;
+  void count_snapshot_space() override;
+  void stop_waiting() override;
   Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
   Result<> wait_for_removals(const Progress& progress) override;
   Result<> diff(const ViewName& from, const ViewName& to,
@@ -186,7 +194,6 @@ class PoolImpl final : public Pool {
   // Full-sized snapshots
   Result<NewSnapshot> new_full(const ViewName& name, const FullSnapshotOptions& options)
       VSNAP_REQUIRES(config_mutex_);
-  [[nodiscard]] Result<> check_copies_known();
   [[nodiscard]] static NewSnapshot with_own_branch(ObjectPtr snapshot, FullCopy copy);
   Result<std::vector<std::uint32_t>> members_named(const std::vector<std::string>& names);
   Result<> check_fits(const ViewName& name, const Object& volume, const std::vector<std::uint32_t>& members);
@@ -202,6 +209,32 @@ class PoolImpl final : public Pool {
   [[nodiscard]] std::shared_ptr<VolumeIo> forget_replaced(const ObjectPtr& snapshot)
       VSNAP_REQUIRES(objects_.mutex());
   Result<> point_at_branch(const ObjectPtr& snapshot, const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+
+  // Properties and limits
+  Result<> load_properties(SQLite::Database& db) VSNAP_EXCLUDES(objects_.mutex());
+  void apply_properties(const ObjectPtr& volume) VSNAP_REQUIRES(objects_.mutex());
+  Result<> check_up_to_date(const char* table);
+  [[nodiscard]] std::set<BranchId> branches_of_snapshots(const Object& volume)
+      VSNAP_REQUIRES(objects_.mutex());
+  Result<> count_snapshots_of(const ObjectPtr& volume) VSNAP_EXCLUDES(objects_.mutex());
+  [[nodiscard]] std::vector<ObjectPtr> limited_volumes() VSNAP_EXCLUDES(objects_.mutex());
+  void note_pins_gone() VSNAP_EXCLUDES(objects_.mutex());
+  void note_branches_changed() VSNAP_EXCLUDES(objects_.mutex());
+  [[nodiscard]] Failure no_snapshot_room(const Object& volume) VSNAP_EXCLUDES(objects_.mutex());
+  Result<bool> has_snapshot_room(const ObjectPtr& volume) VSNAP_EXCLUDES(objects_.mutex());
+  // By a thread that holds nothing; returns when a write may try again.
+  Result<> make_snapshot_room(const ObjectPtr& volume) VSNAP_EXCLUDES(config_mutex_);
+  Result<bool> drop_for_room(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+  [[nodiscard]] std::vector<ObjectPtr> droppable(const Object& volume) VSNAP_REQUIRES(objects_.mutex());
+  Result<bool> drop_oldest(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+  Result<> check_snapshot_room(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+  void wait_for_room_makers() VSNAP_EXCLUDES(room_mutex_);
+  void warn_about_limits();
+  [[nodiscard]] std::string limit_health();
+
+  // Holds
+  [[nodiscard]] Result<> check_not_held(const Object& snapshot) VSNAP_REQUIRES(objects_.mutex());
+  Result<std::vector<ObjectPtr>> snapshots_to_hold(std::span<const ViewName> names, const std::string& tag);
 
   // Copying
   Result<> hold_sweeps_of_copies();
@@ -290,12 +323,28 @@ class PoolImpl final : public Pool {
 
   Mutex config_mutex_;
   std::map<ObjectId, std::shared_ptr<VolumeIo>> views_ VSNAP_GUARDED_BY(objects_.mutex());
+  std::map<ObjectId, ObjectPtr> with_properties_ VSNAP_GUARDED_BY(objects_.mutex()); // volumes
   std::map<BranchId, Base> bases_ VSNAP_GUARDED_BY(objects_.mutex());
   std::set<ObjectId> flattening_ VSNAP_GUARDED_BY(config_mutex_);
   std::set<BranchId> copying_ VSNAP_GUARDED_BY(objects_.mutex()); // with an unfinished copy
   Mutex copying_mutex_; // one piece of such a copy at a time; before config_mutex_
   std::unique_ptr<BranchCopier> copier_ VSNAP_GUARDED_BY(copying_mutex_);
   BranchId last_copied_ VSNAP_GUARDED_BY(copying_mutex_); // they take turns
+
+  class RoomMaker { // a writer that is in make_snapshot_room()
+   public:
+    explicit RoomMaker(PoolImpl& pool);
+    ~RoomMaker();
+    RoomMaker(const RoomMaker&) = delete;
+    RoomMaker& operator=(const RoomMaker&) = delete;
+
+   private:
+    PoolImpl& pool_;
+  };
+  Mutex room_mutex_; // a leaf
+  CondVar room_made_;
+  std::uint32_t room_makers_ VSNAP_GUARDED_BY(room_mutex_) = 0;
+  std::atomic<bool> waits_no_more_{false};
 
   std::thread background_;
   std::thread copying_thread_; // where there is that one; copies

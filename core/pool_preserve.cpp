@@ -120,6 +120,7 @@ Result<> PoolImpl::store_preserve(const ViewName& name, const ObjectPtr& first, 
     catalog::rename(db, *first, "");
     catalog::insert_volume(db, *second);
     catalog::move_snapshots(db, first->id, second->id);
+    property_rows::move(db, first->id, second->id);
     catalog::insert_preserved(db, first->id, second->id, name.snapshot);
     return {};
   });
@@ -129,6 +130,9 @@ void PoolImpl::become_draining(const ViewName& name, const ObjectPtr& first, con
   objects_.erase(first);
   objects_.add(second);
   objects_.move_snapshots(*first, second);
+  second->properties.swap(first->properties);
+  apply_properties(second);
+  apply_properties(first); // old handles are not held by the limit: whoever waits goes on
   first->kind = ViewKind::snapshot;
   first->name = name.snapshot;
   first->volume = second;
@@ -208,6 +212,7 @@ Result<> PoolImpl::make_final(const ObjectPtr& image) {
   branch.gate.open();
   engine_->grace().synchronize(); // whoever read through the pair
   second->let_pairs_go();
+  note_branches_changed();
   background_wake_.notify_all();
   return done;
 }

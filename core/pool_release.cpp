@@ -143,6 +143,7 @@ Result<> PoolImpl::detach_image(const ObjectPtr& volume) {
     }
   }
   forget_base(branch);
+  note_branches_changed();
   background_wake_.notify_all();
   return {};
 }

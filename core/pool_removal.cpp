@@ -44,6 +44,7 @@ Result<> PoolImpl::release_pins(const std::vector<Pin>& pins, const Engine::Step
   }
   for (Branch* const branch : lowered) branch->gate.open();
   engine_->cache().collect();
+  if (done) note_pins_gone();
   return done;
 }
 
@@ -82,6 +83,7 @@ Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> na
       }
       set.pins.insert({object->branch->id, std::nullopt});
     } else {
+      VSNAP_TRY(check_not_held(*object));
       set.pins.insert({object->branch->id, object->number.value()});
     }
   }
@@ -189,6 +191,7 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
     for (const ObjectPtr& object : objects) {
       forget_copy_of(*object);
       objects_.erase(object);
+      with_properties_.erase(object->id);
       if (const auto found = views_.find(object->id); found != views_.end()) {
         views.push_back(std::move(found->second));
         views_.erase(found);

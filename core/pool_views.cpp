@@ -57,6 +57,7 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
       VSNAP_TRY(check_settled(*snapshot->volume));
       VSNAP_TRY(check_images(*snapshot->volume));
     }
+    VSNAP_TRY(check_snapshot_room(snapshot->volume));
     made.push_back({std::move(snapshot), nullptr, nullptr});
   }
   for (; planted(Fault::group_in_turn) && made.size() > 1; made.pop_back()) {
@@ -117,8 +118,9 @@ Result<> PoolImpl::draw_snapshots(std::vector<NewSnapshot>& made) {
       objects_.add(each.object);
     }
   }
-  // A sweep of what was replaced finds all rows that overtake others.
-  return stale.empty() ? Result<>() : engine_->commit_with({});
+  if (stale.empty()) return {};
+  note_pins_gone();
+  return engine_->commit_with({}); // a sweep of what was replaced finds all rows that overtake others
 }
 
 // With the writes to its volume held.
@@ -257,6 +259,7 @@ Result<> PoolImpl::switch_branch(const ObjectPtr& volume, const Object& target, 
       views_.erase(found);
     }
   }
+  note_branches_changed();
   return {};
 }
 

@@ -97,6 +97,20 @@ CREATE TABLE level(             -- what snapshots hold of what was in memory; th
   snapshot INTEGER PRIMARY KEY,
   level    TEXT NOT NULL        -- 'fs' or 'app'
 );
+
+CREATE TABLE property(          -- what was set of volumes (vsnap set)
+  volume INTEGER NOT NULL,
+  name   TEXT NOT NULL,         -- snapshot-limit, on-full
+  value  TEXT NOT NULL,         -- 'none', bytes, or per cent as in '20%'; 'error', 'pause' or 'drop-oldest'
+  PRIMARY KEY(volume, name)
+) WITHOUT ROWID;
+
+CREATE TABLE hold(              -- what keeps snapshots from being removed (vsnap hold)
+  snapshot INTEGER NOT NULL,    -- or the preserved image that is to be one
+  tag      TEXT NOT NULL,
+  created  INTEGER NOT NULL,
+  PRIMARY KEY(snapshot, tag)
+) WITHOUT ROWID;
 )sql";
 
 } // namespace vsnap::schema

@@ -326,6 +326,95 @@ Result<std::uint64_t> Sweeper::freed_by(const Family& family, std::multiset<Pin>
   return freed;
 }
 
+namespace {
+
+bool seen_at(const Fragment& f, std::optional<std::uint64_t> number) {
+  if (!number) return !f.overtaken;
+  return f.row.born <= *number && (!f.overtaken || *f.overtaken > *number);
+}
+
+// The views through which a head sees what it sees, itself first.
+std::vector<Pin> links_of(const Sweeper::Family& family, BranchId head) {
+  std::vector<Pin> links;
+  for (std::optional<Pin> link = Pin{head, std::nullopt}; link;) {
+    links.push_back(*link);
+    const auto found = family.find(link->branch);
+    link = found == family.end() ? std::nullopt : found->second.parent;
+  }
+  return links;
+}
+
+// Who sees versions of the branch beside the head that sees it through `link`.
+Viewers others(const Sweeper::Relative& relative, const Pin* link) {
+  Viewers viewers = relative;
+  viewers.has_head = false;
+  if (link == nullptr || !link->number) return viewers;
+  if (const auto pin = viewers.pins.find(*link->number); pin != viewers.pins.end()) viewers.pins.erase(pin);
+  return viewers;
+}
+
+} // namespace
+
+Result<std::vector<bool>> Sweeper::covered_by(const Family& family, std::span<const Pin> links,
+                                              RegionIndex region) {
+  std::vector<bool> covered(kRegionBlocks);
+  const std::uint64_t base = first_block(region).value();
+  for (const Pin& link : links) {
+    std::vector<ExtentRow> rows;
+    VSNAP_TRY(engine_.db().read([&](SQLite::Database&) -> Result<> {
+      rows = engine_.index().rows(link.branch, region);
+      return {};
+    }));
+    drop_released(rows, family.at(link.branch).adopted);
+    for (const ExtentRow& row : rows) {
+      if (link.number && row.born > *link.number) continue;
+      const auto first = covered.begin() + static_cast<std::ptrdiff_t>(row.start.value() - base);
+      std::fill_n(first, row.count.value(), true);
+    }
+  }
+  return covered;
+}
+
+Result<std::uint64_t> Sweeper::kept_beside(const Family& family, BranchId head, std::set<BranchId> line) {
+  const std::vector<Pin> links = links_of(family, head);
+  line.insert(head);
+  std::uint64_t kept = 0;
+  for (const BranchId branch : line) {
+    const auto found = family.find(branch);
+    if (found == family.end()) continue;
+    const auto link =
+        std::find_if(links.begin(), links.end(), [branch](const Pin& pin) { return pin.branch == branch; });
+    const Viewers viewers = others(found->second, link == links.end() ? nullptr : &*link);
+    const std::span<const Pin> nearer(links.begin(), link);
+    Result<> failed;
+    VSNAP_TRY(for_regions(engine_, branch, [&](RegionIndex region, std::vector<ExtentRow> rows) {
+      drop_released(rows, found->second.adopted);
+      std::vector<bool> hidden;
+      if (link != links.end()) {
+        auto covered = covered_by(family, nearer, region);
+        if (!covered) failed = Failure(covered.error());
+        if (covered) hidden = std::move(*covered);
+      }
+      for_fragments(std::move(rows), region, [&](const ExtentRow&, const std::vector<Fragment>& fragments) {
+        for (const Fragment& f : fragments) {
+          if (!has_place(f.row) || !viewers.seen(f.row.born, f.overtaken)) continue;
+          if (hidden.empty() || !seen_at(f, link->number)) {
+            kept += f.row.count.value();
+            continue;
+          }
+          const auto first =
+              hidden.begin() + static_cast<std::ptrdiff_t>((f.row.start - first_block(region)).value());
+          kept += static_cast<std::uint64_t>(
+              std::count(first, first + static_cast<std::ptrdiff_t>(f.row.count.value()), true));
+        }
+        return true;
+      });
+    }));
+    VSNAP_TRY(failed);
+  }
+  return kept;
+}
+
 Result<std::uint64_t> Sweeper::dead_blocks(const Family& family) {
   std::vector<BranchId> branches;
   VSNAP_TRY(engine_.db().read([&](SQLite::Database&) -> Result<> {

@@ -15,6 +15,7 @@
 
 #include <map>
 #include <set>
+#include <span>
 #include <vector>
 
 #include "core/engine.h"
@@ -61,6 +62,9 @@ class Sweeper {
   Result<BranchUsage> usage(const Family& family, BranchId branch);
   // Blocks freed once all of `pins` are gone (a number counts as gone when all of its pins are).
   Result<std::uint64_t> freed_by(const Family& family, std::multiset<Pin> pins);
+  // Blocks in `head` and the branches of `line` that somebody sees, but not who writes to `head`. (Of what
+  // the line holds for the head alone, as its start, nothing counts.) See snapshot_limit.h.
+  Result<std::uint64_t> kept_beside(const Family& family, BranchId head, std::set<BranchId> line);
   // Blocks that are dead now, in branches that are being swept.
   Result<std::uint64_t> dead_blocks(const Family& family);
 
@@ -71,6 +75,8 @@ class Sweeper {
       VSNAP_REQUIRES(engine_.commit_mutex());
   std::size_t sweep_region(const Branch& branch, RegionIndex region, std::vector<PlaceRun>& freed)
       VSNAP_REQUIRES(engine_.commit_mutex());
+  // Which blocks of a region have rows in these links, as of those numbers.
+  Result<std::vector<bool>> covered_by(const Family& family, std::span<const Pin> links, RegionIndex region);
   Result<> erase(const std::vector<Branch*>& branches) VSNAP_REQUIRES(engine_.commit_mutex());
 
   Engine& engine_;

@@ -30,6 +30,10 @@ Result<> VolumeIo::change(std::uint64_t offset, std::uint64_t length, Body body)
       changed = body(Span{RegionIndex(at / kRegionBytes), at % kRegionBytes, at % kRegionBytes + size}, done);
     }
     engine_.cache().collect_some();
+    if (!changed && SnapshotLimit::refused(changed.error())) {
+      VSNAP_TRY(engine_.make_snapshot_room(object_));
+      continue;
+    }
     if (!changed && Engine::wants_commit(changed.error())) {
       VSNAP_TRY(engine_.commit());
       continue;

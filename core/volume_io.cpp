@@ -245,6 +245,7 @@ Result<> VolumeIo::hide_below(std::uint64_t from, std::uint64_t to) {
 // size under that range can wipe nothing that was written meanwhile.
 Result<> VolumeIo::zero_tail(std::uint64_t size) {
   if (size % kBlockBytes == 0 || planted(Fault::end_not_zeroed)) return {};
+  const SnapshotLimit::Exempt exempt;
   return change(size, kBlockBytes - size % kBlockBytes, [&](const Span& span, std::uint64_t) -> Result<> {
     for (;;) {
       VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
@@ -290,6 +291,11 @@ void VolumeIo::note_size() {
 // Appends the record of a change and makes it in the map, as one step towards other writers of the region.
 void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, BlockKind kind, Place place) {
   Branch& branch = *map_.branch;
+  SnapshotLimit& limit = object_->snapshot_limit;
+  if (kind == BlockKind::hole && limit.active()) {
+    limit.add(Counted{from + count, {}}.kept(region, from, from + count));
+    if (branch.parent != nullptr) limit.note_guess();
+  }
   MapChange c;
   c.branch = branch.id;
   c.start = first_block(region.index()) + BlockCount(from);
@@ -376,6 +382,13 @@ Result<std::uint64_t> VolumeIo::write_elsewhere(Region& region, const Span& span
     record(region, block, end - block, BlockKind::data, first.place());
     return end;
   }
+  SnapshotLimit& limit = object_->snapshot_limit;
+  const bool limited = limit.active();
+  Counted counted;
+  if (limited) {
+    VSNAP_TRY_ASSIGN(counted, count_kept(region, block, end));
+    end = counted.end;
+  }
   // Next to the neighbour that was written before, if there is one: so that what is read together lies
   // together.
   std::optional<Place> near;
@@ -387,9 +400,12 @@ Result<std::uint64_t> VolumeIo::write_elsewhere(Region& region, const Span& span
     if (base >= other) near = Place(e.place().member(), base - other);
   }
   const auto run = engine_.allocate(BlockCount(end - block), near, phase);
+  const std::uint64_t run_end = block + (run ? run->count.value() : 0);
+  if (limited) limit.give_back(counted.kept(region, run_end, end));
   if (!run) return failure(ErrorKind::no_space, "the pool is full (vsnap rm, or vsnap pool add)");
   if (auto written = write_run(span, data, run->start, block, run->count.value(), region); !written) {
     engine_.allocator().release(*run);
+    if (limited) limit.give_back(counted.kept(region, block, run_end));
     return Failure(written.error());
   }
   record(region, block, run->count.value(), BlockKind::data, run->start);
@@ -432,6 +448,7 @@ Result<> VolumeIo::discard(std::uint64_t offset, std::uint64_t length) {
   if (offset >= size) return {};
   std::uint64_t end = length > size - offset ? size : offset + length;
   if (in_image()) return zero_image(offset, end);
+  const SnapshotLimit::Exempt exempt; // zeros at both ends
   if (end == size && end % kBlockBytes != 0) {
     const std::uint64_t last_block = end - end % kBlockBytes;
     VSNAP_TRY(discard_tail(std::max(offset, last_block), size));

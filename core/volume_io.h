@@ -29,7 +29,7 @@ class VolumeIo final : public View {
   Result<std::optional<std::size_t>> start_read(std::uint64_t offset, std::span<std::byte> out,
                                                 ReadDone done) override;
   [[nodiscard]] bool may_wait() const override { return engine_.members().may_wait(); }
-  bool write_may_wait() const override { return copy_out_.waited_lately(); } // for what it saves first
+  bool write_may_wait() const override;
   Result<> write(std::uint64_t offset, std::span<const std::byte> data) override;
   Result<> discard(std::uint64_t offset, std::uint64_t length) override;
   Result<> reserve(std::uint64_t offset, std::uint64_t length, bool extend) override;
@@ -84,6 +84,16 @@ class VolumeIo final : public View {
                                        std::span<const std::byte> data);
   Result<std::uint64_t> write_elsewhere(Region& region, const Span& span, std::uint64_t block,
                                         std::span<const std::byte> data);
+  // The limit of the volume's snapshots: volume_limit.cpp.
+  struct Counted { // blocks from some block up to `end` that are to get new places
+    std::uint64_t end = 0;
+    // Of the region, those that others see through a parent, and that do not count; empty: nobody has looked.
+    std::vector<bool> shared = {};
+    [[nodiscard]] std::uint64_t kept(const Region& region, std::uint64_t from, std::uint64_t to) const;
+  };
+  // Counts those of which snapshots keep the old content, as far as there is room for it.
+  Result<Counted> count_kept(const Region& region, std::uint64_t block, std::uint64_t end);
+  Result<std::vector<bool>> shared_with_origin(const Region& region);
   Result<> write_run(const Span& span, std::span<const std::byte> data, Place place, std::uint64_t block,
                      std::uint64_t count, const Region& region);
   // A block of a range that the caller holds.
@@ -123,7 +133,7 @@ class VolumeIo final : public View {
   ObjectPtr object_;
   ViewMap map_;
   std::shared_ptr<ViewCounters> counters_;
-  CopyOut copy_out_{engine_};
+  CopyOut copy_out_{engine_, object_->snapshot_limit};
   Mutex trim_mutex_; // before any gate; one finish_trim() at a time
   std::atomic<ImagePair*> below_{nullptr}, above_{nullptr};
   std::vector<std::shared_ptr<ImagePair>> pairs_; // that below_ is or was; changed under the commit lock

@@ -309,6 +309,52 @@ Result<ControlReply> raise_levels(Pool& pool, const wire::RaiseLevelsRequest& re
   return done_if(pool.raise_levels(raises));
 }
 
+Result<ControlReply> set_properties(Pool& pool, const wire::SetPropertiesRequest& request) {
+  Properties properties;
+  for (const wire::Setting& setting : request.settings()) {
+    if (properties.contains(setting.name()))
+      return failure(ErrorKind::usage, fmt::format("{}: set twice", vsnap::quoted(setting.name())));
+    VSNAP_TRY_ASSIGN(properties[setting.name()], checked_property(setting.name(), setting.value()));
+  }
+  if (properties.empty()) return failure(ErrorKind::usage, "no property given (PROPERTY=VALUE)");
+  VSNAP_TRY_ASSIGN(const std::string volume, existing_volume(pool, request.volume()));
+  return done_if(pool.set_properties(volume, properties));
+}
+
+Result<ControlReply> get_properties(Pool& pool, const wire::GetPropertiesRequest& request) {
+  for (const std::string& name : request.names()) VSNAP_TRY(check_property_name(name));
+  std::vector<std::string> volumes;
+  if (!request.volume().empty()) {
+    VSNAP_TRY_ASSIGN(volumes.emplace_back(), existing_volume(pool, request.volume()));
+  } else {
+    for (const ViewInfo& view : pool.list()) {
+      if (view.kind == ViewKind::volume) volumes.push_back(view.name.volume);
+    }
+  }
+  const auto is_asked_for = [&](const std::string& name) {
+    return request.names().empty() ||
+           std::find(request.names().begin(), request.names().end(), name) != request.names().end();
+  };
+  ControlReply reply;
+  reply.mutable_properties();
+  for (const std::string& volume : volumes) {
+    const auto properties = pool.properties(volume);
+    if (!properties && request.volume().empty() && properties.error().kind == ErrorKind::not_found)
+      continue; // removed meanwhile
+    VSNAP_TRY(properties);
+    for (const PropertyInfo& property : *properties) {
+      if (is_asked_for(property.name)) *reply.mutable_properties()->add_properties() = to_wire(property);
+    }
+  }
+  return reply;
+}
+
+Result<ControlReply> hold(Pool& pool, const wire::HoldRequest& request, bool release) {
+  VSNAP_TRY(check_name("tag", request.tag()));
+  VSNAP_TRY_ASSIGN(const auto names, existing_all(pool, request.names()));
+  return done_if(release ? pool.release_hold(names, request.tag()) : pool.hold(names, request.tag()));
+}
+
 AdoptOptions::Changed changed_from(wire::ImageChanged changed) {
   if (changed == wire::CHANGED_KEEP) return AdoptOptions::Changed::keep;
   return changed == wire::CHANGED_DROP_SNAPSHOTS ? AdoptOptions::Changed::drop_snapshots
@@ -347,6 +393,8 @@ bool is_noted(const ControlRequest& request) {
     case ControlRequest::kClone:
     case ControlRequest::kPreserve:
     case ControlRequest::kRemove:
+    case ControlRequest::kHold:
+    case ControlRequest::kReleaseHold:
       return request.id() != 0;
     default:
       return false;
@@ -410,6 +458,36 @@ bool changes_content(const ControlRequest& request) {
   }
 }
 
+// What is told of the space of snapshots is to be exact.
+bool tells_figures(const ControlRequest& request) {
+  switch (request.operation_case()) {
+    case ControlRequest::kStatus:
+    case ControlRequest::kList:
+    case ControlRequest::kInfo:
+    case ControlRequest::kDiskUsage:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Full-sized snapshots, and what else replaces a snapshot.
+Result<ControlReply> dispatch_copies(Pool& pool, const ControlRequest& request, const Progress& progress) {
+  if (request.has_snapshot_full()) return snapshot_full(pool, request.snapshot_full());
+  if (request.has_wait_copy()) return wait_copy(pool, request.wait_copy(), progress);
+  if (request.has_set_copy()) return set_copy(pool, request.set_copy());
+  if (request.has_split()) return split(pool, request.split());
+  return refresh(pool, request.refresh());
+}
+
+// Properties and holds.
+Result<ControlReply> dispatch_settings(Pool& pool, const ControlRequest& request) {
+  if (request.has_set_properties()) return set_properties(pool, request.set_properties());
+  if (request.has_get_properties()) return get_properties(pool, request.get_properties());
+  if (request.has_hold()) return hold(pool, request.hold(), false);
+  return hold(pool, request.release_hold(), true);
+}
+
 Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, ControlSink& sink) {
   const Progress progress = [&sink](std::uint64_t at, std::uint64_t total) {
     return sink.progress(at, total);
@@ -456,17 +534,18 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
     case ControlRequest::kDumpCatalog:
       return dump_catalog(pool, request.dump_catalog(), progress);
     case ControlRequest::kSnapshotFull:
-      return snapshot_full(pool, request.snapshot_full());
     case ControlRequest::kWaitCopy:
-      return wait_copy(pool, request.wait_copy(), progress);
     case ControlRequest::kSetCopy:
-      return set_copy(pool, request.set_copy());
     case ControlRequest::kSplit:
-      return split(pool, request.split());
     case ControlRequest::kRefresh:
-      return refresh(pool, request.refresh());
+      return dispatch_copies(pool, request, progress);
     case ControlRequest::kRaiseLevels:
       return raise_levels(pool, request.raise_levels());
+    case ControlRequest::kSetProperties:
+    case ControlRequest::kGetProperties:
+    case ControlRequest::kHold:
+    case ControlRequest::kReleaseHold:
+      return dispatch_settings(pool, request);
     case ControlRequest::kPing:
     case ControlRequest::kShutdown:
     case ControlRequest::kUpgrade:
@@ -500,6 +579,7 @@ ControlReply execute(Pool& pool, const ControlRequest& request, ControlSink& sin
                     "and the daemon of one release)",
                     request.version(), wire::kProtocolVersion));
   }
+  if (tells_figures(request)) pool.count_snapshot_space();
   auto reply = execute_once(pool, request, sink);
   if (changes_content(request)) pool.settle();
   return reply ? std::move(*reply) : wire::error_reply(reply.error());

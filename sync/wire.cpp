@@ -69,6 +69,23 @@ vsnap::ViewForm from_wire(ViewForm form) {
   return form == FORM_FULL ? vsnap::ViewForm::full : vsnap::ViewForm::thin;
 }
 
+OnFull to_wire(vsnap::OnFull on_full) {
+  switch (on_full) {
+    case vsnap::OnFull::error:
+      return ON_FULL_ERROR;
+    case vsnap::OnFull::pause:
+      return ON_FULL_PAUSE;
+    case vsnap::OnFull::drop_oldest:
+      return ON_FULL_DROP_OLDEST;
+  }
+  return ON_FULL_ERROR;
+}
+
+vsnap::OnFull from_wire(OnFull on_full) {
+  if (on_full == ON_FULL_PAUSE) return vsnap::OnFull::pause;
+  return on_full == ON_FULL_DROP_OLDEST ? vsnap::OnFull::drop_oldest : vsnap::OnFull::error;
+}
+
 } // namespace
 
 SnapshotLevel to_wire(vsnap::SnapshotLevel level) {
@@ -115,6 +132,17 @@ ViewInfo to_wire(const vsnap::ViewInfo& info) {
   out.set_state(info.state);
   out.set_base(info.base);
   out.set_level(to_wire(info.level));
+  if (info.snapshot_space) {
+    SnapshotSpace& space = *out.mutable_snapshot_space();
+    space.set_limit_bytes(info.snapshot_space->limit_bytes);
+    space.set_used_bytes(info.snapshot_space->used_bytes);
+    space.set_on_full(to_wire(info.snapshot_space->on_full));
+  }
+  for (const vsnap::HoldInfo& hold : info.holds) {
+    Hold& h = *out.add_holds();
+    h.set_tag(hold.tag);
+    h.set_created_ns(hold.created_ns);
+  }
   return out;
 }
 
@@ -136,6 +164,11 @@ vsnap::ViewInfo from_wire(const ViewInfo& info) {
   out.state = info.state();
   out.base = info.base();
   out.level = from_wire(info.level());
+  if (info.has_snapshot_space()) {
+    const SnapshotSpace& space = info.snapshot_space();
+    out.snapshot_space = {space.limit_bytes(), space.used_bytes(), from_wire(space.on_full())};
+  }
+  for (const Hold& hold : info.holds()) out.holds.push_back({hold.tag(), hold.created_ns()});
   return out;
 }
 
@@ -212,6 +245,19 @@ vsnap::DiskUsage from_wire(const DiskUsage& usage) {
   vsnap::DiskUsage out{from_wire(usage.space()), {}};
   for (const UsageRow& row : usage.rows()) out.rows.push_back({from_wire(row.view()), row.frees_bytes()});
   return out;
+}
+
+PropertyInfo to_wire(const vsnap::PropertyInfo& property) {
+  PropertyInfo out;
+  out.set_volume(property.volume);
+  out.set_name(property.name);
+  out.set_value(property.value);
+  out.set_is_set(property.is_set);
+  return out;
+}
+
+vsnap::PropertyInfo from_wire(const PropertyInfo& property) {
+  return {property.volume(), property.name(), property.value(), property.is_set()};
 }
 
 RemovalPlan to_wire(const vsnap::RemovalPlan& plan) {

@@ -4,7 +4,7 @@
 # Commands and options are asked of the program (--help), so they are always those it has.
 
 _vsnap_commands() {
-  "$_vsnap_program" "$@" --help 2>/dev/null | sed -n '/^Subcommands:/,/^[^ ]/s/^  \([a-z]\{1,\}\).*/\1/p'
+  "$_vsnap_program" "$@" --help 2>/dev/null | sed -n '/^Subcommands:/,/^[^ ]/s/^  \([a-z-]\{1,\}\).*/\1/p'
 }
 
 _vsnap_options() {
@@ -38,6 +38,11 @@ _vsnap_candidates() { # COMMAND NUMBER-OF-ARGUMENTS-BEFORE
     resize:0 | flatten:0 | release:0) _vsnap_specs volume ;;
     snapshot:* | preserve:0) _vsnap_specs volume | sed 's|[^/]$|&@|' ;;
     rollback:0 | clone:0 | wait:0 | split:0 | refresh:0) _vsnap_specs snapshot ;;
+    hold:* | release-hold:*) _vsnap_specs snapshot ;;
+    set:0) _vsnap_specs volume ;;
+    set:*) printf '%s\n' snapshot-limit= on-full=error on-full=pause on-full=drop-oldest ;;
+    get:0) _vsnap_pools; [[ $_vsnap_word != */* ]] || _vsnap_specs volume ;;
+    get:*) printf '%s\n' snapshot-limit on-full ;;
     'copy pause':0 | 'copy resume':0 | 'copy limit':0) _vsnap_specs all ;;
     rename:0 | map:0 | diff:0 | diff:1 | rm:*) _vsnap_specs all; [[ $_vsnap_word != [./~]* ]] || echo FILES ;;
     unmap:0) _vsnap_specs all; [[ $_vsnap_word != /* ]] || compgen -G '/dev/loop[0-9]*' ;;

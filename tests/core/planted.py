@@ -68,8 +68,11 @@ FOUND_BY = {
     "base_read_once": "readers of snapshots and clones*",
     "entry_not_switched": "an open snapshot goes on*",
     "load_without_saves": "a snapshot that is first read*",
+    "pause_not_woken": "a write waits for room*",
+    "counted_while_written": "a figure that was counted beside writers*",
+    "hold_not_kept": "the oldest snapshots are dropped*",
 }
-HANGS = {"lost_wakeup"}  # found by its never coming to an end
+HANGS = {"lost_wakeup", "pause_not_woken"}  # found by its never coming to an end
 THREE = {"commit_without_flush"}  # a snapshot, a first write, and a commit
 SECONDS = 120
 

@@ -336,3 +336,22 @@ TEST_CASE(
     REQUIRE_FALSE(found.empty());
   }
 }
+
+TEST_CASE("check finds properties and holds of nothing, or that say nothing, and repairs them away") {
+  const std::pair<const char*, const char*> rows[] = {
+      {"INSERT INTO property VALUES(4711, 'on-full', 'pause')", "a property of volume 4711, which does not"},
+      {"INSERT INTO property SELECT id, 'on-full', 'pause' FROM snapshot", "which does not exist"},
+      {"INSERT INTO property SELECT id, 'colour', 'red' FROM volume LIMIT 1", "'colour'='red'"},
+      {"INSERT INTO property SELECT id, 'snapshot-limit', '4K' FROM volume LIMIT 1", "says nothing"},
+      {"INSERT INTO hold VALUES(4711, 'keep', 0)", "a hold on snapshot 4711, which does not exist"},
+      {"INSERT INTO hold SELECT id, 'keep', 0 FROM volume LIMIT 1", "which does not exist"},
+      {"INSERT INTO hold SELECT id, 'a/b', 0 FROM snapshot", "a hold with a bad tag, 'a/b'"}};
+  for (const auto& [row, words] : rows) {
+    CAPTURE(row);
+    Damaged lab;
+    lab.sql(row);
+    lab.require_found(words);
+    lab.check(true);
+    REQUIRE(lab.check().empty());
+  }
+}

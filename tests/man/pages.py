@@ -105,6 +105,6 @@ def subcommands_of_help(text: str) -> list[str]:
     for line in text.splitlines():
         if re.match(r'\S', line):
             below = line.lower().startswith('subcommands:')
-        elif below and (match := re.match(r'  ([a-z]+)\b', line)):
+        elif below and (match := re.match(r'  ([a-z-]+)', line)):
             names.append(match[1])
     return names

@@ -95,6 +95,12 @@ class Completion(unittest.TestCase):
         self.offers('vsnap u', 'umount', 'unmap', 'upgrade')
         self.offers('vsnap ', *pages.subcommands_of_help(pages.help_text(PROGRAM, '')))
 
+    def test_properties_and_held_snapshots_are_completed(self):
+        self.offers('vsnap set lab/vm1 ', 'snapshot-limit=', 'on-full=error', 'on-full=pause',
+                    'on-full=drop-oldest')
+        self.completes('vsnap get lab/vm1 sn', 'vsnap get lab/vm1 snapshot-limit ')
+        self.completes('vsnap release-hold lab/vm1@m', 'vsnap release-hold lab/vm1@monday ')
+
     def test_options_and_their_values_are_completed(self):
         self.completes('vsnap resize --shr', 'vsnap resize --shrink ')
         self.completes('vsnap pool create --fo', 'vsnap pool create --force ')

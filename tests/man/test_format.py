@@ -161,6 +161,8 @@ JSON_COMMANDS = [
     ('wait', 'wait lab/j@p'), ('clone', 'clone lab/j@s k'),
     ('snapshot', 'snapshot --full --bwlimit 1K lab/base@f'), ('copy', 'copy pause lab/base@f'),
     ('copy', 'copy limit lab/base@f 2K'), ('copy', 'copy resume lab/base@f'),
+    ('hold', 'hold lab/j@s keep'), ('set', 'set lab/j snapshot-limit=1M on-full=pause'),
+    ('get', 'get lab/j'), ('info', 'info lab/j@s'), ('release-hold', 'release-hold lab/j@s keep'),
     ('refresh', 'refresh lab/base@f'), ('split', 'split lab/base@f m'),
     ('info', 'info lab/j'), ('ls', 'ls lab'), ('tree', 'tree lab'), ('df', 'df lab'),
     ('pool list', 'pool list'),

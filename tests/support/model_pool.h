@@ -111,6 +111,11 @@ class ModelPool : public Pool {
   Result<> set_copy(const ViewName& name, const CopySettings& settings) override;
   Result<ViewInfo> split(const ViewName& from, const std::string& new_volume) override;
   Result<ViewInfo> refresh(const ViewName& name) override;
+  // Kept, and nothing is limited by them.
+  Result<> set_properties(const std::string& volume, const Properties& properties) override;
+  Result<std::vector<PropertyInfo>> properties(const std::string& volume) override;
+  Result<> hold(std::span<const ViewName> names, const std::string& tag) override;
+  Result<> release_hold(std::span<const ViewName> names, const std::string& tag) override;
   Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
   Result<> wait_for_removals(const Progress&) override { return {}; }
 
@@ -140,6 +145,9 @@ class ModelPool : public Pool {
   Result<Object> free_volume_name(const std::string& volume) VSNAP_REQUIRES(mutex_);
   std::vector<Object> snapshots_of(const std::string& volume) VSNAP_REQUIRES(mutex_);
   Result<Object> look_up_copy(const ViewName& name) VSNAP_REQUIRES(mutex_);
+  Result<> check_not_held(const ModelObject& snapshot) VSNAP_REQUIRES(mutex_);
+  Result<std::vector<Object>> snapshots_to_hold(std::span<const ViewName> names, const std::string& tag,
+                                                bool held) VSNAP_REQUIRES(mutex_);
   Object copy_as_snapshot(const ModelObject& volume, const std::string& snapshot) VSNAP_REQUIRES(mutex_);
   ViewInfo describe(const ModelObject& object) VSNAP_REQUIRES(mutex_);
   std::uint64_t blocks_in_use() VSNAP_REQUIRES(mutex_);
@@ -168,6 +176,7 @@ class ModelPool : public Pool {
   const std::string name_;
   Mutex mutex_;
   std::map<std::uint64_t, Object> objects_ VSNAP_GUARDED_BY(mutex_); // by id, so in order of creation
+  std::map<std::string, Properties> properties_ VSNAP_GUARDED_BY(mutex_); // by volume
   std::uint64_t next_id_ VSNAP_GUARDED_BY(mutex_) = 2;               // 1 is the mount's root directory
   std::uint64_t next_stamp_ VSNAP_GUARDED_BY(mutex_) = 1;
   bool keep_unlinked_ VSNAP_GUARDED_BY(mutex_) = false;

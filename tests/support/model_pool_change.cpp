@@ -447,6 +447,7 @@ Result<std::vector<ModelPool::Object>> ModelPool::chosen_for_removal(std::span<c
       return failure(ErrorKind::busy,
                      fmt::format("{}/{}: in use (close it first)", name_, object->info.name.text()));
     }
+    if (object->info.kind == ViewKind::snapshot) VSNAP_TRY(check_not_held(*object));
     if (object->info.kind == ViewKind::snapshot) continue;
     for (const Object& snapshot : snapshots_of(object->info.name.volume)) {
       if (std::find(chosen.begin(), chosen.end(), snapshot) != chosen.end()) continue;

@@ -61,6 +61,7 @@ Result<ViewInfo> ModelPool::split(const ViewName& from, const std::string& new_v
     VSNAP_TRY_ASSIGN(const Object object, free_volume_name(new_volume));
     if (snapshot->info.form != ViewForm::full)
       return failure(ErrorKind::usage, fmt::format("{}/{}: is not full-sized", name_, from.text()));
+    VSNAP_TRY(check_not_held(*snapshot));
     if (snapshot->handles != 0)
       return failure(ErrorKind::busy, fmt::format("{}/{}: in use (close it first)", name_, from.text()));
     object->info.size_bytes = snapshot->info.size_bytes;
@@ -104,6 +105,7 @@ Result<ViewInfo> ModelPool::refresh(const ViewName& name) {
     VSNAP_TRY_ASSIGN(const Object volume, look_up(ViewName{name.volume, {}}));
     VSNAP_TRY(check_settled(*old));
     VSNAP_TRY(check_settled(*volume));
+    VSNAP_TRY(check_not_held(*old));
     if (old->handles != 0)
       return failure(ErrorKind::busy, fmt::format("{}/{}: in use (close it first)", name_, name.text()));
     objects_.erase(old->info.id.value());

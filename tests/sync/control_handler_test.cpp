@@ -227,6 +227,67 @@ TEST_CASE_METHOD(Fixture, "full-sized snapshots are taken, changed, waited for, 
         ErrorKind::not_found);
 }
 
+TEST_CASE_METHOD(Fixture, "properties are set, all or none, and those asked for are listed") {
+  volume("v");
+  volume("w");
+  const auto set = [](auto& r, const char* property, const char* value) {
+    auto& setting = *r.mutable_set_properties()->add_settings();
+    setting.set_name(property);
+    setting.set_value(value);
+    r.mutable_set_properties()->set_volume("v");
+  };
+  CHECK(ask([&](auto& r) {
+          set(r, "snapshot-limit", "64K");
+          set(r, "on-full", "pause");
+        }).has_done());
+  CHECK(refused([&](auto& r) {
+          set(r, "on-full", "error");
+          set(r, "colour", "red");
+        }).kind == ErrorKind::usage);
+  CHECK(refused([&](auto& r) {
+          set(r, "on-full", "error");
+          set(r, "on-full", "pause");
+        }).kind == ErrorKind::usage);
+  CHECK(refused([](auto& r) { r.mutable_set_properties()->set_volume("v"); }).kind == ErrorKind::usage);
+  const auto all = ask([](auto& r) { r.mutable_get_properties(); });
+  CHECK(all.properties().properties_size() == 4);
+  const auto one = ask([](auto& r) {
+    r.mutable_get_properties()->set_volume("v");
+    r.mutable_get_properties()->add_names("on-full");
+  });
+  REQUIRE(one.properties().properties_size() == 1);
+  CHECK(one.properties().properties(0).value() == "pause");
+  CHECK(one.properties().properties(0).is_set());
+  CHECK(refused([](auto& r) { r.mutable_get_properties()->add_names("colour"); }).kind == ErrorKind::usage);
+  CHECK(refused([](auto& r) { r.mutable_get_properties()->set_volume("x"); }).kind == ErrorKind::not_found);
+}
+
+TEST_CASE_METHOD(Fixture, "snapshots are held and let go") {
+  volume("v");
+  snapshot("v", "s");
+  const auto hold = [](auto& r) {
+    *r.mutable_hold()->add_names() = name("v", "s");
+    r.mutable_hold()->set_tag("keep");
+  };
+  CHECK(ask(hold).has_done());
+  CHECK(refused(hold).kind == ErrorKind::failed);
+  CHECK(refused([](auto& r) { *r.mutable_remove()->add_names() = name("v", "s"); }).kind == ErrorKind::busy);
+  const auto release = [](auto& r) {
+    *r.mutable_release_hold()->add_names() = name("v", "s");
+    r.mutable_release_hold()->set_tag("keep");
+  };
+  CHECK(ask(release).has_done());
+  CHECK(refused(release).kind == ErrorKind::failed);
+  CHECK(refused([](auto& r) {
+          *r.mutable_hold()->add_names() = name("v", "s");
+          r.mutable_hold()->set_tag("a/b");
+        }).kind == ErrorKind::usage);
+  CHECK(refused([](auto& r) {
+          *r.mutable_hold()->add_names() = name("v", "x");
+          r.mutable_hold()->set_tag("keep");
+        }).kind == ErrorKind::not_found);
+}
+
 TEST_CASE_METHOD(Fixture, "diff hands on every range, in batches, and stops when told to") {
   volume("a", 256ULL << 20);
   snapshot("a", "s");

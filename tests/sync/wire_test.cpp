@@ -33,6 +33,8 @@ ViewInfo some_view() {
   view.form = ViewForm::full;
   view.state = "copying 43 %";
   view.level = SnapshotLevel::app;
+  view.snapshot_space = SnapshotSpace{1ULL << 40, 4096, OnFull::drop_oldest};
+  view.holds = {{"audit", -5}, {"backup", 1'700'000'000'000'000'000}};
   return view;
 }
 
@@ -52,6 +54,17 @@ void require_same(const ViewInfo& a, const ViewInfo& b) {
   CHECK(a.form == b.form);
   CHECK(a.state == b.state);
   CHECK(a.level == b.level);
+  REQUIRE(a.snapshot_space.has_value() == b.snapshot_space.has_value());
+  if (a.snapshot_space) {
+    CHECK(a.snapshot_space->limit_bytes == b.snapshot_space->limit_bytes);
+    CHECK(a.snapshot_space->used_bytes == b.snapshot_space->used_bytes);
+    CHECK(a.snapshot_space->on_full == b.snapshot_space->on_full);
+  }
+  REQUIRE(a.holds.size() == b.holds.size());
+  for (std::size_t i = 0; i < a.holds.size(); ++i) {
+    CHECK(a.holds[i].tag == b.holds[i].tag);
+    CHECK(a.holds[i].created_ns == b.holds[i].created_ns);
+  }
 }
 
 SpaceInfo some_space() { return {1ULL << 40, 1, 2, 3, 4, 5, 6}; }

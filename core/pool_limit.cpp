@@ -1,0 +1,318 @@
+// Properties of volumes, and what the limit on the space of their snapshots asks for: counting it, making
+// room, and saying how full it is. snapshot_limit.h has what counts.
+#include <fmt/format.h>
+#include <algorithm>
+
+#include "core/log.h"
+#include "core/planted.h"
+#include "core/pool_impl.h"
+
+namespace vsnap {
+
+// ---- properties ----
+
+void PoolImpl::apply_properties(const ObjectPtr& volume) {
+  const SnapshotSettings settings = snapshot_settings(volume->properties);
+  const auto limit_bytes = settings.limit_of(volume->size_bytes.load());
+  volume->snapshot_limit.set(limit_bytes ? std::optional(*limit_bytes / kBlockBytes) : std::nullopt,
+                             settings.on_full);
+  if (volume->properties.empty())
+    with_properties_.erase(volume->id);
+  else
+    with_properties_[volume->id] = volume;
+}
+
+Result<> PoolImpl::load_properties(SQLite::Database& db) {
+  MutexLock lock(objects_.mutex());
+  // A row that says nothing is ignored here, and found by check.
+  for (property_rows::Row& row : property_rows::load(db)) {
+    const ObjectPtr volume = objects_.find(row.volume);
+    const auto value = checked_property(row.name, row.value);
+    if (!volume || volume->kind != ViewKind::volume || !value) continue;
+    volume->properties[std::move(row.name)] = *value;
+    apply_properties(volume);
+  }
+  for (const hold_rows::Row& row : hold_rows::load(db)) {
+    const ObjectPtr snapshot = objects_.find(row.snapshot);
+    if (!snapshot || snapshot->kind != ViewKind::snapshot || !valid_name(row.tag)) continue;
+    snapshot->holds[row.tag] = row.created_ns;
+  }
+  return {};
+}
+
+Result<> PoolImpl::set_properties(const std::string& name, const Properties& properties) {
+  Properties checked;
+  for (const auto& [property, value] : properties) {
+    VSNAP_TRY_ASSIGN(checked[property], checked_property(property, value));
+  }
+  ObjectPtr volume;
+  {
+    MutexLock config(config_mutex_);
+    VSNAP_TRY_ASSIGN(volume, volume_named(name));
+    VSNAP_TRY(check_room());
+    VSNAP_TRY(check_up_to_date("property"));
+    VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
+      for (const auto& [property, value] : checked) property_rows::put(db, volume->id, property, value);
+      return {};
+    }));
+    MutexLock lock(objects_.mutex());
+    for (const auto& [property, value] : checked) volume->properties[property] = value;
+    apply_properties(volume);
+  }
+  // It is set, whatever becomes of this; the next write that needs room counts.
+  if (auto counted = count_snapshots_of(volume); !counted)
+    log::warning("{}/{}: counting what its snapshots use: {}", name_, name, counted.error().message);
+  return {};
+}
+
+Result<std::vector<PropertyInfo>> PoolImpl::properties(const std::string& name) {
+  VSNAP_TRY_ASSIGN(const ObjectPtr volume, volume_named(name));
+  std::vector<PropertyInfo> infos;
+  MutexLock lock(objects_.mutex());
+  for (const PropertyKind& kind : property_kinds()) {
+    const auto found = volume->properties.find(kind.name);
+    const bool is_set = found != volume->properties.end();
+    infos.push_back(
+        {name, std::string(kind.name), is_set ? found->second : std::string(kind.otherwise), is_set});
+  }
+  return infos;
+}
+
+// The catalog of an older pool gets its new tables when it is opened, if there is space.
+Result<> PoolImpl::check_up_to_date(const char* table) {
+  return engine_->db().read([&](SQLite::Database& db) -> Result<> {
+    if (db.tableExists(table)) return {};
+    return failure(
+        ErrorKind::no_space,
+        fmt::format("pool {}: there was no space to bring its catalog to the present version (make "
+                    "some, and open it again)",
+                    name_));
+  });
+}
+
+// ---- counting ----
+
+std::set<BranchId> PoolImpl::branches_of_snapshots(const Object& volume) {
+  std::set<BranchId> branches;
+  for (const ObjectPtr& snapshot : objects_.snapshots(volume)) {
+    const auto& copy = snapshot->branch->copy;
+    if (!copy || copy->snapshot != snapshot->id) branches.insert(snapshot->branch->id);
+  }
+  return branches;
+}
+
+// The figure of the moment at which the gate was drained is compared with the catalog, which has everything
+// up to then and stands still under the commit lock; writers go on beside it.
+Result<> PoolImpl::count_snapshots_of(const ObjectPtr& volume) {
+  SnapshotLimit& limit = volume->snapshot_limit;
+  for (;;) {
+    VSNAP_TRY(engine_->commit()); // so that little is left for when writes are held
+    MutexLock commit(engine_->commit_mutex());
+    if (limit.is_exact() || !limit.active()) return {}; // somebody else has counted
+    IoGate& gate = volume->branch->gate;
+    const bool held = !planted(Fault::counted_while_written);
+    if (held) {
+      gate.close();
+      gate.drain();
+    }
+    const std::uint64_t line = engine_->log().last();
+    const SnapshotLimit::Count count = limit.begin_count();
+    auto committed = engine_->commit_with({});
+    if (held) gate.open();
+    VSNAP_TRY(committed);
+    if (engine_->committed() < line) continue; // it gave way to a snapshot
+    const Sweeper::Family family = sweeper_->family();
+    std::set<BranchId> line_of_branches;
+    {
+      MutexLock lock(objects_.mutex());
+      line_of_branches = branches_of_snapshots(*volume);
+    }
+    VSNAP_TRY_ASSIGN(const std::uint64_t kept,
+                     sweeper_->kept_beside(family, volume->branch->id, std::move(line_of_branches)));
+    if (limit.end_count(count, kept)) return {};
+  }
+}
+
+std::vector<ObjectPtr> PoolImpl::limited_volumes() {
+  std::vector<ObjectPtr> limited;
+  MutexLock lock(objects_.mutex());
+  for (const auto& [id, volume] : with_properties_) {
+    apply_properties(volume); // the size may be another
+    if (volume->snapshot_limit.active()) limited.push_back(volume);
+  }
+  return limited;
+}
+
+void PoolImpl::count_snapshot_space() {
+  if (!engine_->check_writable()) return;
+  for (const ObjectPtr& volume : limited_volumes()) {
+    if (volume->snapshot_limit.is_exact()) continue;
+    if (auto counted = count_snapshots_of(volume); !counted)
+      log::warning("{}/{}: counting what its snapshots use: {}", name_, volume->name,
+                   counted.error().message);
+  }
+}
+
+// Pins went, or branches are others.
+void PoolImpl::note_pins_gone() {
+  for (const ObjectPtr& volume : limited_volumes()) volume->snapshot_limit.may_be_less();
+}
+
+void PoolImpl::note_branches_changed() {
+  for (const ObjectPtr& volume : limited_volumes()) volume->snapshot_limit.forget();
+}
+
+// ---- making room ----
+
+Failure PoolImpl::no_snapshot_room(const Object& volume) {
+  MutexLock lock(objects_.mutex());
+  const SnapshotLimit& limit = volume.snapshot_limit;
+  return failure(ErrorKind::no_space,
+                 fmt::format("{0}/{1}: its snapshots use all of their {2} (vsnap rm some, or vsnap set "
+                             "{0}/{1} snapshot-limit=SIZE)",
+                             name_, volume.name, format_size(limit.most() * kBlockBytes)));
+}
+
+Result<bool> PoolImpl::has_snapshot_room(const ObjectPtr& volume) {
+  {
+    MutexLock lock(objects_.mutex());
+    apply_properties(volume); // the size may be another
+  }
+  for (;;) {
+    const SnapshotLimit::Room room = volume->snapshot_limit.room();
+    if (room != SnapshotLimit::Room::unknown) return room == SnapshotLimit::Room::some;
+    VSNAP_TRY(count_snapshots_of(volume));
+  }
+}
+
+Result<> PoolImpl::make_snapshot_room(const ObjectPtr& volume) {
+  const RoomMaker here(*this);
+  SnapshotLimit& limit = volume->snapshot_limit;
+  for (;;) {
+    const std::uint64_t turn = limit.turn();
+    VSNAP_TRY_ASSIGN(const bool room, has_snapshot_room(volume));
+    if (room) return {};
+    if (limit.on_full() == OnFull::drop_oldest) {
+      MutexLock config(config_mutex_);
+      VSNAP_TRY_ASSIGN(const bool made, drop_for_room(volume));
+      if (made) return {};
+    }
+    const Failure full = no_snapshot_room(*volume);
+    const bool waits = limit.on_full() == OnFull::pause && !waits_no_more_.load();
+    if (limit.tell_full()) log::warning("{}{}", full.value().message, waits ? "; writes wait" : "");
+    if (!waits) return full;
+    limit.wait(turn);
+  }
+}
+
+void PoolImpl::stop_waiting() {
+  waits_no_more_.store(true);
+  for (const ObjectPtr& volume : limited_volumes()) volume->snapshot_limit.wake();
+}
+
+// Before the engine goes.
+void PoolImpl::wait_for_room_makers() {
+  stop_waiting();
+  MutexLock lock(room_mutex_);
+  while (room_makers_ > 0) room_made_.wait(room_mutex_);
+}
+
+PoolImpl::RoomMaker::RoomMaker(PoolImpl& pool) : pool_(pool) {
+  MutexLock lock(pool_.room_mutex_);
+  ++pool_.room_makers_;
+}
+
+PoolImpl::RoomMaker::~RoomMaker() {
+  MutexLock lock(pool_.room_mutex_);
+  --pool_.room_makers_;
+  pool_.room_made_.notify_all();
+}
+
+// Removes the oldest until there is room, if that can be.
+Result<bool> PoolImpl::drop_for_room(const ObjectPtr& volume) {
+  for (;;) {
+    VSNAP_TRY_ASSIGN(const bool room, has_snapshot_room(volume)); // somebody else may have made some
+    if (room) return true;
+    VSNAP_TRY_ASSIGN(const bool dropped, drop_oldest(volume));
+    if (!dropped) return false;
+  }
+}
+
+// Those that removing frees something that counts, the oldest first; never the newest of all.
+std::vector<ObjectPtr> PoolImpl::droppable(const Object& volume) {
+  std::vector<ObjectPtr> sharing;
+  for (const ObjectPtr& snapshot : objects_.snapshots(volume)) {
+    const auto& copy = snapshot->branch->copy;
+    if (!copy || copy->snapshot != snapshot->id) sharing.push_back(snapshot);
+  }
+  if (!sharing.empty()) sharing.pop_back();
+  std::erase_if(sharing, [](const ObjectPtr& snapshot) {
+    return snapshot->draining || snapshot->branch->pins.count(snapshot->number.value()) > 1;
+  });
+  return sharing;
+}
+
+Result<bool> PoolImpl::drop_oldest(const ObjectPtr& volume) {
+  std::vector<std::pair<ObjectPtr, ViewName>> candidates;
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& snapshot : droppable(*volume))
+      candidates.emplace_back(snapshot, objects_.name_of(*snapshot));
+  }
+  for (const auto& [snapshot, name] : candidates) {
+    // Open, held, or needed by what is under way.
+    if (!plan_removal(std::span(&name, 1), {}) || !hold_back(*snapshot)) continue;
+    auto erased = erase_objects({snapshot});
+    MutexLock lock(objects_.mutex());
+    snapshot->withheld = false;
+    VSNAP_TRY(erased);
+    log::info("{}/{}: removed, as the snapshots of {}/{} reached their limit", name_, name.text(), name_,
+              volume->name);
+    tell_entry(name.text());
+    return true;
+  }
+  return false;
+}
+
+// Before one is made.
+Result<> PoolImpl::check_snapshot_room(const ObjectPtr& volume) {
+  VSNAP_TRY_ASSIGN(bool room, has_snapshot_room(volume));
+  if (!room && volume->snapshot_limit.on_full() == OnFull::drop_oldest) {
+    VSNAP_TRY_ASSIGN(room, drop_for_room(volume));
+  }
+  return room ? Result<>() : no_snapshot_room(*volume);
+}
+
+// ---- saying so ----
+
+void PoolImpl::warn_about_limits() {
+  for (const ObjectPtr& volume : limited_volumes()) {
+    SnapshotLimit& limit = volume->snapshot_limit;
+    const bool unknown = limit.room() == SnapshotLimit::Room::unknown;
+    if (unknown || (!limit.is_exact() && limit.percent() >= SnapshotLimit::kWarnPercent)) {
+      if (auto counted = count_snapshots_of(volume); !counted) continue; // said elsewhere
+    }
+    const unsigned mark = limit.tell_mark();
+    if (mark == 0) continue;
+    log::warning(
+        "{0}/{1}: its snapshots use {2} % of their limit (vsnap rm some, or vsnap set {0}/{1} "
+        "snapshot-limit=SIZE)",
+        name_, volume->name, limit.percent());
+  }
+}
+
+// Of the fullest; empty: none is worth a word.
+std::string PoolImpl::limit_health() {
+  ObjectPtr fullest;
+  for (const ObjectPtr& volume : limited_volumes()) {
+    if (volume->name.empty()) continue; // unlinked
+    if (!fullest || volume->snapshot_limit.percent() > fullest->snapshot_limit.percent()) fullest = volume;
+  }
+  if (!fullest || fullest->snapshot_limit.percent() < SnapshotLimit::kWarnPercent) return {};
+  return fmt::format(
+      "warning: snapshots of {0}/{1} use {2} % of their limit (vsnap rm some, or vsnap set "
+      "{0}/{1} snapshot-limit=SIZE)",
+      name_, fullest->name, fullest->snapshot_limit.percent());
+}
+
+} // namespace vsnap

@@ -1,0 +1,492 @@
+// The limit on the space that snapshots of a volume take: what counts, what is refused, what is dropped, and
+// who waits.
+#include <atomic>
+#include <random>
+#include <thread>
+
+#include "core/log.h"
+#include "tests/core/limit_lab.h"
+#include "tests/core/seed.h"
+
+using namespace vsnap;
+
+namespace {
+
+void require_full(const Result<>& result) {
+  const Error error = refusal(result);
+  REQUIRE(error.kind == ErrorKind::no_space);
+  REQUIRE(error.errno_value == ENOSPC);
+  REQUIRE(says(error, "lab/v: its snapshots use all of their"));
+}
+
+// A write in a thread of its own; the thread ends before the lab does.
+class Writer {
+ public:
+  template <class Body>
+  explicit Writer(Body body)
+      : thread_([this, body] {
+          body();
+          done_ = true;
+        }) {}
+  ~Writer() { join(); }
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+  void join() {
+    if (thread_.joinable()) thread_.join();
+  }
+  [[nodiscard]] bool done() const { return done_; }
+
+ private:
+  std::atomic<bool> done_{false};
+  std::thread thread_;
+};
+
+} // namespace
+
+TEST_CASE("properties are kept in one way of writing each, and bad ones are refused with the good ones") {
+  const std::pair<const char*, const char*> limits[] = {
+      {"none", "none"}, {"4K", "4096"}, {"1.5M", "1572864"}, {"10%", "10%"}, {"1000%", "1000%"}};
+  for (const auto& [given, kept] : limits) {
+    CAPTURE(given);
+    const auto checked = checked_property("snapshot-limit", given);
+    REQUIRE(checked.has_value());
+    CHECK(*checked == kept);
+  }
+  for (const char* const bad : {"", "0", "4095", "0%", "1001%", "%", "-1", "1.5%", "10 %", "all"}) {
+    CAPTURE(bad);
+    const Error error = refusal(checked_property("snapshot-limit", bad));
+    CHECK(error.kind == ErrorKind::usage);
+    CHECK(says(error, "or none"));
+  }
+  CHECK(says(refusal(checked_property("on-full", "panic")), "error, pause or drop-oldest"));
+  CHECK(says(refusal(checked_property("colour", "red")), "snapshot-limit, on-full"));
+}
+
+TEST_CASE("a limit in per cent is of the size that the volume has, without overflow") {
+  const auto of = [](const char* value, std::uint64_t size) {
+    return snapshot_settings({{"snapshot-limit", value}}).limit_of(size);
+  };
+  CHECK(of("20%", 1000) == 200U);
+  CHECK(of("33%", 10) == 3U);
+  CHECK(of("1000%", kMaxVolumeBytes) == kMaxVolumeBytes);
+  CHECK(of("4096", 1) == 4096U);
+  CHECK_FALSE(of("none", 1000).has_value());
+}
+
+TEST_CASE("what snapshots have no room to keep is not overwritten, and everything else can be written") {
+  LimitLab lab;
+  lab.limit(40);
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(lab.write(0, 40, 2).has_value());
+  CHECK(lab.figure() == 40);
+  require_full(lab.write(40, 1, 2));
+  CHECK(read_from(*lab.view("v"), 40 * kBlockBytes) == block_of(1));
+  REQUIRE(lab.write(0, 40, 3).has_value());                 // its own
+  REQUIRE(lab.write(LimitLab::kBlocks, 20, 3).has_value()); // new
+  CHECK(lab.figure() == 40);
+  CHECK(lab.figure() == lab.freed_with_all());
+  CHECK(read_from(*lab.view("v@s"), 0) == block_of(1));
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("a write that is larger than the room goes as far as there is some") {
+  LimitLab lab;
+  lab.limit(10);
+  REQUIRE(lab.snapshot("v@s").has_value());
+  require_full(lab.write(LimitLab::kBlocks - 20, 40, 2));
+  CHECK(lab.figure() == 10);
+  CHECK(lab.counted() == lab.freed_with_all());
+}
+
+TEST_CASE("a discard is never refused, and what it leaves to snapshots counts") {
+  LimitLab lab;
+  lab.limit(10);
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(lab.view("v")->discard(100, 50 * kBlockBytes).has_value()); // zeros at both ends
+  CHECK(lab.figure() == 51);
+  CHECK(lab.figure() == lab.freed_with_all());
+  require_full(lab.write(100, 1, 2));
+  REQUIRE(lab.pool->resize("v", 10 * kBlockBytes + 100, true).has_value());
+  CHECK(lab.counted() == lab.freed_with_all());
+}
+
+TEST_CASE("room comes with a removal, a higher limit and none") {
+  LimitLab lab;
+  lab.limit(10);
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(lab.write(0, 10, 2).has_value());
+  require_full(lab.write(10, 1, 2));
+  lab.limit(11);
+  REQUIRE(lab.write(10, 1, 2).has_value());
+  require_full(lab.write(11, 1, 2));
+  REQUIRE(lab.remove("v@s").has_value()); // what is being swept does not count
+  REQUIRE(lab.snapshot("v@t").has_value());
+  REQUIRE(lab.write(0, 11, 3).has_value());
+  require_full(lab.write(11, 1, 3));
+  REQUIRE(lab.set("v", {{"snapshot-limit", "none"}}).has_value());
+  CHECK_FALSE(lab.info("v").snapshot_space.has_value());
+  REQUIRE(lab.write(11, 30, 3).has_value());
+  lab.limit(11);
+  CHECK(lab.figure() == 41);
+}
+
+TEST_CASE("a snapshot that would have no room at all is refused") {
+  LimitLab lab;
+  lab.limit(10);
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(lab.write(0, 10, 2).has_value());
+  require_full(lab.snapshot("v@t"));
+  CHECK_FALSE(lab.has("v@t"));
+  REQUIRE(lab.remove("v@s").has_value());
+  REQUIRE(lab.snapshot("v@t").has_value());
+}
+
+TEST_CASE(
+    "the oldest snapshots are dropped where that is asked for, but none that is open, held or the last") {
+  log::set_level(log::Level::off);
+  LimitLab lab;
+  lab.limit(10, "drop-oldest");
+  for (const char* const name : {"v@open", "v@held", "v@cloned", "v@a", "v@b"})
+    REQUIRE(lab.snapshot(name).has_value());
+  const ViewHandle open = lab.view("v@open");
+  REQUIRE(lab.hold("v@held", "keep").has_value());
+  REQUIRE(lab.pool->clone({"v", "cloned"}, "c").has_value());
+  REQUIRE(lab.write(0, 10, 2).has_value());
+  require_full(lab.write(10, 1, 2)); // all of them see the same
+  for (const char* const name : {"v@open", "v@held", "v@cloned", "v@b"}) CHECK(lab.has(name));
+  CHECK_FALSE(lab.has("v@a"));
+  CHECK(lab.counted() == 10);
+}
+
+TEST_CASE("a write goes on in the place of a snapshot that was dropped for it") {
+  log::set_level(log::Level::off);
+  LimitLab lab;
+  lab.limit(10, "drop-oldest");
+  for (std::uint8_t i = 0; i < 20; ++i) {
+    CAPTURE(int(i));
+    REQUIRE(lab.snapshot("v@s" + std::to_string(i)).has_value());
+    REQUIRE(lab.write(i * 4U, 4, 9).has_value());
+    CHECK(lab.counted() <= 10);
+  }
+  CHECK_FALSE(lab.has("v@s0"));
+  CHECK(lab.has("v@s19"));
+  CHECK(lab.counted() == lab.freed_with_all());
+  REQUIRE(lab.write(100, 2, 9).has_value());
+  REQUIRE(lab.snapshot("v@next").has_value()); // drops first
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("a clone does not pay for what it shares with its origin") {
+  LimitLab lab;
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(lab.pool->clone({"v", "s"}, "c").has_value());
+  lab.limit(10, "error", "c");
+  REQUIRE(lab.snapshot("c@t").has_value());
+  REQUIRE(lab.write(0, 100, 2, "c").has_value());
+  CHECK(lab.counted("c") == 0);
+  REQUIRE(lab.snapshot("c@u").has_value());
+  REQUIRE(lab.write(0, 10, 3, "c").has_value());
+  CHECK(lab.counted("c") == 10);
+  const Error error = refusal(lab.write(10, 1, 3, "c"));
+  CHECK(error.errno_value == ENOSPC);
+  REQUIRE(lab.write(200, 10, 3, "c").has_value()); // the origin's still
+  CHECK(lab.counted("c") == 10);
+}
+
+TEST_CASE("what snapshots keep goes on counting after a rollback") {
+  for (const bool discard : {false, true}) {
+    CAPTURE(discard);
+    LimitLab lab;
+    lab.limit(100);
+    REQUIRE(lab.snapshot("v@a").has_value());
+    REQUIRE(lab.write(0, 20, 2).has_value());
+    REQUIRE(lab.snapshot("v@b").has_value());
+    REQUIRE(lab.write(0, 5, 3).has_value());
+    CHECK(lab.figure() == 25);
+    REQUIRE(lab.pool->rollback({"v", "a"}, discard, false).has_value());
+    // a's is what v sees; b keeps its 20 blocks, and what was before, unless it is discarded, 5 more.
+    CHECK(lab.counted() == (discard ? 20U : 25U));
+    REQUIRE(lab.write(0, 30, 4).has_value()); // 30 blocks of a, which a keeps now
+    CHECK(lab.figure() == (discard ? 50U : 55U));
+    CHECK(lab.counted() == (discard ? 50U : 55U));
+    require_full(lab.write(30, 60, 4));
+    CHECK(lab.counted() == 100);
+    lab.reopen();
+    CHECK(lab.counted() == 100);
+    CHECK(lab.findings().empty());
+  }
+}
+
+TEST_CASE("the figure is what goes with all snapshots, whatever was done") {
+  log::set_level(log::Level::off);
+  const std::uint64_t seed = test_seed();
+  CAPTURE(seed);
+  std::mt19937_64 random(seed);
+  LimitLab lab(seed);
+  lab.limit(60, "error");
+  std::uint64_t refused = 0;
+  for (int i = 0; i < 600; ++i) {
+    CAPTURE(i);
+    const std::uint64_t at = random() % 200;
+    const std::uint64_t count = 1 + random() % 20;
+    const std::string snapshot = "v@s" + std::to_string(random() % 5);
+    switch (random() % 10) {
+      case 0:
+        static_cast<void>(lab.snapshot(snapshot));
+        break;
+      case 1:
+        static_cast<void>(lab.remove(snapshot));
+        break;
+      case 2:
+        REQUIRE(lab.view("v")->discard(at * kBlockBytes, count * 1000).has_value());
+        break;
+      case 3:
+        REQUIRE(lab.view("v")->reserve(at * kBlockBytes, count * kBlockBytes, false).has_value());
+        break;
+      case 4:
+        if (i % 5 == 0) lab.reopen();
+        break;
+      case 5:
+        lab.limit(40 + random() % 60, random() % 2 == 0 ? "error" : "drop-oldest");
+        break;
+      default:
+        refused += lab.write(at, count, static_cast<std::uint8_t>(random())) ? 0 : 1;
+    }
+    const std::uint64_t all = lab.freed_with_all();
+    REQUIRE(lab.counted() == all);
+  }
+  CHECK(refused > 0);
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("a figure that was counted beside writers is right") {
+  log::set_level(log::Level::off);
+  LimitLab lab;
+  lab.limit(100'000);
+  for (int round = 0; round < 40; ++round) {
+    REQUIRE(lab.counted() == 0);
+    REQUIRE(lab.snapshot("v@s" + std::to_string(round)).has_value());
+    {
+      const ViewHandle v = lab.view("v");
+      std::atomic<bool> failed{false};
+      const auto write = [&](std::uint64_t from) {
+        for (std::uint64_t block = from; block < LimitLab::kBlocks; block += 2) {
+          if (!v->write(block * kBlockBytes, block_of(3))) failed = true;
+        }
+      };
+      const Writer even([&] { write(0); });
+      const Writer odd([&] { write(1); });
+      while (!even.done() || !odd.done()) {
+        REQUIRE(lab.set("v", {{"snapshot-limit", "none"}}).has_value());
+        lab.limit(100'000);
+      }
+      REQUIRE_FALSE(failed);
+    }
+    const std::uint64_t kept_up = lab.figure();
+    REQUIRE(kept_up == lab.freed_with_all());
+    REQUIRE(lab.remove("v@s" + std::to_string(round)).has_value());
+    REQUIRE(lab.pool->wait_for_removals({}).has_value());
+  }
+}
+
+TEST_CASE("a write waits for room where that is asked for, and holds up nobody else") {
+  log::set_level(log::Level::off);
+  LimitLab lab;
+  lab.create("w", 4 * kMiB);
+  lab.limit(10, "pause");
+  REQUIRE(lab.snapshot("v@s").has_value());
+  CHECK(lab.view("v")->write_may_wait());
+  CHECK_FALSE(lab.view("w")->write_may_wait());
+  REQUIRE(lab.write(0, 10, 2).has_value());
+  const ViewHandle v = lab.view("v");
+  std::atomic<bool> ok{false};
+  Writer writer([&] { ok = v->write(10 * kBlockBytes, block_of(2, 5 * kBlockBytes)).has_value(); });
+  // Everything goes on beside it.
+  for (std::uint8_t i = 0; i < 20; ++i) {
+    REQUIRE(lab.write(i, 1, i, "w").has_value());
+    REQUIRE(lab.write(0, 1, i).has_value());
+    REQUIRE(read_from(*v, 0) == block_of(i));
+  }
+  REQUIRE(lab.snapshot("w@s").has_value());
+  REQUIRE(lab.pool->rename({"w", {}}, "x").has_value());
+  require_full(lab.snapshot("v@t"));
+  REQUIRE(lab.pool->sync().has_value());
+  CHECK_FALSE(writer.done());
+  SECTION("until a snapshot is removed") { REQUIRE(lab.remove("v@s").has_value()); }
+  SECTION("until the limit is higher") { lab.limit(15, "pause"); }
+  SECTION("until there is none") { REQUIRE(lab.set("v", {{"snapshot-limit", "none"}}).has_value()); }
+  writer.join();
+  CHECK(ok);
+  CHECK(read_from(*v, 14 * kBlockBytes) == block_of(2));
+}
+
+TEST_CASE("a write that waits is refused when it is to wait no more") {
+  log::set_level(log::Level::off);
+  LimitLab lab;
+  lab.limit(10, "pause");
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(lab.write(0, 10, 2).has_value());
+  const ViewHandle v = lab.view("v");
+  Result<> written;
+  Writer writer([&] { written = v->write(10 * kBlockBytes, block_of(2)); });
+  SECTION("by the policy") { REQUIRE(lab.set("v", {{"on-full", "error"}}).has_value()); }
+  SECTION("by the end") {
+    lab.pool->stop_waiting();
+    writer.join();
+    require_full(written);
+    written = v->write(10 * kBlockBytes, block_of(2)); // nor does the next
+  }
+  writer.join();
+  require_full(written);
+}
+
+TEST_CASE("a pool is closed while writes wait for room") {
+  log::set_level(log::Level::off);
+  LimitLab lab;
+  lab.limit(10, "pause");
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(lab.write(0, 10, 2).has_value());
+  Result<> written;
+  {
+    ViewHandle v = lab.view("v");
+    Writer writer([&] { written = v->write(10 * kBlockBytes, block_of(2)); });
+    lab.pool->stop_waiting();
+    writer.join();
+  }
+  require_full(written);
+  lab.reopen();
+  CHECK(read_from(*lab.view("v"), 10 * kBlockBytes) == block_of(1));
+  CHECK(lab.counted() == 10);
+}
+
+TEST_CASE("of an adopted volume everything that must be saved counts") {
+  log::set_level(log::Level::off);
+  LimitLab lab;
+  auto file = lab.env.open_file("/img", {.create = true});
+  REQUIRE(file.has_value());
+  REQUIRE((*file)->resize(4 * kMiB).has_value());
+  file->reset();
+  REQUIRE(lab.pool->adopt({.path = "/img", .volume = "a"}).has_value());
+  lab.limit(40, "error", "a");
+  REQUIRE(lab.snapshot("a@s").has_value());
+  REQUIRE(lab.write(0, 40, 2, "a").has_value());
+  CHECK(lab.figure("a") == 40);
+  CHECK(lab.counted("a") == lab.freed_with_all("a"));
+  CHECK(refusal(lab.write(40, 1, 2, "a")).errno_value == ENOSPC);
+  CHECK(read_from(*lab.view("a"), 40 * kBlockBytes) == block_of(0));
+  CHECK(refusal(lab.view("a")->discard(50 * kBlockBytes, 10 * kBlockBytes)).errno_value == ENOSPC);
+  REQUIRE(lab.write(0, 40, 3, "a").has_value());
+  // A rollback takes what it needs.
+  REQUIRE(lab.pool->rollback({"a", "s"}, false, false).has_value());
+  CHECK(read_from(*lab.view("a"), 0) == block_of(0));
+  CHECK(lab.counted("a") == 80);
+  REQUIRE(lab.set("a", {{"on-full", "drop-oldest"}, {"snapshot-limit", "50%"}}).has_value());
+  CHECK(lab.info("a").snapshot_space->limit_bytes == 2 * kMiB);
+  REQUIRE(lab.pool->release("a", {.keep_snapshots = true}, {}).has_value());
+  CHECK(lab.pool->properties("a")->front().value == "50%");
+  CHECK(lab.counted("a") == lab.freed_with_all("a"));
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("properties stay with the volume, whatever becomes of it, and go with it") {
+  LimitLab lab;
+  const auto value = [&](const std::string& volume) { return lab.pool->properties(volume)->front().value; };
+  CHECK(value("v") == "none");
+  CHECK_FALSE(lab.pool->properties("v")->front().is_set);
+  REQUIRE(lab.set("v", {{"snapshot-limit", "20%"}, {"on-full", "pause"}}).has_value());
+  CHECK(lab.pool->properties("v")->front().is_set);
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(lab.pool->rename({"v", {}}, "w").has_value());
+  CHECK(value("w") == "20%");
+  REQUIRE(lab.pool->rollback({"w", "s"}, false, false).has_value());
+  {
+    const ViewHandle old = lab.view("w");
+    REQUIRE(lab.pool->preserve({"w", "p"}).has_value());
+    CHECK(value("w") == "20%");
+    REQUIRE(old->write(0, block_of(7, kBlockBytes)).has_value());
+  }
+  lab.reopen();
+  CHECK(value("w") == "20%");
+  CHECK(lab.pool->properties("w")->back().value == "pause");
+  CHECK(lab.info("w").snapshot_space->limit_bytes == 204 * kBlockBytes);
+  CHECK(refusal(lab.set("w", {{"on-full", "error"}, {"colour", "red"}})).kind == ErrorKind::usage);
+  CHECK(lab.pool->properties("w")->back().value == "pause"); // all or nothing
+  REQUIRE(lab.remove("w", {.recursive = true}).has_value());
+  lab.create("w", kMiB);
+  CHECK(value("w") == "none");
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("a limit that is nearly reached shows") {
+  LimitLab lab;
+  lab.limit(100);
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(lab.write(0, 79, 2).has_value());
+  CHECK(lab.info("v").state.empty());
+  CHECK(lab.pool->status().health == "ok");
+  REQUIRE(lab.write(79, 4, 2).has_value());
+  CHECK(lab.info("v").state == "snapshots use 83 % of their limit");
+  CHECK(lab.pool->status().health.starts_with("warning: snapshots of lab/v use 83 % of their limit"));
+}
+
+TEST_CASE("after a crash at any call a limit and what was dropped for it are as before or after") {
+  log::set_level(log::Level::off);
+  struct Confirmed {
+    bool set = false, dropped = false;
+  };
+  const auto work = [](LimitLab& lab, Confirmed& confirmed) {
+    const auto answered = [&](bool done) { return done && !lab.env.killed(); };
+    confirmed.set = answered(
+        lab.pool->set_properties("v", {{"snapshot-limit", "32768"}, {"on-full", "drop-oldest"}}).has_value());
+    if (!confirmed.set) return;
+    const auto v = lab.pool->find({"v", {}});
+    const auto handle = v ? lab.pool->open_view(v->id) : Result<ViewHandle>(Failure(v.error()));
+    if (!handle) return;
+    confirmed.dropped = answered((*handle)->write(0, block_of(2, 12 * kBlockBytes)).has_value());
+  };
+  const auto make = [](LimitLab& lab) {
+    REQUIRE(lab.snapshot("v@a").has_value());
+    REQUIRE(lab.write(100, 6, 9).has_value());
+    REQUIRE(lab.snapshot("v@b").has_value());
+    REQUIRE(lab.pool->sync().has_value());
+    lab.pool.reset();
+    lab.open({.keep_tail = true});
+  };
+  std::uint64_t calls = 0;
+  {
+    LimitLab lab;
+    make(lab);
+    const std::uint64_t before = lab.env.calls();
+    Confirmed confirmed;
+    work(lab, confirmed);
+    REQUIRE(confirmed.set);
+    REQUIRE_FALSE(lab.has("v@a"));
+    calls = lab.env.calls() - before;
+  }
+  REQUIRE(calls > 10);
+  for (const bool power : {false, true}) {
+    for (std::uint64_t nth = 1; nth <= calls; ++nth) {
+      CAPTURE(power, nth);
+      LimitLab lab(nth);
+      make(lab);
+      Confirmed confirmed;
+      lab.env.kill_at(nth);
+      work(lab, confirmed);
+      if (power)
+        lab.env.power_cut(nth);
+      else if (!lab.env.killed())
+        lab.env.kill();
+      lab.pool.reset();
+      lab.env.kill_at(std::nullopt);
+      lab.open({.keep_tail = true});
+      REQUIRE(lab.findings().empty());
+      const auto properties = *lab.pool->properties("v");
+      if (confirmed.set) REQUIRE(properties.front().value == "32768");
+      REQUIRE(properties.front().is_set == properties.back().is_set);
+      REQUIRE(lab.has("v@b"));
+      if (properties.front().is_set) REQUIRE(lab.counted() == lab.freed_with_all());
+      REQUIRE(read_from(*lab.view("v@b"), 0) == block_of(1));
+      if (lab.has("v@a")) REQUIRE(read_from(*lab.view("v@a"), 100 * kBlockBytes) == block_of(1));
+    }
+  }
+}
