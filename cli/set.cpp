@@ -16,7 +16,6 @@ struct Options {
 
 Result<int> run(const CommonOptions& common, const Options& options) {
   wire::ControlRequest request;
-  Json set = Json::object();
   for (const std::string& setting : options.settings) {
     const std::size_t equals = setting.find('=');
     if (equals == std::string::npos) {
@@ -28,17 +27,19 @@ Result<int> run(const CommonOptions& common, const Options& options) {
     one.set_name(setting.substr(0, equals));
     VSNAP_TRY_ASSIGN(const std::string value, checked_property(one.name(), setting.substr(equals + 1)));
     one.set_value(value);
-    set[one.name()] = value;
   }
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_volume(options.target));
   request.mutable_set_properties()->set_volume(spec.view->volume);
+  const wire::SetPropertiesRequest set = request.set_properties();
   VSNAP_TRY(ask_pool(spec.pool, std::move(request)));
   const std::string name = spec.pool + "/" + spec.view->volume;
-  if (common.json) print_json({{"name", name}, {"set", set}});
-  if (common.verbose && !common.json) {
-    for (const auto& [property, value] : set.items())
-      fmt::print("{}: {}={}\n", name, property, value.get<std::string>());
+  Json properties = Json::array();
+  for (const wire::Setting& one : set.settings()) {
+    properties.push_back(
+        {{"name", name}, {"property", one.name()}, {"value", one.value()}, {"source", "local"}});
+    if (common.verbose && !common.json) fmt::print("{}: {}={}\n", name, one.name(), one.value());
   }
+  if (common.json) print_json({{"properties", properties}});
   return 0;
 }
 

@@ -211,7 +211,7 @@ def keys_in(value) -> set[str]:
 
 # Words of the entries that are values, and keys that only some outputs have.
 NOT_ALWAYS = {'or', 'volume', 'snapshot', 'thin', 'adopted', 'full', 'crash', 'fs', 'app', 'file', 'device',
-              'data', 'hole', 'data_lost', 'what', 'repairable', 'repaired'}
+              'data', 'hole', 'data_lost', 'what', 'repairable', 'repaired', 'tag', 'local', 'default'}
 
 
 def check_json():
