@@ -31,7 +31,7 @@ void become_io_flusher() {
 #endif
 }
 
-MountOptions mount_options(const DaemonOptions& options) {
+MountOptions mount_options(const Pool& pool, const DaemonOptions& options) {
   MountOptions mount;
   mount.mount_point = options.mount_point;
   mount.allow_other = options.allow_other;
@@ -39,6 +39,7 @@ MountOptions mount_options(const DaemonOptions& options) {
   mount.io_uring = options.io_uring;
   mount.threads = options.threads;
   mount.fs_name = fs_name(options.pool);
+  mount.read_only = pool.is_read_only();
   return mount;
 }
 
@@ -97,6 +98,7 @@ Result<> Daemon::open_pool(std::vector<int> held) {
   open.background = true;
   open.keep_tail = true;
   open.direct = options_.direct;
+  open.degraded = options_.degraded;
   if (options_.cache_bytes != 0) open.cache_bytes = options_.cache_bytes;
   open.takes_over = mount_ != nullptr;
   if (mount_) {
@@ -163,7 +165,7 @@ Result<> Daemon::hand_over(const std::string& program) {
 
 Result<> Daemon::make_session() {
   keep_mount();
-  VSNAP_TRY_ASSIGN(session_, MountSession::over(*pool_, mount_options(options_), std::move(mount_)));
+  VSNAP_TRY_ASSIGN(session_, MountSession::over(*pool_, mount_options(*pool_, options_), std::move(mount_)));
   return {};
 }
 
@@ -199,7 +201,7 @@ Result<> Daemon::serve() {
       ControlServer::start(*pool_, {record_, [this] { watch_.request(); },
                                     [this](const std::string& program) { return hand_over(program); }}));
   if (!again) {
-    VSNAP_TRY_ASSIGN(mount_, KernelMount::make(mount_options(options_)));
+    VSNAP_TRY_ASSIGN(mount_, KernelMount::make(mount_options(*pool_, options_)));
     VSNAP_TRY(make_session());
   }
   const Result<> result = serve_mount(*server, again);

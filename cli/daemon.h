@@ -33,6 +33,7 @@ struct DaemonOptions {
   bool debug = false;
   bool io_uring = false;
   bool direct = false;           // see OpenPoolOptions
+  bool degraded = false;         // the same
   bool restart = true;           // by the keeper
   bool background = false;       // its messages go to the log
   unsigned threads = 0;          // 0: default

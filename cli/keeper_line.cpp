@@ -110,6 +110,7 @@ Result<std::string> text_of(const DaemonOptions& options) {
                                    {"debug", options.debug},
                                    {"io_uring", options.io_uring},
                                    {"direct", options.direct},
+                                   {"degraded", options.degraded},
                                    {"restart", options.restart},
                                    {"background", options.background},
                                    {"threads", options.threads},
@@ -137,6 +138,7 @@ Result<DaemonOptions> options_of(const std::string& text) {
     options.debug = json.value("debug", false);
     options.io_uring = json.value("io_uring", false);
     options.direct = json.value("direct", false);
+    options.degraded = json.value("degraded", false);
     options.restart = json.value("restart", true);
     options.background = json.value("background", false);
     options.threads = json.value("threads", 0U);

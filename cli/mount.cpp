@@ -26,7 +26,7 @@ struct Options {
 };
 
 constexpr const char* kOptions =
-    "allow_other, threads=N, cache=SIZE, direct=on|off, restart=on|off, io_uring, debug";
+    "allow_other, degraded, threads=N, cache=SIZE, direct=on|off, restart=on|off, io_uring, debug";
 constexpr unsigned kMaxThreads = 256;
 // What mount(8) and fstab hand on that needs nothing done here.
 constexpr std::string_view kIgnored[] = {"rw",       "auto", "noauto", "user", "nouser", "nofail", "_netdev",
@@ -38,6 +38,8 @@ Result<> parse_one(const std::string& option, DaemonOptions& out) {
   const std::string value = equals == std::string::npos ? std::string() : option.substr(equals + 1);
   if (option == "allow_other") {
     out.allow_other = true;
+  } else if (option == "degraded") {
+    out.degraded = true;
   } else if (option == "debug") {
     out.debug = true;
   } else if (option == "io_uring") {
@@ -139,7 +141,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
                                options.pool, running->mount_point, running->pid));
   }
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(options.pool));
-  VSNAP_TRY(check_members_present(entry));
+  if (!daemon.degraded) VSNAP_TRY(check_members_present(entry));
   VSNAP_TRY_ASSIGN(daemon.mount_point, check_mount_point(options.pool, options.directory));
   daemon.pool = options.pool;
   daemon.members = entry.members;

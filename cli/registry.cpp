@@ -175,16 +175,16 @@ Result<> check_members_present(const RegistryEntry& entry) {
       return failure(
           ErrorKind::damaged, ENOENT,
           fmt::format("{}: member {} is missing (moved? vsnap pool attach with all its members says "
-                      "where they are now; else bring it back)",
-                      entry.pool, member));
+                      "where they are now; vsnap mount -o degraded {} DIR shows what is on the others)",
+                      entry.pool, member, entry.pool));
     }
     const auto found = Pool::identify(Env::real(), member);
     if (!found && found.error().kind == ErrorKind::not_found) {
       return failure(
           ErrorKind::damaged,
           fmt::format("{}: {} is no member of a pool any more: it was overwritten or wiped (restore "
-                      "it from a copy)",
-                      entry.pool, member));
+                      "it from a copy; vsnap mount -o degraded {} DIR shows what is on the others)",
+                      entry.pool, member, entry.pool));
     }
   }
   return {};

@@ -57,6 +57,11 @@ Result<> PoolImpl::check_unused(bool repair, CheckReport& report, const Progress
 
 Result<CheckReport> PoolImpl::check(bool repair, const Progress& progress) {
   CheckReport report;
+  if (is_read_only()) {
+    return failure(
+        ErrorKind::failed, EROFS,
+        fmt::format("pool {}: {} (only a whole pool can be checked)", name_, engine_->health()));
+  }
   if (!options_.for_check && engine_->check_writable()) VSNAP_TRY(engine_->commit());
   VSNAP_TRY_ASSIGN(const auto superblocks, engine_->members().check_superblocks(repair));
   for (const std::string& remark : superblocks) report.findings.push_back({remark, true, repair});

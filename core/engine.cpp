@@ -131,8 +131,12 @@ Result<> Engine::record_line(const Step& step) {
     VSNAP_TRY_ASSIGN(journaled, journal_->sync(log_->line()));
   }
   if (!journaled) return commit_line(step);
+  const std::uint64_t line = log_->line();
   log_->withdraw_line(); // they are for the next commit
-  VSNAP_TRY(transact([&](SQLite::Database& db, std::vector<PlaceRun>&) { return step(db); }));
+  VSNAP_TRY(transact([&](SQLite::Database& db, std::vector<PlaceRun>&) -> Result<> {
+    if (!planted(Fault::line_not_told)) catalog::set_value(db, "line", line); // see pool_degraded.cpp
+    return step(db);
+  }));
   keep_headroom();
   return {};
 }

@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -178,6 +179,20 @@ class Engine {
   [[nodiscard]] std::string health() const { return failure_.health(); }
   [[nodiscard]] Result<> check_kept(PlaceRun run) const { return failure_.check_kept(run); }
   [[nodiscard]] bool needs_check() const { return failure_.needs_check(); }
+  void refuse_changes(std::string why, std::string health) {
+    failure_.refuse_changes(std::move(why), std::move(health));
+  }
+  // True, once: nobody has been told yet that blocks of the view lie on that missing member.
+  [[nodiscard]] bool tells_missing(ObjectId view, std::uint32_t member) VSNAP_EXCLUDES(told_mutex_) {
+    MutexLock lock(told_mutex_);
+    return told_missing_.emplace(view, member).second;
+  }
+  // Of a pool without all of its members: what the journal has beyond the catalog is, or may be, on a missing
+  // one.
+  [[nodiscard]] bool leaves_out_records() const { return leaves_out_records_; }
+  // Everything is in the catalog, and nothing will be changed: brings it to an end, and says so on the
+  // members. Nothing but the destructor may be called afterwards.
+  [[nodiscard]] Result<> close_catalog();
   // From now on nothing is changed any more, until the pool is opened again.
   void fail(const Error& why);
   // Of all members and images. Should it fail, what only the tail knows counts no more, and the members say
@@ -247,6 +262,7 @@ class Engine {
   std::uint64_t tail_token_ = 0;                               // that the catalog names
   std::unique_ptr<ChangeLog> log_;
   std::unique_ptr<Journal> journal_;
+  bool leaves_out_records_ = false;
   bool sound_ = true; // the record of used space agrees with itself
   Grace grace_;
   std::unique_ptr<RegionCache> cache_;
@@ -256,6 +272,8 @@ class Engine {
   std::function<Result<>(Branch&)> base_marker_;
   std::function<Result<>(const std::shared_ptr<Object>&)> room_maker_;
   std::atomic<bool> commit_asked_{false};
+  Mutex told_mutex_; // a leaf
+  std::set<std::pair<ObjectId, std::uint32_t>> told_missing_ VSNAP_GUARDED_BY(told_mutex_);
   Mutex hurry_mutex_; // a leaf
   CondVar hurry_over_;
   std::atomic<int> hurry_{0}; // changed under it

@@ -29,6 +29,18 @@ Engine::~Engine() {
   vfs_.reset();
 }
 
+// SQLite brings the WAL back and empties it when its connection ends.
+Result<> Engine::close_catalog() {
+  page_count_.reset();
+  free_count_.reset();
+  cache_.reset();
+  index_.reset();
+  db_.reset();
+  if (vfs_->stream(MetadataFile::wal).size_bytes() != 0) return {}; // it could not
+  VSNAP_TRY(members_->flush_members());
+  return members_->mark_closed();
+}
+
 std::uint64_t Engine::headroom_target_blocks() const { return budget::headroom_blocks(pool_blocks_.load()); }
 
 Result<> Engine::start(bool fresh) {
@@ -108,7 +120,11 @@ Result<> Engine::open_catalog(bool for_check) {
   journal_ = std::make_unique<Journal>(*members_, *log_);
   const Superblock layout = members_->layout();
   for (const MetadataSegment& segment : layout.segments) {
-    if (segment.file == MetadataFile::journal) journal_->attach(segment.run, layout.pool_uuid);
+    if (segment.file != MetadataFile::journal) continue;
+    if (members_->missing_at(segment.run.start) == nullptr)
+      journal_->attach(segment.run, layout.pool_uuid);
+    else
+      leaves_out_records_ = !members_->was_closed();
   }
   return {};
 }
@@ -121,6 +137,7 @@ void Engine::start_headroom() {
 Result<bool> Engine::replay(const Journal::Each& each, bool takes_over) {
   MutexLock lock(commit_mutex_);
   if (!sound_) return false; // once it was repaired
+  if (!journal_->attached()) line_.offset = 0;
   VSNAP_TRY(journal_->replay(line_, committed(), each));
   // After a failed flush its records may name places that the data never reached.
   if (members_->needs_check()) return log_->last() > committed();
@@ -128,6 +145,7 @@ Result<bool> Engine::replay(const Journal::Each& each, bool takes_over) {
                    Tail::find(env_, members_->layout().pool_uuid, tail_token_, committed(), takes_over));
   if (tail) {
     for (const LogRecord& record : (*tail)->records(log_->last())) VSNAP_TRY(each(record));
+    leaves_out_records_ = false; // it has all that the catalog has not
   }
   return log_->last() > committed();
 }

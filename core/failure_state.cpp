@@ -8,15 +8,27 @@ namespace vsnap {
 
 Result<> FailureState::check_writable() const {
   if (!failed()) return {};
+  {
+    MutexLock lock(mutex_);
+    if (!frozen_why_.empty()) return failure(ErrorKind::failed, EROFS, frozen_why_);
+  }
   return failure(ErrorKind::failed, EIO, fmt::format("the pool takes no changes: {}", health()));
 }
 
 std::string FailureState::health() const {
   constexpr std::string_view kNext = "unmount the pool and run vsnap check";
   MutexLock lock(mutex_);
+  if (!frozen_health_.empty()) return frozen_health_;
   if (!reason_.empty()) return needs_check() ? fmt::format("{} ({})", reason_, kNext) : reason_;
   if (members_.flush_failed()) return fmt::format("a flush failed: {}", kNext);
   return "ok";
+}
+
+void FailureState::refuse_changes(std::string why, std::string health) {
+  MutexLock lock(mutex_);
+  frozen_why_ = std::move(why);
+  frozen_health_ = std::move(health);
+  failed_.store(true, std::memory_order_release);
 }
 
 void FailureState::fail(const Error& why) {

@@ -3,6 +3,8 @@
 //   sound ──── fail() of kind no_space ────────────────────► failed: no changes until it is opened again
 //     └─────── a flush failed, or fail() of another kind ──► failed, and needs a check
 //
+//   frozen: refuse_changes(), of a pool that is open without all of its members; nothing is wrong otherwise
+//
 // Invariants
 // 1. There is no way back: a pool that has failed takes no changes while it is open. Reads go on.
 // 2. What may be lost is known before the caller hears of a failed flush, and from then on nobody reads it.
@@ -29,8 +31,10 @@ class FailureState {
   [[nodiscard]] bool failed() const {
     return failed_.load(std::memory_order_acquire) || members_.flush_failed();
   }
-  [[nodiscard]] Result<> check_writable() const VSNAP_EXCLUDES(mutex_); // EIO with the reason
+  [[nodiscard]] Result<> check_writable() const VSNAP_EXCLUDES(mutex_); // EIO, EROFS of a frozen one
   [[nodiscard]] std::string health() const VSNAP_EXCLUDES(mutex_);      // "ok", or one line
+  // For good. `why`: what whoever wants a change is told.
+  void refuse_changes(std::string why, std::string health) VSNAP_EXCLUDES(mutex_);
   // The first reason is the one that is told.
   void fail(const Error& why) VSNAP_EXCLUDES(mutex_);
   // What the members hold may contradict itself: a check has to run before the next change.
@@ -52,6 +56,8 @@ class FailureState {
   MemberSet& members_;
   mutable Mutex mutex_;
   std::string reason_ VSNAP_GUARDED_BY(mutex_);
+  std::string frozen_why_ VSNAP_GUARDED_BY(mutex_); // empty: it is not
+  std::string frozen_health_ VSNAP_GUARDED_BY(mutex_);
   std::atomic<bool> failed_{false};
   std::atomic<bool> needs_check_{false};
   std::atomic<bool> marked_{false}; // on all members

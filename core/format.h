@@ -45,5 +45,6 @@ inline constexpr std::uint64_t kKnownRoCompat = 0;
 
 inline constexpr std::uint32_t kFlagNeedsCheck =
     1; // a flush failed, or damage was seen: run check before writing
+inline constexpr std::uint32_t kFlagClosed = 2; // the WAL was empty, and still is
 
 } // namespace vsnap::format

@@ -105,13 +105,17 @@ void MemberSet::attach(std::uint32_t index, std::string path, std::unique_ptr<Fi
 
 Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<std::string>& paths,
                                                    const std::string& role, int lock_wait_ms, bool direct,
-                                                   std::span<const int> held) {
+                                                   std::span<const int> held,
+                                                   std::optional<std::string> may_miss) {
   std::unique_ptr<MemberSet> set(new MemberSet);
   set->direct_ = direct;
   set->role_ = role;
-  std::vector<std::pair<std::string, std::unique_ptr<File>>> files;
+  set->may_miss_ = std::move(may_miss);
+  Files files;
   for (const std::string& path : paths) {
     auto opened = env.open_file(path, {.held = held});
+    VSNAP_TRY_ASSIGN(const bool absent, set->is_absent(path, opened));
+    if (absent) continue;
     if (!opened) return as_damage(std::move(opened.error()));
     std::unique_ptr<File> file = std::move(*opened);
     for (const auto& [other_path, other] : files) {
@@ -123,6 +127,7 @@ Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<s
     files.emplace_back(path, std::move(file));
   }
   VSNAP_TRY(set->read_superblocks(std::move(files)));
+  if (set->may_miss_) set->freeze_without_missing(paths);
   if (set->needs_check()) { // a flush failed
     for (std::uint32_t member = 0; member < set->count(); ++member) set->slots_[member]->file->drop_cache();
   }
@@ -137,7 +142,7 @@ std::vector<int> MemberSet::descriptors() const {
   return out;
 }
 
-Result<> MemberSet::read_superblocks(std::vector<std::pair<std::string, std::unique_ptr<File>>> files) {
+Result<> MemberSet::read_superblocks(Files files) {
   std::vector<Superblock> found;
   std::vector<bool> half_damaged; // the copy that counted may have been the damaged one
   std::size_t newest = 0;
@@ -184,21 +189,27 @@ Result<> MemberSet::read_superblocks(std::vector<std::pair<std::string, std::uni
     ++present;
   }
   for (std::size_t index = 0; index < layout.roster.size(); ++index) {
-    if (!slots_[index]) {
+    if (!slots_[index] && !may_miss_) {
       return failure(
           ErrorKind::damaged,
           fmt::format(
               "pool {}: member {} of {} is missing: expected uuid {}, found {} of {} members (vsnap pool "
-              "attach with all of them)",
+              "attach with all of them; vsnap mount -o degraded {} DIR shows what is on the others)",
               layout.pool_name, index + 1, layout.roster.size(), to_string(layout.roster[index].uuid),
-              present, layout.roster.size()));
+              present, layout.roster.size(), layout.pool_name));
     }
   }
   VSNAP_TRY(check_sequences(found, half_damaged, layout));
   count_.store(static_cast<std::uint32_t>(layout.roster.size()), std::memory_order_release);
   MutexLock lock(layout_mutex_);
   layout_ = layout;
-  for (const Superblock& one : found) layout_.flags |= one.flags;
+  bool hidden = false; // a newer one, by a damaged copy
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    layout_.flags |= found[i].flags & format::kFlagNeedsCheck;
+    hidden = hidden || half_damaged[i];
+    if ((found[i].flags & format::kFlagClosed) != 0) closed_.store(true); // perhaps on one of them alone
+  }
+  was_closed_ = !hidden && (layout.flags & format::kFlagClosed) != 0;
   return {};
 }
 
@@ -291,9 +302,12 @@ bool MemberSet::needs_check() const {
 Result<std::uint64_t> MemberSet::mark_opened() {
   if (count() == 1 && remarks_.empty()) return 0;
   MutexLock lock(layout_mutex_);
+  Superblock opened = layout_;
+  if (!planted(Fault::closed_while_in_use)) opened.flags &= ~format::kFlagClosed;
   // Twice where a copy was bad: every member gets both of its copies again.
-  if (!remarks_.empty()) VSNAP_TRY(store_layout(layout_));
-  VSNAP_TRY(store_layout(layout_));
+  if (!remarks_.empty()) VSNAP_TRY(store_layout(opened));
+  VSNAP_TRY(store_layout(std::move(opened)));
+  closed_.store(false);
   return layout_.sequence;
 }
 

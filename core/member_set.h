@@ -17,6 +17,11 @@
 //    after a check.
 // 7. A layout whose way to the members was cut short stays the one with the newest sequence until it is on
 //    all of them, or the pool is opened anew: another one gets a sequence of its own, which comes after that.
+// 8. With members missing, which whoever opens it has to allow, all of them are frozen (frozen_file.h):
+//    nothing reaches a member, and what lies on a missing one cannot be read.
+// 9. The flag "closed" in a superblock says that the WAL was empty when it was written, and still is: it is
+//    gone from all members before the WAL gets a byte. It counts only where no newer superblock can be hidden
+//    by a damaged copy.
 // Threads: any, after open(). update_layout() and add() are called under the pool's commit lock or during
 // SQLite's writes, which that lock covers; they exclude each other by layout_mutex_.
 #pragma once
@@ -39,18 +44,34 @@
 
 namespace vsnap {
 
+struct MissingMember {
+  std::uint32_t index = 0;
+  Uuid uuid{};
+  std::string path; // where it was last; empty: not known
+  [[nodiscard]] std::string text() const; // "member 1 (/dev/sdc1)"
+};
+
 class MemberSet {
  public:
-  // Locks and verifies. Kinds: busy (names the owner), damaged, not_found, failed.
-  [[nodiscard]] static Result<std::unique_ptr<MemberSet>> open(Env& env,
-                                                               const std::vector<std::string>& paths,
-                                                               const std::string& role, int lock_wait_ms,
-                                                               bool direct = false,
-                                                               std::span<const int> held = {});
+  // Locks and verifies. Kinds: busy (names the owner), damaged, not_found, failed. `may_miss`: members of the
+  // pool with this UUID (as text; empty: that of the first one found) may be missing; none has to be.
+  [[nodiscard]] static Result<std::unique_ptr<MemberSet>> open(
+      Env& env, const std::vector<std::string>& paths, const std::string& role, int lock_wait_ms,
+      bool direct = false, std::span<const int> held = {}, std::optional<std::string> may_miss = {});
   // Lays out a new pool on the given open and locked files; writes superblocks, not the catalog.
   [[nodiscard]] static Result<std::unique_ptr<MemberSet>> create(
       Env& env, const std::string& pool_name,
       std::vector<std::pair<std::string, std::unique_ptr<File>>> files);
+
+  // Invariant 8: in order; empty: all are there.
+  [[nodiscard]] const std::vector<MissingMember>& missing() const { return missing_; }
+  [[nodiscard]] bool frozen() const { return !missing_.empty(); }
+  [[nodiscard]] const MissingMember* missing_at(Place place) const; // nullptr: it is there
+  // Invariant 9: as it was when the set was opened; once nothing is in the WAL any more; before it gets a
+  // byte.
+  [[nodiscard]] bool was_closed() const { return was_closed_; }
+  [[nodiscard]] Result<> mark_closed() VSNAP_EXCLUDES(layout_mutex_);
+  [[nodiscard]] Result<> mark_in_use() VSNAP_EXCLUDES(layout_mutex_);
 
   [[nodiscard]] Result<> read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out);
   // As File::start_read().
@@ -138,7 +159,11 @@ class MemberSet {
   };
 
   MemberSet() = default;
-  [[nodiscard]] Result<> read_superblocks(std::vector<std::pair<std::string, std::unique_ptr<File>>> files);
+  using Files = std::vector<std::pair<std::string, std::unique_ptr<File>>>;
+  [[nodiscard]] Result<> read_superblocks(Files files);
+  // Whether it has to be left out: not there, or not what it was.
+  [[nodiscard]] Result<bool> is_absent(const std::string& path, const Result<std::unique_ptr<File>>& opened);
+  void freeze_without_missing(const std::vector<std::string>& paths) VSNAP_EXCLUDES(layout_mutex_);
   [[nodiscard]] Result<> store_layout(Superblock changed) VSNAP_REQUIRES(layout_mutex_);
   [[nodiscard]] Result<> store_on_all(const Superblock& superblock) VSNAP_REQUIRES(layout_mutex_);
   [[nodiscard]] Result<> store_superblock(std::uint32_t member, const Superblock& superblock);
@@ -168,6 +193,10 @@ class MemberSet {
   std::atomic<bool> may_wait_{false};
   bool direct_ = false; // see OpenPoolOptions
   std::string role_;
+  std::optional<std::string> may_miss_;
+  std::vector<MissingMember> missing_; // constant once it is open
+  bool was_closed_ = false;
+  std::atomic<bool> closed_{false}; // the flag may be on members
   std::vector<std::string> remarks_;
   std::string behind_; // path of a member that is one step behind the others, if one is
   mutable Mutex layout_mutex_;

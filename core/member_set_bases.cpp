@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/assert.h"
+#include "core/frozen_file.h"
 #include "core/member_set.h"
 
 namespace vsnap {
@@ -17,6 +18,7 @@ std::size_t index_of(std::uint32_t member) {
 } // namespace
 
 void MemberSet::attach_base(std::uint32_t member, const std::string& path, std::unique_ptr<File> file) {
+  if (frozen()) file = std::make_unique<FrozenFile>(std::move(file));
   std::shared_ptr<Slot> slot = make_slot(path, std::move(file));
   slot->size_bytes.store(slot->file->size_bytes());
   MutexLock lock(bases_mutex_);

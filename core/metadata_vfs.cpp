@@ -12,6 +12,7 @@
 #include "core/catalog_copy.h"
 #include "core/format.h"
 #include "core/log.h"
+#include "core/planted.h"
 
 namespace vsnap {
 namespace {
@@ -41,6 +42,14 @@ Result<bool> MetadataVfs::Stream::load(const std::vector<MetadataSegment>& segme
   std::array<std::byte, kReservedField + 1> start{};
   size_bytes_ = capacity_bytes();
   if (file_ == MetadataFile::copy) return true;
+  if (const auto* const missing = missing_start(); missing != nullptr && file_ == MetadataFile::wal) {
+    size_bytes_ = 0;
+    if (owner_.members_.was_closed() || planted(Fault::wal_done_without)) return true;
+    return failure(ErrorKind::damaged,
+                   fmt::format("the last changes of the catalog are on {}, as the pool was not closed before "
+                               "it was lost (bring it back)",
+                               missing->text()));
+  }
   if (auto got = read(0, start); !got && file_ != MetadataFile::catalog) return Failure(got.error());
   const bool there = file_ == MetadataFile::catalog
                          ? std::memcmp(start.data(), kDatabaseMagic.data(), kDatabaseMagic.size()) == 0
@@ -48,6 +57,11 @@ Result<bool> MetadataVfs::Stream::load(const std::vector<MetadataSegment>& segme
   const bool odd = file_ == MetadataFile::catalog && start[kReservedField] != std::byte{kReservedBytes};
   if (!there || odd) size_bytes_ = 0;
   return !(there && odd);
+}
+
+const MissingMember* MetadataVfs::Stream::missing_start() const {
+  MutexLock lock(mutex_);
+  return owner_.members_.missing_at(runs_.front().start);
 }
 
 std::optional<std::uint32_t> MetadataVfs::Stream::first_member() const {
@@ -105,6 +119,7 @@ Result<> MetadataVfs::Stream::write(std::uint64_t offset, std::span<const std::b
   const std::uint64_t end = offset + data.size();
   if (lost_from_ && offset <= *lost_from_) lost_from_.reset(); // the transaction that lost them is undone
   VSNAP_TRY(check_lost(end));
+  if (file_ == MetadataFile::wal) VSNAP_TRY(owner_.members_.mark_in_use());
   while (end > capacity_bytes()) {
     // A quarter more each time keeps the table of segments short.
     const std::uint64_t missing = blocks_for(end - capacity_bytes()).value();
@@ -204,8 +219,10 @@ int read_page(MetadataVfs::Stream& stream, std::uint64_t offset, std::span<std::
   const auto raw = page;
   bool good = read && is_sealed(page, number, 0);
   if (!good && stream.owner().copy().read(number, page)) {
-    log::error("catalog: page {} is damaged, and read from its copy (vsnap check --repair mends it)",
-               number + 1);
+    if (read || !stream.owner().reads_around_missing()) {
+      log::error("catalog: page {} is damaged, and read from its copy (vsnap check --repair mends it)",
+                 number + 1);
+    }
     good = true;
   }
   if (good) {

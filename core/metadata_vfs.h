@@ -71,6 +71,7 @@ class MetadataVfs {
   class Stream;
   Stream& stream(MetadataFile file);
   CatalogCopy& copy() { return *copy_; }
+  [[nodiscard]] bool reads_around_missing() const { return members_.frozen(); }
   [[nodiscard]] Result<> sync_database();
 
  private:
@@ -101,6 +102,7 @@ class MetadataVfs::Stream {
   [[nodiscard]] MetadataFile file() const { return file_; }
   [[nodiscard]] MetadataVfs& owner() const { return owner_; }
   [[nodiscard]] std::optional<std::uint32_t> first_member() const; // where it begins
+  [[nodiscard]] const MissingMember* missing_start() const;        // nullptr: that is there
   void set_size(std::uint64_t size_bytes) { size_bytes_ = size_bytes; }
   [[nodiscard]] std::uint64_t size_bytes() const { return size_bytes_.load(); }
   [[nodiscard]] std::uint64_t capacity_bytes() const { return capacity_bytes_.load(); }

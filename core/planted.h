@@ -53,6 +53,10 @@ enum class Fault {
   base_read_once,            // a reader of the image does not ask again
   entry_not_switched,        // an open snapshot goes on reading the image
   load_without_saves,        // a map that is loaded knows nothing of what was saved lately
+  degraded_not_frozen,       // what is opened without all members is recovered on the others
+  closed_while_in_use,       // members say that the WAL is empty though it is not any more
+  wal_done_without,          // a WAL on a missing member is taken for empty
+  line_not_told,             // the catalog does not say what the newest snapshot needs
   rollback_not_resumed,      // after a crash a rollback in place is left half done
   group_in_turn,             // snapshots of several volumes are taken one after another
   pause_not_woken,           // a write that waits for room hears of none

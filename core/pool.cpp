@@ -144,8 +144,11 @@ Result<> Pool::destroy(Env& env, const std::vector<std::string>& member_paths,
 }
 
 Result<std::unique_ptr<Pool>> Pool::open(Env& env, OpenPoolOptions options) {
-  VSNAP_TRY_ASSIGN(auto members, MemberSet::open(env, options.member_paths, options.role,
-                                                 options.lock_wait_ms, options.direct, options.held_members));
+  std::optional<std::string> may_miss;
+  if (options.degraded) may_miss = options.expected_uuid;
+  VSNAP_TRY_ASSIGN(auto members,
+                   MemberSet::open(env, options.member_paths, options.role, options.lock_wait_ms,
+                                   options.direct, options.held_members, std::move(may_miss)));
   VSNAP_TRY(check_uuid(members->layout(), options.expected_uuid));
   auto pool = std::make_unique<PoolImpl>(env, std::move(options), std::move(members));
   VSNAP_TRY(pool->start());
@@ -168,7 +171,7 @@ PoolImpl::~PoolImpl() {
 }
 
 Result<> PoolImpl::start() {
-  if (!options_.for_check && engine_->members().needs_check()) {
+  if (!options_.for_check && !is_read_only() && engine_->members().needs_check()) {
     return failure(
         ErrorKind::damaged,
         fmt::format("pool {}: writing to a member failed when it was last used (vsnap check {} says "
@@ -176,6 +179,7 @@ Result<> PoolImpl::start() {
                     name_, name_));
   }
   if (auto opened = engine_->open_catalog(options_.for_check); !opened) {
+    if (is_read_only()) return not_enough(opened.error());
     if (opened.error().kind != ErrorKind::failed || opened.error().errno_value != EIO) return opened;
     return failure(
         ErrorKind::damaged,
@@ -209,6 +213,7 @@ Result<> PoolImpl::start() {
       [this] {
         for (const ObjectPtr& object : being_stored_) objects_.note_changed(object);
       });
+  if (is_read_only()) return start_degraded();
   auto recovered = recover();
   if (!recovered && options_.for_check && recovered.error().kind == ErrorKind::damaged)
     journal_damage_ = recovered.error().message;
@@ -315,6 +320,7 @@ Result<> PoolImpl::close() {
     if (copying_thread_.joinable()) copying_thread_.join();
   }
   Result<> done;
+  bool whole = false; // and nothing is left to be done
   if (may_change_ && engine_->check_writable()) {
     finish_preserved_if_asked();
     done = engine_->commit();
@@ -326,6 +332,7 @@ Result<> PoolImpl::close() {
       if (!more || !*more) break;
     }
     if (done) engine_->end_tail();
+    whole = done.has_value();
   }
   mark_failure();
   {
@@ -336,8 +343,12 @@ Result<> PoolImpl::close() {
     }
   }
   counters_.reset();
-  engine_->members().clear_owner_records();
   sweeper_.reset();
+  if (whole) {
+    if (auto closed = engine_->close_catalog(); !closed) // it is whole all the same
+      log::warning("pool {}: noting that it is closed: {}", name_, closed.error().message);
+  }
+  engine_->members().clear_owner_records();
   engine_.reset();
   return done;
 }
@@ -592,7 +603,7 @@ void PoolImpl::handle_closed(View& view) noexcept {
 // ---- dump ----
 
 Result<> PoolImpl::dump_catalog(const std::string& path, const Progress& progress) {
-  VSNAP_TRY(engine_->commit());
+  if (!is_read_only()) VSNAP_TRY(engine_->commit());
   return engine_->db().copy_to(
       path, [&](std::uint64_t done, std::uint64_t total) { return !progress || progress(done, total); });
 }

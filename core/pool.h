@@ -56,6 +56,9 @@ struct OpenPoolOptions {
   // member_descriptors() of a process before this one, which stay open: with its locks, so that nobody else
   // could open the pool since.
   std::vector<int> held_members = {};
+  // Members may be missing: then what the others have is read, and nothing is changed. Else it is opened as
+  // always.
+  bool degraded = false;
   bool for_check = false; // opens what is refused otherwise, for check() only
 };
 
@@ -134,6 +137,8 @@ class Pool {
   virtual void stop_waiting() {}
   // Whether a process that opens the pool after this one was killed finds every write that returned.
   [[nodiscard]] virtual bool survives_kill() const { return true; }
+  // It takes no changes, from its opening on.
+  [[nodiscard]] virtual bool is_read_only() const { return false; }
   // That carry the locks of the members; of the members that there are now.
   [[nodiscard]] virtual std::vector<int> member_descriptors() const { return {}; }
   virtual void set_observer(PoolObserver* observer) = 0;

@@ -78,7 +78,7 @@ std::optional<std::string> PoolImpl::attach_base(Base& base, std::uint64_t size_
         "snapshots are to count all the same, else --changed=drop-snapshots)",
         base.path, *changed);
   }
-  if (stamp->size_bytes > size_bytes) { // it was being made larger, when a crash came
+  if (stamp->size_bytes > size_bytes && !is_read_only()) { // it was being made larger, when a crash came
     if (auto cut = (*file)->resize(size_bytes); !cut) return cut.error().message;
   }
   if (engine_->members().needs_check()) (*file)->drop_cache();

@@ -220,6 +220,7 @@ Result<> PoolImpl::wait_for_copy(const ViewName& name, const Progress& progress)
   BranchId id;
   {
     VSNAP_TRY_ASSIGN(const ObjectPtr object, copying_object(name));
+    if (is_read_only()) VSNAP_TRY(engine_->check_writable()); // nobody copies
     MutexLock lock(objects_.mutex());
     id = object->branch->id;
     FullCopy& copy = *object->branch->copy;

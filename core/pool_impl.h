@@ -39,7 +39,8 @@ class PoolImpl final : public Pool {
 
   Result<> close() override;
   void keep_unlinked() override { keep_unlinked_ = true; }
-  [[nodiscard]] bool survives_kill() const override { return engine_->has_tail(); }
+  [[nodiscard]] bool survives_kill() const override { return engine_->has_tail() || is_read_only(); }
+  [[nodiscard]] bool is_read_only() const override { return engine_->members().frozen(); }
   [[nodiscard]] std::vector<int> member_descriptors() const override {
     return engine_->members().descriptors();
   }
@@ -295,6 +296,13 @@ class PoolImpl final : public Pool {
   Result<> replay_figures(const LogRecord& record);
   Result<> replay_change(const LogRecord& record);
   Result<> replay_places(const LogRecord& record, const MapChange& change);
+
+  // Without all members
+  Result<> start_degraded();
+  Result<> recover_degraded();
+  [[nodiscard]] Result<> check_catalog_whole();
+  [[nodiscard]] Result<> check_snapshots_whole();
+  [[nodiscard]] Failure not_enough(const Error& error) const;
 
   // Background
   Result<> start_background();

@@ -29,7 +29,7 @@ Result<> PoolImpl::recover() {
       const bool found,
       engine_->replay([this](const LogRecord& record) { return replay(record); }, options_.takes_over));
   if (!found) {
-    if (!options_.for_check) engine_->start_headroom();
+    if (!options_.for_check && !is_read_only()) engine_->start_headroom();
     return {};
   }
   const std::uint64_t records = engine_->log().last() - engine_->committed();

@@ -8,6 +8,7 @@
 
 #include "core/assert.h"
 #include "core/change_range.h"
+#include "core/log.h"
 #include "core/volume_change.h"
 
 namespace vsnap {
@@ -158,6 +159,7 @@ Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out, Pendin
     const std::uint64_t begin_byte = span.begin_in(block);
     const std::span<std::byte> part = out.subspan(begin_byte - span.from, span.end_in(end - 1) - begin_byte);
     if (data) VSNAP_TRY(engine_.check_kept({entry.place(), BlockCount(end - block)}));
+    if (data) VSNAP_TRY(check_there(entry.place()));
     if (data && entry.place().is_base() && !in_image())
       VSNAP_TRY(read_through_image(span.region, block, entry, begin_byte % kBlockBytes, part));
     else if (data && pending != nullptr)
@@ -173,9 +175,25 @@ Result<> VolumeIo::read_piece(const Span& span, std::span<std::byte> out, Pendin
   return {};
 }
 
+Result<> VolumeIo::check_there(Place place) {
+  if (!engine_.members().frozen()) return {};
+  const MissingMember* const missing = engine_.members().missing_at(place);
+  if (missing == nullptr) return {};
+  if (engine_.tells_missing(object_->id, missing->index)) {
+    std::string name;
+    {
+      MutexLock lock(objects_.mutex());
+      name = objects_.name_of(*object_).text();
+    }
+    log::error("{}: blocks of it are on {}, which is missing: reads of them fail", name, missing->text());
+  }
+  return failure(ErrorKind::failed, EIO, {});
+}
+
 Result<> VolumeIo::read_entry(Entry entry, std::span<std::byte> out) {
   if (entry.kind() == BlockKind::data) {
     VSNAP_TRY(engine_.check_kept({entry.place(), BlockCount(1)}));
+    VSNAP_TRY(check_there(entry.place()));
     return engine_.members().read(entry.place(), 0, out);
   }
   std::memset(out.data(), 0, out.size());

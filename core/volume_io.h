@@ -121,6 +121,8 @@ class VolumeIo final : public View {
   Result<> reserve_piece(const Span& span);
   Result<std::optional<std::uint64_t>> seek(std::uint64_t offset, bool data);
   Result<> check_range(std::uint64_t offset, std::uint64_t length) const;
+  // EIO of what lies on a missing member. The log says so, once for each; the error has no message.
+  [[nodiscard]] Result<> check_there(Place place);
   // Runs a change of the map: throttled before, repeated once after a commit if there was no space.
   template <class Body>
   Result<> change(std::uint64_t offset, std::uint64_t length, Body body);

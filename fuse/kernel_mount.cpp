@@ -87,6 +87,7 @@ Result<> add_arguments(const MountOptions& options, fuse_args& arguments) {
   if (!options.fs_name.empty()) {
     added = added && fuse_opt_add_opt_escaped(&list, ("fsname=" + options.fs_name).c_str()) == 0;
   }
+  if (options.read_only) added = added && fuse_opt_add_opt(&list, "ro") == 0;
   if (options.allow_other) added = added && fuse_opt_add_opt(&list, "allow_other") == 0;
   added = added && fuse_opt_add_arg(&arguments, "vsnap") == 0 && fuse_opt_add_arg(&arguments, "-o") == 0 &&
           fuse_opt_add_arg(&arguments, list) == 0;

@@ -33,6 +33,7 @@ struct MountOptions {
   bool debug = false;       // every request to the log, at level debug
   bool io_uring = false;    // requests through rings, where libfuse and the kernel can; see request_ring.h
   unsigned threads = 0;     // 0: the default
+  bool read_only = false;   // the kernel lets nobody change anything
   std::string fs_name;      // what mount(8) shows as the source, such as vsnap:lab
 };
 

@@ -5,7 +5,9 @@
 namespace vsnap {
 
 int errno_for(const Error& error) {
-  if (error.errno_value == EIO || error.kind == ErrorKind::damaged) log::error("{}", error.message);
+  const bool told = error.message.empty(); // by whoever found it
+  if (!told && (error.errno_value == EIO || error.kind == ErrorKind::damaged))
+    log::error("{}", error.message);
   return error.errno_value > 0 ? error.errno_value : usual_errno(error.kind);
 }
 

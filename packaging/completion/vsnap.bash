@@ -82,7 +82,7 @@ _vsnap() {
     --to | --qga) offered=FILES ;;
     --sector-size) offered=$'512\n1024\n2048\n4096' ;;
     -t) offered=$'volume\nsnapshot\nall' ;;
-    -o) [[ $command == mount ]] || return; offered=$'allow_other\nthreads=\ncache=\ndirect=on\ndirect=off\nio_uring\ndebug' ;;
+    -o) [[ $command == mount ]] || return; offered=$'allow_other\ndegraded\nthreads=\ncache=\ndirect=on\ndirect=off\nio_uring\ndebug' ;;
     -s) return ;;
     --changed) offered=$'keep\ndrop-snapshots' ;;
     *)

@@ -69,7 +69,7 @@ TEST_CASE("options go over as they are, and unknown ones are left out") {
   options.members = {"/srv/a b.img", "/dev/disk/by-id/x"};
   options.uuid = "c8a178d1-b545-4215-8037-3c6f076a0fbe";
   options.mount_point = "/mnt/lab";
-  options.allow_other = options.debug = options.direct = options.background = true;
+  options.allow_other = options.debug = options.direct = options.degraded = options.background = true;
   options.restart = false;
   options.threads = 64;
   options.cache_bytes = 1ULL << 33;

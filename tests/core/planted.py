@@ -21,7 +21,13 @@ FULL = "a crash at any call leaves a full-sized*"
 ADOPTED = "an adopted image through a power cut*"
 FAULTS = "whichever call fails*,after a failed flush*"
 
+DEGRADED = "a full-sized snapshot outlives*,without a member a pool*,the flag that a pool was closed*"
+
 FOUND_BY = {
+    "degraded_not_frozen": DEGRADED,
+    "closed_while_in_use": DEGRADED,
+    "wal_done_without": DEGRADED,
+    "line_not_told": DEGRADED,
     "frame_not_durable": CRASHES,
     "frame_unsealed": "a flipped byte anywhere in a journal*",
     "frame_overwritten": "many small fsyncs*",
