@@ -224,8 +224,8 @@ std::size_t PoolImpl::pins_left(const Branch& branch, std::uint64_t number, cons
   for (const Branch* const child : objects_.branches()) {
     if (child->seen_parent() != &branch || child->parent_number.value() != number) continue;
     if (child->has_head && !gone.contains({child->id, std::nullopt})) continue;
-    const bool seen = std::ranges::any_of(
-        child->pins, [&](std::uint64_t pin) { return pins_left(*child, pin, gone) > 0; });
+    bool seen = false;
+    for (const std::uint64_t pin : child->pins) seen = seen || pins_left(*child, pin, gone) > 0;
     if (!seen) --left;
   }
   return left;

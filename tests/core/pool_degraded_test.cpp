@@ -459,6 +459,34 @@ std::array<Outcome, 2> crash_everywhere(Lab::Made how, bool power_cut, std::uint
 
 } // namespace
 
+TEST_CASE("a snapshot of an adopted image whose saves are on the missing member does not show the image") {
+  std::array<bool, 2> withheld{};
+  for (std::uint32_t lost = 0; lost < 2; ++lost) {
+    CAPTURE(lost);
+    Lab lab(2, Lab::Made::whole);
+    {
+      auto image = lab.env.open_file("/img", {.create = true});
+      REQUIRE((*image)->resize(kSize).has_value());
+    }
+    REQUIRE(lab.pool->adopt({.path = "/img", .volume = "v"}).has_value());
+    lab.write_all(1);
+    lab.snapshot("v@s");
+    lab.write(0, 2); // from here on the image is being changed
+    REQUIRE(lab.pool->sync().has_value());
+    lab.close();
+    lab.open();
+    for (std::uint64_t block = 1; block < kBlocks; ++block) lab.write(block, 2);
+    lab.env.kill();
+    lab.pool.reset();
+    const auto opened = lab.open_without(lost);
+    if (!opened) continue;
+    const auto image_view = (*opened)->open_view((*opened)->find({"v", "s"})->id);
+    withheld.at(lost) = !image_view.has_value();
+    if (image_view) check_view(**opened, "v@s", 1, 1);
+  }
+  CHECK((withheld[0] || withheld[1])); // the journal is on one of them
+}
+
 TEST_CASE("without a member a pool after a crash at any call shows the truth or is refused") {
   const std::uint64_t seed = test_seed();
   const char* const wanted = std::getenv("VSNAP_DEGRADED_STEP"); // calls from one crash to the next
