@@ -13,12 +13,12 @@ namespace {
 Table make_table() {
   return Table({{"name"},
                 {"type", false, false},
-                {"form"},
-                {"state"},
                 {"size", true},
                 {"used", true},
                 {"avail", true},
                 {"frees", true},
+                {"form"},
+                {"state"},
                 {"origin", false, false},
                 {"base", false, false},
                 {"snaplimit", true, false},
@@ -34,7 +34,7 @@ void add_rows(Table& table, const Spec& spec, const DiskUsage& usage) {
   const std::string& pool = spec.pool;
   const SpaceInfo& space = usage.space;
   if (!spec.view)
-    table.add({Cell::text(pool), Cell::text("pool"), Cell::none(), Cell::none(), Cell::size(space.size_bytes),
+    table.add({Cell::text(pool), Cell::text("pool"), Cell::size(space.size_bytes),
                Cell::size(space.data_bytes + space.metadata_bytes), Cell::size(space.available_bytes),
                Cell::none()});
   for (const UsageRow& row : usage.rows) {
@@ -42,9 +42,9 @@ void add_rows(Table& table, const Spec& spec, const DiskUsage& usage) {
     const auto [limit, snapshots_use] = snapshot_space_cells(row.view);
     table.add({Cell::text(pool + "/" + row.view.name.text()),
                Cell::text(row.view.kind == ViewKind::snapshot ? "snapshot" : "volume"),
-               Cell::text(std::string(to_string(row.view.form))), Cell::text_if(row.view.state),
                Cell::size(row.view.size_bytes), Cell::size(row.view.used_bytes), Cell::none(),
-               Cell::size(row.frees_bytes), Cell::optional_text(origin_text(pool, row.view)),
+               Cell::size(row.frees_bytes), Cell::text(std::string(to_string(row.view.form))),
+               Cell::text_if(row.view.state), Cell::optional_text(origin_text(pool, row.view)),
                Cell::text_if(row.view.base), limit, snapshots_use});
   }
 }

@@ -13,8 +13,8 @@
 //   nobody. What a volume overwrote in place shows, as it does after a power cut. Only a snapshot whose
 //   records are among those left out would show what it never was: the catalog says up to which record the
 //   newest snapshot needs it ("line"), and a pool in which that is beyond what the catalog has is refused.
-// - Where an image of an adopted volume was being changed, records left out may say what was saved before: its
-//   volume, and all that looks at it, cannot be opened.
+// - Where an image of an adopted volume was being changed, records left out may say what was saved before:
+//   its volume, and all that looks at it, cannot be opened.
 // - A failed flush, after which a member may have lost what was overwritten in place and not confirmed, is
 //   told in one line; what rows name was flushed before them.
 #include <fmt/format.h>
@@ -81,7 +81,8 @@ Result<> PoolImpl::start_degraded() {
         problem = fmt::format("{}: half rolled back (it goes on when the pool is opened with all members)",
                               base.path);
       else if (base.open && engine_->leaves_out_records())
-        problem = fmt::format("{}: what was saved of it last is on what is missing (bring it back)", base.path);
+        problem = fmt::format("{}: what was saved of it last is on what is missing (bring it back)",
+                              base.path);
     }
   }
   const std::vector<MissingMember>& missing = engine_->members().missing();
