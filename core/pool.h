@@ -67,7 +67,7 @@ struct OpenPoolOptions {
 struct AdoptOptions {
   std::string path;
   std::string volume;
-  bool force = false; // also a device without a name that lasts
+  bool force = false; // also a device without a name that lasts, or what begins as an image of another format
   // Of a volume that was adopted before, where the image is not the one that was left: what of its snapshots?
   enum class Changed { refuse, keep, drop_snapshots } changed = Changed::refuse;
 };

@@ -1,6 +1,8 @@
 // Adopting: an existing image or partition becomes a volume in place. And what is found, when a pool is
 // opened, of images that were adopted before.
 #include <fmt/format.h>
+#include <array>
+#include <string_view>
 #include <algorithm>
 
 #include "core/log.h"
@@ -204,9 +206,37 @@ Result<ViewInfo> PoolImpl::adopt(const AdoptOptions& options) {
   return adopt_new(options);
 }
 
+namespace {
+
+// What an image of other than raw blocks begins with.
+std::optional<std::string_view> other_format(File& image) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 6> kBegins = {{
+      {"QFI\xfb", "qcow2"},
+      {std::string_view("QED\0", 4), "qed"},
+      {"KDMV", "vmdk"},
+      {"vhdxfile", "vhdx"},
+      {"conectix", "vhd"},
+      {"<<< ", "vdi"},
+  }};
+  std::array<char, 8> head{};
+  if (!image.read_at(0, std::as_writable_bytes(std::span(head)))) return std::nullopt;
+  for (const auto& [begin, name] : kBegins) {
+    if (std::string_view(head.data(), head.size()).starts_with(begin)) return name;
+  }
+  return std::nullopt;
+}
+
+} // namespace
+
 Result<ViewInfo> PoolImpl::adopt_new(const AdoptOptions& options) {
   VSNAP_TRY(check_free({options.volume, {}}));
   VSNAP_TRY_ASSIGN(Image image, open_image(options));
+  if (const auto format = other_format(*image.file); format && !options.force) {
+    return failure(ErrorKind::usage,
+                   fmt::format("{}: begins as a {} image, which is not raw (qemu-img convert -O raw makes one; "
+                               "--force takes the bytes as they are)",
+                               options.path, *format));
+  }
   Base base;
   base.path = image.path;
   base.stamp = image.stamp;

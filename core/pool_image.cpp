@@ -63,23 +63,22 @@ Result<> PoolImpl::resize_image(const ObjectPtr& volume, std::uint64_t size_byte
 
 // ---- rollback ----
 
+Result<> PoolImpl::check_image_rollback(const Object& volume, const Object& target) {
+  VSNAP_TRY(check_images(volume));
+  if (target.size_bytes.load() == volume.size_bytes.load()) return {};
+  return failure(ErrorKind::failed, EINVAL,
+                 fmt::format("{}/{}: had {} then and has {} now, and an adopted image is not made smaller "
+                             "(vsnap clone the snapshot)",
+                             name_, volume.name, format_size(target.size_bytes.load()),
+                             format_size(volume.size_bytes.load())));
+}
+
 // The image stays where it is, and gets back what differs. The catalog says that this is under way before it
 // begins, in the transaction that keeps the state before: whoever opens the pool after a crash goes on. The
 // volume cannot be opened meanwhile, and its snapshots are what they were: all changes go the way of writes.
 Result<> PoolImpl::roll_back_image(const ObjectPtr& volume, const ObjectPtr& target, const ObjectPtr& kept,
                                    bool discard, const Progress& progress) {
   Branch& branch = *volume->branch;
-  {
-    MutexLock lock(objects_.mutex());
-    VSNAP_TRY(check_images(*volume));
-  }
-  if (target->size_bytes.load() != volume->size_bytes.load()) {
-    return failure(ErrorKind::failed, EINVAL,
-                   fmt::format("{}/{}: had {} then and has {} now, and an adopted image is not made smaller "
-                               "(vsnap clone the snapshot)",
-                               name_, volume->name, format_size(target->size_bytes.load()),
-                               format_size(volume->size_bytes.load())));
-  }
   VSNAP_TRY(mark_base(branch));
   Base base = base_of(branch);
   base.target = target->number;

@@ -280,6 +280,8 @@ class PoolImpl final : public Pool {
   // What a removed clone still holds of the image of one of these volumes is let go of first.
   Result<> finish_sweeps_of_images(std::span<const ViewName> names) VSNAP_EXCLUDES(config_mutex_);
   Result<> resize_image(const ObjectPtr& volume, std::uint64_t size_bytes) VSNAP_REQUIRES(config_mutex_);
+  [[nodiscard]] Result<> check_image_rollback(const Object& volume, const Object& target)
+      VSNAP_REQUIRES(objects_.mutex());
   Result<> roll_back_image(const ObjectPtr& volume, const ObjectPtr& target, const ObjectPtr& kept,
                            bool discard, const Progress& progress) VSNAP_REQUIRES(config_mutex_);
   Result<> keep_as_snapshot(const ObjectPtr& volume, const ObjectPtr& kept, const Engine::Step& also)

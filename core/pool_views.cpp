@@ -193,6 +193,7 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
       kept->name = name.snapshot;
       result.kept = name;
     }
+    if (volume->branch->adopted()) VSNAP_TRY(check_image_rollback(*volume, *target));
     volume->withheld = !dry_run;
   }
   if (dry_run) return result;

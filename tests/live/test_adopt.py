@@ -176,6 +176,11 @@ class Refusals(AdoptTest):
         self.refused(2, "neither a file", self.lab.path)
         member = self.lab.json("pool", "status", "p")["pool"]["members"][0]["path"]
         self.refused((2, 4), member, member)
+        qcow2 = self.lab.file("qcow2", MIB)
+        write_at(qcow2, 0, b"QFI\xfb\0\0\0\3")
+        self.refused(2, "qcow2", qcow2)
+        self.lab.vsnap("adopt", "--force", qcow2, "p/bytes")
+        self.lab.vsnap("release", "p/bytes")
         other = self.lab.path / "other"
         self.lab.vsnap("pool", "create", "q", other, "--size", "32M")
         self.refused(2, "member of pool q", other)
