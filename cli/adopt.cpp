@@ -51,7 +51,8 @@ void register_adopt(Program& program) {
       "--changed", options->changed,
       "of a volume adopted before, whose image was changed without vsnap: its snapshots stay, or go", "WHAT",
       {"keep", "drop-snapshots"});
-  command.flag("--force", options->force, "also a device without a name that lasts, or a file of another format");
+  command.flag("--force", options->force,
+               "also a device without a name that lasts, or a file of another format");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }
 

@@ -233,8 +233,8 @@ Result<ViewInfo> PoolImpl::adopt_new(const AdoptOptions& options) {
   VSNAP_TRY_ASSIGN(Image image, open_image(options));
   if (const auto format = other_format(*image.file); format && !options.force) {
     return failure(ErrorKind::usage,
-                   fmt::format("{}: begins as a {} image, which is not raw (qemu-img convert -O raw makes one; "
-                               "--force takes the bytes as they are)",
+                   fmt::format("{}: begins as a {} image, which is not raw (qemu-img convert -O raw makes "
+                               "one; --force takes the bytes as they are)",
                                options.path, *format));
   }
   Base base;
