@@ -39,7 +39,8 @@ class SnapshotLimit {
   [[nodiscard]] std::uint64_t take(std::uint64_t wanted);
   void give_back(std::uint64_t blocks) { used_.fetch_sub(static_cast<std::int64_t>(blocks)); }
   void add(std::uint64_t blocks) { used_.fetch_add(static_cast<std::int64_t>(blocks)); }
-  // What a write says that take() refused; whoever began it makes room, once it is out of the gate.
+  // What a write says that take() refused; whoever began it makes room, once it is out of the gate. Nothing
+  // that a file or device answers looks like it: see system_failure().
   [[nodiscard]] static Failure refusal();
   [[nodiscard]] static bool refused(const Error& error);
 

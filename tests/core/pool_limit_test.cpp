@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "core/log.h"
+#include "core/snapshot_limit.h"
 #include "tests/core/limit_lab.h"
 #include "tests/core/seed.h"
 
@@ -96,6 +97,24 @@ TEST_CASE("a write that is larger than the room goes as far as there is some") {
   require_full(lab.write(LimitLab::kBlocks - 20, 40, 2));
   CHECK(lab.figure() == 10);
   CHECK(lab.counted() == lab.freed_with_all());
+}
+
+TEST_CASE("a file system that is out of quota is not taken for the limit") {
+  CHECK(SnapshotLimit::refused(SnapshotLimit::refusal().value()));
+  const Error none = system_failure(EDQUOT, "/a").value();
+  CHECK(none.kind == ErrorKind::no_space);
+  CHECK(none.errno_value == ENOSPC);
+  CHECK_FALSE(SnapshotLimit::refused(none));
+  LimitLab lab;
+  lab.limit(10);
+  REQUIRE(lab.snapshot("v@s").has_value());
+  lab.env.no_space(true, EDQUOT);
+  const Error error = refusal(lab.write(0, 1, 2));
+  lab.env.no_space(false);
+  CHECK(error.kind == ErrorKind::no_space);
+  CHECK(error.errno_value == ENOSPC);
+  CHECK_FALSE(says(error, "use all of their"));
+  CHECK(read_from(*lab.view("v"), 0) == block_of(1));
 }
 
 TEST_CASE("a discard is never refused, and what it leaves to snapshots counts") {
