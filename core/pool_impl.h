@@ -217,7 +217,8 @@ class PoolImpl final : public Pool {
   Result<> check_up_to_date(const char* table);
   [[nodiscard]] std::set<BranchId> branches_of_snapshots(const Object& volume)
       VSNAP_REQUIRES(objects_.mutex());
-  Result<> count_snapshots_of(const ObjectPtr& volume) VSNAP_EXCLUDES(objects_.mutex());
+  // False: there is no such volume any more.
+  Result<bool> count_snapshots_of(const ObjectPtr& volume) VSNAP_EXCLUDES(objects_.mutex());
   [[nodiscard]] std::vector<ObjectPtr> limited_volumes() VSNAP_EXCLUDES(objects_.mutex());
   void note_pins_gone() VSNAP_EXCLUDES(objects_.mutex());
   void note_branches_changed() VSNAP_EXCLUDES(objects_.mutex());

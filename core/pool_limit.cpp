@@ -102,13 +102,18 @@ std::set<BranchId> PoolImpl::branches_of_snapshots(const Object& volume) {
 }
 
 // The figure of the moment at which the gate was drained is compared with the catalog, which has everything
-// up to then and stands still under the commit lock; writers go on beside it.
-Result<> PoolImpl::count_snapshots_of(const ObjectPtr& volume) {
+// up to then and stands still under the commit lock; writers go on beside it. Who asks may hold nothing that
+// keeps the volume, but its branch stays while it has the commit lock and there is the volume.
+Result<bool> PoolImpl::count_snapshots_of(const ObjectPtr& volume) {
   SnapshotLimit& limit = volume->snapshot_limit;
   for (;;) {
     VSNAP_TRY(engine_->commit()); // so that little is left for when writes are held
     MutexLock commit(engine_->commit_mutex());
-    if (limit.is_exact() || !limit.active()) return {}; // somebody else has counted
+    {
+      MutexLock lock(objects_.mutex());
+      if (objects_.find(volume->id) != volume) return false;
+    }
+    if (limit.is_exact() || !limit.active()) return true; // somebody else has counted
     IoGate& gate = volume->branch->gate;
     const bool held = !planted(Fault::counted_while_written);
     if (held) {
@@ -129,7 +134,7 @@ Result<> PoolImpl::count_snapshots_of(const ObjectPtr& volume) {
     }
     VSNAP_TRY_ASSIGN(const std::uint64_t kept,
                      sweeper_->kept_beside(family, volume->branch->id, std::move(line_of_branches)));
-    if (limit.end_count(count, kept)) return {};
+    if (limit.end_count(count, kept)) return true;
   }
 }
 
@@ -181,7 +186,8 @@ Result<bool> PoolImpl::has_snapshot_room(const ObjectPtr& volume) {
   for (;;) {
     const SnapshotLimit::Room room = volume->snapshot_limit.room();
     if (room != SnapshotLimit::Room::unknown) return room == SnapshotLimit::Room::some;
-    VSNAP_TRY(count_snapshots_of(volume));
+    VSNAP_TRY_ASSIGN(const bool counted, count_snapshots_of(volume));
+    if (!counted) return true; // nothing limits what is gone
   }
 }
 

@@ -236,6 +236,27 @@ TEST_CASE("what snapshots keep goes on counting after a rollback") {
   }
 }
 
+TEST_CASE("volumes are removed while their snapshots are counted") {
+  log::set_level(log::Level::off);
+  LimitLab lab;
+  std::atomic<bool> done{false};
+  Writer counter([&] {
+    while (!done) lab.pool->count_snapshot_space();
+  });
+  bool ok = true;
+  for (int i = 0; i < 150 && ok; ++i) {
+    const std::string name = "r" + std::to_string(i);
+    ok = lab.pool->create_volume(name, kMiB).has_value() && lab.write(0, 4, 1, name).has_value() &&
+         lab.set(name, {{"snapshot-limit", "1M"}}).has_value() && lab.snapshot(name + "@s").has_value() &&
+         lab.pool->rollback({name, "s"}, true, false).has_value() &&
+         lab.remove(name, {.recursive = true}).has_value() && lab.pool->wait_for_removals({}).has_value();
+  }
+  done = true;
+  counter.join();
+  CHECK(ok);
+  CHECK(lab.findings().empty());
+}
+
 TEST_CASE("the figure is what goes with all snapshots, whatever was done") {
   log::set_level(log::Level::off);
   const std::uint64_t seed = test_seed();
