@@ -230,6 +230,8 @@ class PoolImpl final : public Pool {
   [[nodiscard]] std::vector<ObjectPtr> droppable(const Object& volume) VSNAP_REQUIRES(objects_.mutex());
   Result<bool> drop_oldest(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
   Result<> check_snapshot_room(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+  // When nothing else is in the way of those that are to be made.
+  Result<> check_snapshot_room(std::span<const NewSnapshot> made) VSNAP_REQUIRES(config_mutex_);
   void wait_for_room_makers() VSNAP_EXCLUDES(room_mutex_);
   void warn_about_limits();
   [[nodiscard]] std::string limit_health();

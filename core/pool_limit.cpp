@@ -289,6 +289,18 @@ Result<> PoolImpl::check_snapshot_room(const ObjectPtr& volume) {
   return room ? Result<>() : no_snapshot_room(*volume);
 }
 
+// First those that only look: nothing is dropped for what is refused then.
+Result<> PoolImpl::check_snapshot_room(std::span<const NewSnapshot> made) {
+  for (const bool drops : {false, true}) {
+    for (const NewSnapshot& each : made) {
+      const ObjectPtr& volume = each.object->volume;
+      if ((volume->snapshot_limit.on_full() == OnFull::drop_oldest) == drops)
+        VSNAP_TRY(check_snapshot_room(volume));
+    }
+  }
+  return {};
+}
+
 // ---- saying so ----
 
 void PoolImpl::warn_about_limits() {

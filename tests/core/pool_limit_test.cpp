@@ -160,6 +160,35 @@ TEST_CASE("a snapshot that would have no room at all is refused") {
   REQUIRE(lab.snapshot("v@t").has_value());
 }
 
+TEST_CASE("nothing is dropped for a group of snapshots that is refused") {
+  log::set_level(log::Level::off);
+  LimitLab lab;
+  lab.create("w", 4 * kMiB);
+  REQUIRE(lab.write(0, 20, 1, "w").has_value());
+  lab.limit(10, "drop-oldest");
+  lab.limit(10, "error", "w");
+  REQUIRE(lab.snapshot("v@a").has_value());
+  REQUIRE(lab.write(0, 5, 2).has_value());
+  REQUIRE(lab.snapshot("v@b").has_value());
+  REQUIRE(lab.write(10, 5, 2).has_value()); // no more room
+  REQUIRE(lab.snapshot("w@s").has_value());
+  const ViewName taken[] = {{"v", "c"}, {"w", "s"}};
+  CHECK(says(refusal(lab.pool->snapshot(taken)), "w@s"));
+  CHECK(lab.has("v@a"));
+  const ViewName missing[] = {{"v", "c"}, {"x", "c"}};
+  CHECK(refusal(lab.pool->snapshot(missing)).kind == ErrorKind::not_found);
+  CHECK(lab.has("v@a"));
+  const ViewName both[] = {{"v", "c"}, {"w", "c"}};
+  REQUIRE(lab.write(0, 10, 2, "w").has_value());
+  CHECK(says(refusal(lab.pool->snapshot(both)), "lab/w: its snapshots use all of their"));
+  CHECK(lab.has("v@a"));
+  lab.limit(11, "error", "w");
+  REQUIRE(lab.pool->snapshot(both).has_value());
+  CHECK_FALSE(lab.has("v@a"));
+  CHECK(lab.has("v@b"));
+  CHECK(lab.has("w@c"));
+}
+
 TEST_CASE(
     "the oldest snapshots are dropped where that is asked for, but none that is open, held or the last") {
   log::set_level(log::Level::off);
