@@ -64,6 +64,17 @@ bool Objects::has_snapshot_on(const Object& volume, const Branch& branch) {
   return false;
 }
 
+bool Objects::has_snapshot_at(const Object& volume, const Branch& branch, Version number) {
+  for (auto at = by_view_.lower_bound({branch.id, number, ObjectId(0)});
+       at != by_view_.end() && at->second->branch == &branch && at->second->number == number; ++at) {
+    const Object& snapshot = *at->second;
+    const bool is_full = branch.copy && branch.copy->snapshot == snapshot.id;
+    if (snapshot.volume.get() == &volume && !snapshot.name.empty() && !snapshot.draining && !is_full)
+      return true;
+  }
+  return false;
+}
+
 std::vector<ObjectPtr> Objects::all() {
   std::vector<ObjectPtr> list;
   for (const auto& [name, volume] : volumes_) {

@@ -234,6 +234,7 @@ class PoolImpl final : public Pool {
   Result<> check_snapshot_room(std::span<const NewSnapshot> made) VSNAP_REQUIRES(config_mutex_);
   void wait_for_room_makers() VSNAP_EXCLUDES(room_mutex_);
   void warn_about_limits();
+  [[nodiscard]] std::string full_name(const Object& volume) VSNAP_EXCLUDES(objects_.mutex()); // "lab/vm1"
   [[nodiscard]] std::string limit_health();
 
   // Holds

@@ -153,8 +153,7 @@ void PoolImpl::count_snapshot_space() {
   for (const ObjectPtr& volume : limited_volumes()) {
     if (volume->snapshot_limit.is_exact()) continue;
     if (auto counted = count_snapshots_of(volume); !counted)
-      log::warning("{}/{}: counting what its snapshots use: {}", name_, volume->name,
-                   counted.error().message);
+      log::warning("{}: counting what its snapshots use: {}", full_name(*volume), counted.error().message);
   }
 }
 
@@ -269,11 +268,13 @@ Result<bool> PoolImpl::drop_oldest(const ObjectPtr& volume) {
     // Open, held, or needed by what is under way.
     if (!plan_removal(std::span(&name, 1), {}) || !hold_back(*snapshot)) continue;
     auto erased = erase_objects({snapshot});
-    MutexLock lock(objects_.mutex());
-    snapshot->withheld = false;
+    {
+      MutexLock lock(objects_.mutex());
+      snapshot->withheld = false;
+    }
     VSNAP_TRY(erased);
     log::info("{}/{}: removed, as the snapshots of {}/{} reached their limit", name_, name.text(), name_,
-              volume->name);
+              name.volume);
     tell_entry(name.text());
     return true;
   }
@@ -306,31 +307,38 @@ Result<> PoolImpl::check_snapshot_room(std::span<const NewSnapshot> made) {
 void PoolImpl::warn_about_limits() {
   for (const ObjectPtr& volume : limited_volumes()) {
     SnapshotLimit& limit = volume->snapshot_limit;
-    const bool unknown = limit.room() == SnapshotLimit::Room::unknown;
-    if (unknown || (!limit.is_exact() && limit.percent() >= SnapshotLimit::kWarnPercent)) {
-      if (auto counted = count_snapshots_of(volume); !counted) continue; // said elsewhere
-    }
-    const unsigned mark = limit.tell_mark();
-    if (mark == 0) continue;
+    if (limit.wants_count() && !count_snapshots_of(volume)) continue; // said elsewhere
+    if (limit.tell_mark() == 0) continue;
     log::warning(
-        "{0}/{1}: its snapshots use {2} % of their limit (vsnap rm some, or vsnap set {0}/{1} "
-        "snapshot-limit=SIZE)",
-        name_, volume->name, limit.percent());
+        "{0}: its snapshots use {1} % of their limit (vsnap rm some, or vsnap set {0} snapshot-limit=SIZE)",
+        full_name(*volume), limit.percent());
   }
+}
+
+std::string PoolImpl::full_name(const Object& volume) {
+  MutexLock lock(objects_.mutex());
+  return fmt::format("{}/{}", name_, volume.name);
 }
 
 // Of the fullest; empty: none is worth a word.
 std::string PoolImpl::limit_health() {
-  ObjectPtr fullest;
-  for (const ObjectPtr& volume : limited_volumes()) {
-    if (volume->name.empty()) continue; // unlinked
-    if (!fullest || volume->snapshot_limit.percent() > fullest->snapshot_limit.percent()) fullest = volume;
+  std::string fullest;
+  unsigned percent = 0;
+  const std::vector<ObjectPtr> limited = limited_volumes();
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& volume : limited) {
+      const SnapshotLimit& limit = volume->snapshot_limit;
+      if (volume->name.empty() || !limit.is_known() || limit.percent() <= percent) continue; // or unlinked
+      fullest = volume->name;
+      percent = limit.percent();
+    }
   }
-  if (!fullest || fullest->snapshot_limit.percent() < SnapshotLimit::kWarnPercent) return {};
+  if (percent < SnapshotLimit::kWarnPercent) return {};
   return fmt::format(
       "warning: snapshots of {0}/{1} use {2} % of their limit (vsnap rm some, or vsnap set "
       "{0}/{1} snapshot-limit=SIZE)",
-      name_, fullest->name, fullest->snapshot_limit.percent());
+      name_, fullest, percent);
 }
 
 } // namespace vsnap

@@ -57,7 +57,8 @@ class SnapshotLimit {
   // In blocks. Before the first count it is of no use.
   [[nodiscard]] std::int64_t figure() const { return used_.load(); }
   [[nodiscard]] std::uint64_t used() const;
-  [[nodiscard]] std::uint64_t most() const { return most_.load(); } // where active()
+  [[nodiscard]] bool is_known() const { return known_.load(std::memory_order_acquire); } // since a count
+  [[nodiscard]] std::uint64_t most() const { return most_.load(); }                      // where active()
   [[nodiscard]] unsigned percent() const;
   static constexpr unsigned kWarnPercent = 80; // from here on it is worth a word
   // Whether less than `room` blocks are left.
@@ -88,13 +89,20 @@ class SnapshotLimit {
   void wait(std::uint64_t turn) VSNAP_EXCLUDES(mutex_);
   void wake() VSNAP_EXCLUDES(mutex_);
 
-  // True once for each time that it becomes full, and that a mark is passed: for the log.
+  // True once for each time that it becomes full: for the log.
   [[nodiscard]] bool tell_full() { return !told_full_.exchange(true); }
-  // The highest of the marks, if it was passed since the last look; 0: none was.
+  // For who looks about once a second, and says when a mark is passed. Whether to count first: nobody has, or
+  // the figure passes a mark and may be too high. After a count it takes twice as many looks as before until
+  // there is another one, until a mark is told: a count reads all rows of the volume's family.
+  [[nodiscard]] bool wants_count();
+  // The highest of the marks, if it was passed since the last look; 0: none was, or it is not certain.
   [[nodiscard]] unsigned tell_mark();
 
  private:
   static constexpr std::uint64_t kNoLimit = ~std::uint64_t{0};
+  static constexpr unsigned kLongestPause = 64;
+
+  [[nodiscard]] unsigned mark() const; // the highest that the figure has reached; 0: none
 
   std::atomic<std::uint64_t> most_{kNoLimit};
   std::atomic<std::int64_t> used_{0};
@@ -104,6 +112,8 @@ class SnapshotLimit {
   std::atomic<OnFull> on_full_{OnFull::error};
   std::atomic<bool> told_full_{false};
   std::atomic<unsigned> told_mark_{0};
+  std::atomic<unsigned> looks_left_{0}; // without a count
+  std::atomic<unsigned> pause_{0};      // looks that follow the next count
   Mutex mutex_;
   CondVar changed_;
   std::uint64_t turn_ VSNAP_GUARDED_BY(mutex_) = 0;

@@ -117,6 +117,58 @@ TEST_CASE("a file system that is out of quota is not taken for the limit") {
   CHECK(read_from(*lab.view("v"), 0) == block_of(1));
 }
 
+TEST_CASE("a count and a mark that is passed are told once, and counts that lead to nothing become rarer") {
+  SnapshotLimit limit;
+  CHECK_FALSE(limit.wants_count());
+  limit.set(100, OnFull::error);
+  const auto count = [&](std::uint64_t exact) { REQUIRE(limit.end_count(limit.begin_count(), exact)); };
+  const auto guess = [&](std::uint64_t blocks) {
+    REQUIRE(limit.take(blocks) == blocks);
+    limit.note_guess();
+  };
+  REQUIRE(limit.wants_count()); // nobody has
+  CHECK(limit.tell_mark() == 0);
+  count(70);
+  guess(5);
+  CHECK_FALSE(limit.wants_count()); // below the marks
+  unsigned looks = 0;
+  for (unsigned round = 0, expected = 0; round < 4; ++round, expected = 2 * expected + 1) {
+    CAPTURE(round);
+    guess(limit.figure() < 80 ? 80 - static_cast<std::uint64_t>(limit.figure()) : 1);
+    for (looks = 0; !limit.wants_count(); ++looks) REQUIRE(looks < 100);
+    CHECK(looks == expected);
+    CHECK(limit.tell_mark() == 0); // it is not certain
+    count(70);
+    CHECK(limit.tell_mark() == 0);
+  }
+  limit.add(15);
+  CHECK(limit.tell_mark() == 80);
+  CHECK(limit.tell_mark() == 0);
+  guess(5);
+  CHECK_FALSE(limit.wants_count()); // that mark was told
+  guess(5);
+  CHECK(limit.wants_count()); // the next one
+  count(96);
+  CHECK(limit.tell_mark() == 95);
+  count(10);
+  CHECK(limit.tell_mark() == 0);
+  count(80);
+  CHECK(limit.tell_mark() == 80); // anew
+}
+
+TEST_CASE("that a limit is reached is told again after it was raised") {
+  SnapshotLimit limit;
+  limit.set(10, OnFull::error);
+  REQUIRE(limit.end_count(limit.begin_count(), 10));
+  CHECK(limit.tell_full());
+  CHECK_FALSE(limit.tell_full());
+  limit.set(10, OnFull::pause); // still full
+  CHECK_FALSE(limit.tell_full());
+  limit.set(11, OnFull::pause);
+  REQUIRE(limit.take(1) == 1);
+  CHECK(limit.tell_full());
+}
+
 TEST_CASE("a discard is never refused, and what it leaves to snapshots counts") {
   LimitLab lab;
   lab.limit(10);
@@ -263,6 +315,45 @@ TEST_CASE("what snapshots keep goes on counting after a rollback") {
     CHECK(lab.counted() == 100);
     CHECK(lab.findings().empty());
   }
+}
+
+TEST_CASE("a volume that was rolled back has an exact figure, as long as it knows what it began with") {
+  LimitLab lab;
+  lab.limit(100);
+  REQUIRE(lab.snapshot("v@a").has_value());
+  REQUIRE(lab.write(0, 20, 2).has_value());
+  REQUIRE(lab.pool->rollback({"v", "a"}, false, false).has_value());
+  REQUIRE(lab.pool->clone({"v", "a"}, "c").has_value());
+  REQUIRE(lab.snapshot("c@t").has_value());
+  lab.limit(100, "error", "c");
+  CHECK(lab.counted() == 20);
+  const auto calls_of_count = [&] {
+    const std::uint64_t before = lab.env.calls();
+    lab.pool->count_snapshot_space();
+    return lab.env.calls() - before;
+  };
+  REQUIRE(lab.write(0, 10, 3).has_value());
+  REQUIRE(lab.view("v")->discard(20 * kBlockBytes, 10 * kBlockBytes).has_value());
+  CHECK(calls_of_count() == 0); // or what was written would have been committed
+  CHECK(lab.figure() == 40);
+  REQUIRE(lab.write(0, 10, 3, "c").has_value()); // of its origin
+  CHECK(calls_of_count() > 0);
+  CHECK(lab.figure("c") == 0);
+}
+
+TEST_CASE("nobody is refused for what a volume alone saw of the state that it was rolled back to") {
+  LimitLab lab;
+  lab.limit(20);
+  REQUIRE(lab.snapshot("v@a").has_value());
+  REQUIRE(lab.write(0, 10, 2).has_value());
+  REQUIRE(lab.snapshot("v@b").has_value());
+  REQUIRE(lab.pool->rollback({"v", "a"}, true, false).has_value());
+  REQUIRE(lab.remove("v@a").has_value());
+  CHECK(lab.counted() == 10);                // of b
+  REQUIRE(lab.write(0, 10, 3).has_value());  // nobody's any more
+  REQUIRE(lab.write(10, 10, 3).has_value()); // of b
+  CHECK(lab.counted() == 20);
+  require_full(lab.write(20, 1, 3));
 }
 
 TEST_CASE("volumes are removed while their snapshots are counted") {
