@@ -139,8 +139,9 @@ ViewInfo Objects::describe(const Object& object) {
 void Objects::describe_limit(const Object& volume, ViewInfo& info) {
   const SnapshotLimit& limit = volume.snapshot_limit;
   if (!limit.active()) return;
-  info.snapshot_space =
-      SnapshotSpace{limit.most() * kBlockBytes, limit.used() * kBlockBytes, limit.on_full()};
+  info.snapshot_space = SnapshotSpace{limit.most() * kBlockBytes, std::nullopt, limit.on_full()};
+  if (!limit.is_known()) return;
+  info.snapshot_space->used_bytes = limit.used() * kBlockBytes;
   if (limit.percent() < SnapshotLimit::kWarnPercent) return;
   info.state +=
       fmt::format("{}snapshots use {} % of their limit", info.state.empty() ? "" : ", ", limit.percent());

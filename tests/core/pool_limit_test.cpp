@@ -67,8 +67,10 @@ TEST_CASE("a limit in per cent is of the size that the volume has, without overf
   const auto of = [](const char* value, std::uint64_t size) {
     return snapshot_settings({{"snapshot-limit", value}}).limit_of(size);
   };
-  CHECK(of("20%", 1000) == 200U);
-  CHECK(of("33%", 10) == 3U);
+  CHECK(of("20%", 100'000) == 20'000U);
+  CHECK(of("33%", 100'010) == 33'003U);
+  CHECK(of("1%", 0) == kBlockBytes); // room for something
+  CHECK(of("1%", 4096) == kBlockBytes);
   CHECK(of("1000%", kMaxVolumeBytes) == kMaxVolumeBytes);
   CHECK(of("4096", 1) == 4096U);
   CHECK_FALSE(of("none", 1000).has_value());
@@ -167,6 +169,17 @@ TEST_CASE("that a limit is reached is told again after it was raised") {
   limit.set(11, OnFull::pause);
   REQUIRE(limit.take(1) == 1);
   CHECK(limit.tell_full());
+}
+
+TEST_CASE("what snapshots use is told when it was counted, and not before") {
+  LimitLab lab;
+  lab.limit(100);
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(lab.write(0, 90, 2).has_value());
+  lab.reopen();
+  CHECK(lab.info("v").snapshot_space->limit_bytes == 100 * kBlockBytes);
+  CHECK_FALSE(lab.info("v").snapshot_space->used_bytes.has_value());
+  CHECK(lab.counted() == 90);
 }
 
 TEST_CASE("a discard is never refused, and what it leaves to snapshots counts") {
