@@ -275,10 +275,10 @@ class PoolImpl final : public Pool {
   void forget_base(Branch& branch) VSNAP_REQUIRES(engine_->commit_mutex()) VSNAP_EXCLUDES(objects_.mutex());
   // Fails where the view looks at an image that cannot be used.
   [[nodiscard]] Result<> check_images(const Object& object) VSNAP_REQUIRES(objects_.mutex());
-  // Fails where views that stay look at the image of a volume that goes, or a rollback needs a snapshot.
   [[nodiscard]] std::vector<std::string> problems_of_images() VSNAP_EXCLUDES(objects_.mutex());
   [[nodiscard]] std::size_t pins_left(const Branch& branch, std::uint64_t number,
                                       const std::multiset<Pin>& gone) VSNAP_REQUIRES(objects_.mutex());
+  // Fails where views that stay look at the image of a volume that goes, or a rollback needs a snapshot.
   [[nodiscard]] Result<> check_image_removal(const std::vector<ObjectPtr>& gone,
                                              const std::multiset<Pin>& pins) VSNAP_REQUIRES(objects_.mutex());
   // What a removed clone still holds of the image of one of these volumes is let go of first.

@@ -8,8 +8,8 @@
 //
 // Invariants
 // 1. The figure here is the exact one or more: what a write is about to add counts before it does it
-//    (take()). So it never passes the limit but by what is never refused: holes, and what threads that are
-//    Exempt write.
+//    (take()). So it never passes the limit but by what is never refused: holes of a volume that is not
+//    adopted (one in an image overwrites it), and what threads that are Exempt write.
 // 2. Nobody is refused for good by a figure that is too high: before that the exact one is counted, where
 //    anything happened that may have made it smaller (room()).
 // 3. A volume without a limit pays one load of a word for each write that takes new places.
