@@ -39,7 +39,8 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
       {"open", std::to_string(view.open_handles)},
       {"id", std::to_string(view.id.value())}};
   if (const auto& space = view.snapshot_space) {
-    pairs.emplace_back("snapshots", fmt::format("use {} of {}, on-full={}", format_size(space->used_bytes),
+    pairs.emplace_back("snapshots", fmt::format("use {} of {}, on-full={}",
+                                                space->used_bytes ? format_size(*space->used_bytes) : "?",
                                                 format_size(space->limit_bytes), to_string(space->on_full)));
   }
   for (const HoldInfo& hold : view.holds)

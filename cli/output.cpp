@@ -195,7 +195,8 @@ std::optional<std::string> level_text(const ViewInfo& view) {
 
 std::pair<Cell, Cell> snapshot_space_cells(const ViewInfo& view) {
   if (!view.snapshot_space) return {Cell::none(), Cell::none()};
-  return {Cell::size(view.snapshot_space->limit_bytes), Cell::size(view.snapshot_space->used_bytes)};
+  const SnapshotSpace& space = *view.snapshot_space;
+  return {Cell::size(space.limit_bytes), space.used_bytes ? Cell::size(*space.used_bytes) : Cell::none()};
 }
 
 Json view_json(const std::string& pool, const ViewInfo& view) {
@@ -211,7 +212,8 @@ Json view_json(const std::string& pool, const ViewInfo& view) {
   out["level"] = level ? Json(*level) : Json(nullptr);
   out["base"] = view.base.empty() ? Json(nullptr) : Json(view.base);
   out["snapshot_limit"] = view.snapshot_space ? Json(view.snapshot_space->limit_bytes) : Json(nullptr);
-  out["snapshot_used"] = view.snapshot_space ? Json(view.snapshot_space->used_bytes) : Json(nullptr);
+  const auto used = view.snapshot_space ? view.snapshot_space->used_bytes : std::nullopt;
+  out["snapshot_used"] = used ? Json(*used) : Json(nullptr);
   out["on_full"] = view.snapshot_space ? Json(to_string(view.snapshot_space->on_full)) : Json(nullptr);
   Json holds = Json::array();
   for (const HoldInfo& hold : view.holds)

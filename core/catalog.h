@@ -50,6 +50,6 @@ void erase_preserved(SQLite::Database& db, ObjectId image);
 std::vector<std::pair<ObjectId, ObjectId>> uncounted(SQLite::Database& db);
 void resize_volume(SQLite::Database& db, ObjectId volume, std::uint64_t size_bytes);
 void rename(SQLite::Database& db, const Object& object, const std::string& name); // "": unlinked
-void erase(SQLite::Database& db, const Object& object); // with its level
+void erase(SQLite::Database& db, const Object& object); // with its level, or its properties
 
 } // namespace vsnap::catalog

@@ -17,7 +17,7 @@ namespace {
 Failure file_failure(int errno_value, const std::string& name) {
   const ErrorKind kind =
       errno_value == ENOSPC || errno_value == EDQUOT ? ErrorKind::no_space : ErrorKind::failed;
-  return failure(kind, errno_value,
+  return failure(kind, errno_value == EDQUOT ? ENOSPC : errno_value,
                  fmt::format("{}: {}", name, std::generic_category().message(errno_value)));
 }
 

@@ -22,7 +22,8 @@ struct HoldInfo { // keeps a snapshot from being removed
 
 struct SnapshotSpace { // of a volume with a limit on what its snapshots take
   std::uint64_t limit_bytes = 0;
-  std::uint64_t used_bytes = 0; // or that much at most, where Pool::count_snapshot_space() was not called
+  // Or that much at most, where Pool::count_snapshot_space() was not called; nullopt: nobody has counted yet.
+  std::optional<std::uint64_t> used_bytes;
   OnFull on_full = OnFull::error;
 };
 
@@ -66,7 +67,7 @@ struct ViewInfo {
   // Empty: nothing is under way; else a few words: "draining", "copying 43 %", "snapshots use 83 % of their
   // limit".
   std::string state = {};
-  std::optional<SnapshotSpace> snapshot_space = {}; // of a volume that has a limit, once it was counted
+  std::optional<SnapshotSpace> snapshot_space = {}; // of a volume that has a limit
   std::vector<HoldInfo> holds = {};                 // of a snapshot, by tag
   SnapshotLevel level = SnapshotLevel::crash;       // of a snapshot
 };

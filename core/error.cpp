@@ -89,8 +89,8 @@ Failure system_failure(int errno_value, std::string_view what) {
     default:
       break;
   }
-  return Failure(
-      Error{kind, errno_value, fmt::format("{}: {}", what, std::generic_category().message(errno_value))});
+  return Failure(Error{kind, errno_value == EDQUOT ? ENOSPC : errno_value,
+                       fmt::format("{}: {}", what, std::generic_category().message(errno_value))});
 }
 
 } // namespace vsnap

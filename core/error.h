@@ -41,7 +41,8 @@ using Failure = tl::unexpected<Error>;
 
 [[nodiscard]] Failure failure(ErrorKind kind, std::string message);
 [[nodiscard]] Failure failure(ErrorKind kind, int errno_value, std::string message);
-// "WHAT: strerror(errno_value)", with the kind that fits the errno.
+// "WHAT: strerror(errno_value)", with the kind that fits the errno. One that is out of quota has no space:
+// EDQUOT itself is SnapshotLimit's, and nothing else may answer it.
 [[nodiscard]] Failure system_failure(int errno_value, std::string_view what);
 
 } // namespace vsnap

@@ -64,6 +64,17 @@ bool Objects::has_snapshot_on(const Object& volume, const Branch& branch) {
   return false;
 }
 
+bool Objects::has_snapshot_at(const Object& volume, const Branch& branch, Version number) {
+  for (auto at = by_view_.lower_bound({branch.id, number, ObjectId(0)});
+       at != by_view_.end() && at->second->branch == &branch && at->second->number == number; ++at) {
+    const Object& snapshot = *at->second;
+    const bool is_full = branch.copy && branch.copy->snapshot == snapshot.id;
+    if (snapshot.volume.get() == &volume && !snapshot.name.empty() && !snapshot.draining && !is_full)
+      return true;
+  }
+  return false;
+}
+
 std::vector<ObjectPtr> Objects::all() {
   std::vector<ObjectPtr> list;
   for (const auto& [name, volume] : volumes_) {
@@ -128,8 +139,9 @@ ViewInfo Objects::describe(const Object& object) {
 void Objects::describe_limit(const Object& volume, ViewInfo& info) {
   const SnapshotLimit& limit = volume.snapshot_limit;
   if (!limit.active()) return;
-  info.snapshot_space =
-      SnapshotSpace{limit.most() * kBlockBytes, limit.used() * kBlockBytes, limit.on_full()};
+  info.snapshot_space = SnapshotSpace{limit.most() * kBlockBytes, std::nullopt, limit.on_full()};
+  if (!limit.is_known()) return;
+  info.snapshot_space->used_bytes = limit.used() * kBlockBytes;
   if (limit.percent() < SnapshotLimit::kWarnPercent) return;
   info.state +=
       fmt::format("{}snapshots use {} % of their limit", info.state.empty() ? "" : ", ", limit.percent());

@@ -46,10 +46,10 @@ struct Object { // what volumes and snapshots have in common
   // the volume grows, is snapshotted or shared; the catalog's copy goes with the commit that unmaps them.
   static constexpr std::uint64_t kNoTrim = ~std::uint64_t{0};
   std::atomic<std::uint64_t> trim{kNoTrim};
-  std::shared_ptr<Object> volume; // snapshots: whose it is
-  Version number;                 // snapshots: the view is (branch, number)
+  std::shared_ptr<Object> volume;             // snapshots: whose it is
+  Version number;                             // snapshots: the view is (branch, number)
   SnapshotLevel level = SnapshotLevel::crash; // snapshots
-  std::uint64_t line = 0;         // snapshots: readable once the catalog has the records up to this one
+  std::uint64_t line = 0; // snapshots: readable once the catalog has the records up to this one
   std::uint64_t mapped_blocks = 0;
   std::uint32_t open_handles = 0;
   bool still_open = false; // unlinked, and to be opened again: see OpenPoolOptions
@@ -82,6 +82,9 @@ class Objects {
   [[nodiscard]] std::vector<ObjectPtr> everything() VSNAP_REQUIRES(mutex_); // unlinked ones too, by id
   // Whether a snapshot of the volume lies on the branch.
   [[nodiscard]] bool has_snapshot_on(const Object& volume, const Branch& branch) VSNAP_REQUIRES(mutex_);
+  // Whether a snapshot of the volume, with a name and not full-sized, is that view.
+  [[nodiscard]] bool has_snapshot_at(const Object& volume, const Branch& branch, Version number)
+      VSNAP_REQUIRES(mutex_);
   [[nodiscard]] ViewName name_of(const Object& object) const VSNAP_REQUIRES(mutex_);
   [[nodiscard]] ViewInfo describe(const Object& object) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] std::vector<std::string> names() VSNAP_REQUIRES(mutex_); // "VOL" and "VOL@SNAP"

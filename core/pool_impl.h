@@ -217,7 +217,8 @@ class PoolImpl final : public Pool {
   Result<> check_up_to_date(const char* table);
   [[nodiscard]] std::set<BranchId> branches_of_snapshots(const Object& volume)
       VSNAP_REQUIRES(objects_.mutex());
-  Result<> count_snapshots_of(const ObjectPtr& volume) VSNAP_EXCLUDES(objects_.mutex());
+  // False: there is no such volume any more.
+  Result<bool> count_snapshots_of(const ObjectPtr& volume) VSNAP_EXCLUDES(objects_.mutex());
   [[nodiscard]] std::vector<ObjectPtr> limited_volumes() VSNAP_EXCLUDES(objects_.mutex());
   void note_pins_gone() VSNAP_EXCLUDES(objects_.mutex());
   void note_branches_changed() VSNAP_EXCLUDES(objects_.mutex());
@@ -229,8 +230,11 @@ class PoolImpl final : public Pool {
   [[nodiscard]] std::vector<ObjectPtr> droppable(const Object& volume) VSNAP_REQUIRES(objects_.mutex());
   Result<bool> drop_oldest(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
   Result<> check_snapshot_room(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+  // When nothing else is in the way of those that are to be made.
+  Result<> check_snapshot_room(std::span<const NewSnapshot> made) VSNAP_REQUIRES(config_mutex_);
   void wait_for_room_makers() VSNAP_EXCLUDES(room_mutex_);
   void warn_about_limits();
+  [[nodiscard]] std::string full_name(const Object& volume) VSNAP_EXCLUDES(objects_.mutex()); // "lab/vm1"
   [[nodiscard]] std::string limit_health();
 
   // Holds
@@ -271,10 +275,10 @@ class PoolImpl final : public Pool {
   void forget_base(Branch& branch) VSNAP_REQUIRES(engine_->commit_mutex()) VSNAP_EXCLUDES(objects_.mutex());
   // Fails where the view looks at an image that cannot be used.
   [[nodiscard]] Result<> check_images(const Object& object) VSNAP_REQUIRES(objects_.mutex());
-  // Fails where views that stay look at the image of a volume that goes, or a rollback needs a snapshot.
   [[nodiscard]] std::vector<std::string> problems_of_images() VSNAP_EXCLUDES(objects_.mutex());
   [[nodiscard]] std::size_t pins_left(const Branch& branch, std::uint64_t number,
                                       const std::multiset<Pin>& gone) VSNAP_REQUIRES(objects_.mutex());
+  // Fails where views that stay look at the image of a volume that goes, or a rollback needs a snapshot.
   [[nodiscard]] Result<> check_image_removal(const std::vector<ObjectPtr>& gone,
                                              const std::multiset<Pin>& pins) VSNAP_REQUIRES(objects_.mutex());
   // What a removed clone still holds of the image of one of these volumes is let go of first.

@@ -13,13 +13,6 @@ Result<> PoolImpl::store_levels(std::span<const std::pair<ObjectPtr, SnapshotLev
   MutexLock commit(engine_->commit_mutex());
   VSNAP_TRY(engine_->prepare_line());
   const Engine::Step step = with_generation([&](SQLite::Database& db) -> Result<> {
-    if (!catalog::level_rows::known(db)) {
-      return failure(
-          ErrorKind::no_space,
-          fmt::format("pool {}: there was no space to bring its catalog to the present version (make "
-                      "some, and open it again)",
-                      name_));
-    }
     for (const auto& [snapshot, level] : levels) catalog::level_rows::store(db, snapshot->id, level);
     return {};
   });
@@ -44,6 +37,7 @@ Result<> PoolImpl::raise_levels(std::span<const LevelRaise> raises) {
     }
   }
   if (higher.empty()) return {};
+  VSNAP_TRY(check_up_to_date("level"));
   VSNAP_TRY(store_levels(higher));
   MutexLock lock(objects_.mutex());
   for (const auto& [snapshot, level] : higher) snapshot->level = std::max(snapshot->level, level);

@@ -102,13 +102,18 @@ std::set<BranchId> PoolImpl::branches_of_snapshots(const Object& volume) {
 }
 
 // The figure of the moment at which the gate was drained is compared with the catalog, which has everything
-// up to then and stands still under the commit lock; writers go on beside it.
-Result<> PoolImpl::count_snapshots_of(const ObjectPtr& volume) {
+// up to then and stands still under the commit lock; writers go on beside it. Who asks may hold nothing that
+// keeps the volume, but its branch stays while it has the commit lock and there is the volume.
+Result<bool> PoolImpl::count_snapshots_of(const ObjectPtr& volume) {
   SnapshotLimit& limit = volume->snapshot_limit;
   for (;;) {
     VSNAP_TRY(engine_->commit()); // so that little is left for when writes are held
     MutexLock commit(engine_->commit_mutex());
-    if (limit.is_exact() || !limit.active()) return {}; // somebody else has counted
+    {
+      MutexLock lock(objects_.mutex());
+      if (objects_.find(volume->id) != volume) return false;
+    }
+    if (limit.is_exact() || !limit.active()) return true; // somebody else has counted
     IoGate& gate = volume->branch->gate;
     const bool held = !planted(Fault::counted_while_written);
     if (held) {
@@ -129,7 +134,7 @@ Result<> PoolImpl::count_snapshots_of(const ObjectPtr& volume) {
     }
     VSNAP_TRY_ASSIGN(const std::uint64_t kept,
                      sweeper_->kept_beside(family, volume->branch->id, std::move(line_of_branches)));
-    if (limit.end_count(count, kept)) return {};
+    if (limit.end_count(count, kept)) return true;
   }
 }
 
@@ -148,8 +153,7 @@ void PoolImpl::count_snapshot_space() {
   for (const ObjectPtr& volume : limited_volumes()) {
     if (volume->snapshot_limit.is_exact()) continue;
     if (auto counted = count_snapshots_of(volume); !counted)
-      log::warning("{}/{}: counting what its snapshots use: {}", name_, volume->name,
-                   counted.error().message);
+      log::warning("{}: counting what its snapshots use: {}", full_name(*volume), counted.error().message);
   }
 }
 
@@ -181,7 +185,8 @@ Result<bool> PoolImpl::has_snapshot_room(const ObjectPtr& volume) {
   for (;;) {
     const SnapshotLimit::Room room = volume->snapshot_limit.room();
     if (room != SnapshotLimit::Room::unknown) return room == SnapshotLimit::Room::some;
-    VSNAP_TRY(count_snapshots_of(volume));
+    VSNAP_TRY_ASSIGN(const bool counted, count_snapshots_of(volume));
+    if (!counted) return true; // nothing limits what is gone
   }
 }
 
@@ -263,11 +268,13 @@ Result<bool> PoolImpl::drop_oldest(const ObjectPtr& volume) {
     // Open, held, or needed by what is under way.
     if (!plan_removal(std::span(&name, 1), {}) || !hold_back(*snapshot)) continue;
     auto erased = erase_objects({snapshot});
-    MutexLock lock(objects_.mutex());
-    snapshot->withheld = false;
+    {
+      MutexLock lock(objects_.mutex());
+      snapshot->withheld = false;
+    }
     VSNAP_TRY(erased);
     log::info("{}/{}: removed, as the snapshots of {}/{} reached their limit", name_, name.text(), name_,
-              volume->name);
+              name.volume);
     tell_entry(name.text());
     return true;
   }
@@ -283,36 +290,55 @@ Result<> PoolImpl::check_snapshot_room(const ObjectPtr& volume) {
   return room ? Result<>() : no_snapshot_room(*volume);
 }
 
+// First those that only look: nothing is dropped for what is refused then.
+Result<> PoolImpl::check_snapshot_room(std::span<const NewSnapshot> made) {
+  for (const bool drops : {false, true}) {
+    for (const NewSnapshot& each : made) {
+      const ObjectPtr& volume = each.object->volume;
+      if ((volume->snapshot_limit.on_full() == OnFull::drop_oldest) == drops)
+        VSNAP_TRY(check_snapshot_room(volume));
+    }
+  }
+  return {};
+}
+
 // ---- saying so ----
 
 void PoolImpl::warn_about_limits() {
   for (const ObjectPtr& volume : limited_volumes()) {
     SnapshotLimit& limit = volume->snapshot_limit;
-    const bool unknown = limit.room() == SnapshotLimit::Room::unknown;
-    if (unknown || (!limit.is_exact() && limit.percent() >= SnapshotLimit::kWarnPercent)) {
-      if (auto counted = count_snapshots_of(volume); !counted) continue; // said elsewhere
-    }
-    const unsigned mark = limit.tell_mark();
-    if (mark == 0) continue;
+    if (limit.wants_count() && !count_snapshots_of(volume)) continue; // said elsewhere
+    if (limit.tell_mark() == 0) continue;
     log::warning(
-        "{0}/{1}: its snapshots use {2} % of their limit (vsnap rm some, or vsnap set {0}/{1} "
-        "snapshot-limit=SIZE)",
-        name_, volume->name, limit.percent());
+        "{0}: its snapshots use {1} % of their limit (vsnap rm some, or vsnap set {0} snapshot-limit=SIZE)",
+        full_name(*volume), limit.percent());
   }
+}
+
+std::string PoolImpl::full_name(const Object& volume) {
+  MutexLock lock(objects_.mutex());
+  return fmt::format("{}/{}", name_, volume.name);
 }
 
 // Of the fullest; empty: none is worth a word.
 std::string PoolImpl::limit_health() {
-  ObjectPtr fullest;
-  for (const ObjectPtr& volume : limited_volumes()) {
-    if (volume->name.empty()) continue; // unlinked
-    if (!fullest || volume->snapshot_limit.percent() > fullest->snapshot_limit.percent()) fullest = volume;
+  std::string fullest;
+  unsigned percent = 0;
+  const std::vector<ObjectPtr> limited = limited_volumes();
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& volume : limited) {
+      const SnapshotLimit& limit = volume->snapshot_limit;
+      if (volume->name.empty() || !limit.is_known() || limit.percent() <= percent) continue; // or unlinked
+      fullest = volume->name;
+      percent = limit.percent();
+    }
   }
-  if (!fullest || fullest->snapshot_limit.percent() < SnapshotLimit::kWarnPercent) return {};
+  if (percent < SnapshotLimit::kWarnPercent) return {};
   return fmt::format(
       "warning: snapshots of {0}/{1} use {2} % of their limit (vsnap rm some, or vsnap set "
       "{0}/{1} snapshot-limit=SIZE)",
-      name_, fullest->name, fullest->snapshot_limit.percent());
+      name_, fullest, percent);
 }
 
 } // namespace vsnap

@@ -57,9 +57,9 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
       VSNAP_TRY(check_settled(*snapshot->volume));
       VSNAP_TRY(check_images(*snapshot->volume));
     }
-    VSNAP_TRY(check_snapshot_room(snapshot->volume));
     made.push_back({std::move(snapshot), nullptr, nullptr});
   }
+  VSNAP_TRY(check_snapshot_room(made));
   for (; planted(Fault::group_in_turn) && made.size() > 1; made.pop_back()) {
     std::vector<NewSnapshot> one(1);
     std::swap(one[0], made.back());

@@ -92,7 +92,9 @@ std::string_view to_string(OnFull on_full) {
 std::optional<std::uint64_t> SnapshotSettings::limit_of(std::uint64_t volume_bytes) const {
   if (!limit_percent) return limit_bytes;
   if (volume_bytes / 100 >= kMaxVolumeBytes / *limit_percent) return kMaxVolumeBytes;
-  return volume_bytes / 100 * *limit_percent + volume_bytes % 100 * *limit_percent / 100;
+  // No room at all would refuse every snapshot.
+  return std::max(kBlockBytes,
+                  volume_bytes / 100 * *limit_percent + volume_bytes % 100 * *limit_percent / 100);
 }
 
 SnapshotSettings snapshot_settings(const Properties& properties) {

@@ -24,6 +24,9 @@ void SnapshotLimit::set(std::optional<std::uint64_t> blocks, OnFull on_full) {
   if (old_most == most && before == on_full) return;
   if (old_most == kNoLimit) forget(); // nobody has counted
   most_.store(most);
+  if (used() < most) told_full_.store(false);
+  pause_.store(0);
+  looks_left_.store(0);
   wake();
 }
 
@@ -121,11 +124,34 @@ void SnapshotLimit::wake() {
   changed_.notify_all();
 }
 
-unsigned SnapshotLimit::tell_mark() {
-  const unsigned now = active() && known_.load() ? percent() : 0;
+unsigned SnapshotLimit::mark() const {
+  const unsigned now = active() ? percent() : 0;
   const auto* const mark = std::find_if(kMarks.begin(), kMarks.end(), [&](unsigned m) { return now >= m; });
-  const unsigned passed = mark == kMarks.end() ? 0 : *mark;
-  return passed > told_mark_.exchange(passed) ? passed : 0;
+  return mark == kMarks.end() ? 0 : *mark;
+}
+
+bool SnapshotLimit::wants_count() {
+  if (!active() || is_exact()) return false;
+  if (is_known() && mark() <= told_mark_.load()) return false;
+  if (const unsigned left = looks_left_.load(); left > 0) {
+    looks_left_.store(left - 1);
+    return false;
+  }
+  const unsigned pause = pause_.load();
+  looks_left_.store(pause);
+  pause_.store(std::min(2 * pause + 1, kLongestPause));
+  return true;
+}
+
+unsigned SnapshotLimit::tell_mark() {
+  if (active() && !is_known()) return 0;
+  const unsigned passed = mark();
+  // Lower than the last one it is in any case.
+  if (passed > told_mark_.load() && !is_exact()) return 0;
+  if (passed <= told_mark_.exchange(passed)) return 0;
+  pause_.store(0);
+  looks_left_.store(0);
+  return passed;
 }
 
 } // namespace vsnap

@@ -8,8 +8,8 @@
 //
 // Invariants
 // 1. The figure here is the exact one or more: what a write is about to add counts before it does it
-//    (take()). So it never passes the limit but by what is never refused: holes, and what threads that are
-//    Exempt write.
+//    (take()). So it never passes the limit but by what is never refused: holes of a volume that is not
+//    adopted (one in an image overwrites it), and what threads that are Exempt write.
 // 2. Nobody is refused for good by a figure that is too high: before that the exact one is counted, where
 //    anything happened that may have made it smaller (room()).
 // 3. A volume without a limit pays one load of a word for each write that takes new places.
@@ -39,7 +39,8 @@ class SnapshotLimit {
   [[nodiscard]] std::uint64_t take(std::uint64_t wanted);
   void give_back(std::uint64_t blocks) { used_.fetch_sub(static_cast<std::int64_t>(blocks)); }
   void add(std::uint64_t blocks) { used_.fetch_add(static_cast<std::int64_t>(blocks)); }
-  // What a write says that take() refused; whoever began it makes room, once it is out of the gate.
+  // What a write says that take() refused; whoever began it makes room, once it is out of the gate. Nothing
+  // that a file or device answers looks like it: see system_failure().
   [[nodiscard]] static Failure refusal();
   [[nodiscard]] static bool refused(const Error& error);
 
@@ -56,7 +57,8 @@ class SnapshotLimit {
   // In blocks. Before the first count it is of no use.
   [[nodiscard]] std::int64_t figure() const { return used_.load(); }
   [[nodiscard]] std::uint64_t used() const;
-  [[nodiscard]] std::uint64_t most() const { return most_.load(); } // where active()
+  [[nodiscard]] bool is_known() const { return known_.load(std::memory_order_acquire); } // since a count
+  [[nodiscard]] std::uint64_t most() const { return most_.load(); }                      // where active()
   [[nodiscard]] unsigned percent() const;
   static constexpr unsigned kWarnPercent = 80; // from here on it is worth a word
   // Whether less than `room` blocks are left.
@@ -87,13 +89,20 @@ class SnapshotLimit {
   void wait(std::uint64_t turn) VSNAP_EXCLUDES(mutex_);
   void wake() VSNAP_EXCLUDES(mutex_);
 
-  // True once for each time that it becomes full, and that a mark is passed: for the log.
+  // True once for each time that it becomes full: for the log.
   [[nodiscard]] bool tell_full() { return !told_full_.exchange(true); }
-  // The highest of the marks, if it was passed since the last look; 0: none was.
+  // For who looks about once a second, and says when a mark is passed. Whether to count first: nobody has, or
+  // the figure passes a mark and may be too high. After a count it takes twice as many looks as before until
+  // there is another one, until a mark is told: a count reads all rows of the volume's family.
+  [[nodiscard]] bool wants_count();
+  // The highest of the marks, if it was passed since the last look; 0: none was, or it is not certain.
   [[nodiscard]] unsigned tell_mark();
 
  private:
   static constexpr std::uint64_t kNoLimit = ~std::uint64_t{0};
+  static constexpr unsigned kLongestPause = 64;
+
+  [[nodiscard]] unsigned mark() const; // the highest that the figure has reached; 0: none
 
   std::atomic<std::uint64_t> most_{kNoLimit};
   std::atomic<std::int64_t> used_{0};
@@ -103,6 +112,8 @@ class SnapshotLimit {
   std::atomic<OnFull> on_full_{OnFull::error};
   std::atomic<bool> told_full_{false};
   std::atomic<unsigned> told_mark_{0};
+  std::atomic<unsigned> looks_left_{0}; // without a count
+  std::atomic<unsigned> pause_{0};      // looks that follow the next count
   Mutex mutex_;
   CondVar changed_;
   std::uint64_t turn_ VSNAP_GUARDED_BY(mutex_) = 0;

@@ -312,7 +312,7 @@ void VolumeIo::record(Region& region, std::uint64_t from, std::uint64_t count, B
   SnapshotLimit& limit = object_->snapshot_limit;
   if (kind == BlockKind::hole && limit.active()) {
     limit.add(Counted{from + count, {}}.kept(region, from, from + count));
-    if (branch.parent != nullptr) limit.note_guess();
+    if (counts_by_guess()) limit.note_guess();
   }
   MapChange c;
   c.branch = branch.id;

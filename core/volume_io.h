@@ -94,6 +94,9 @@ class VolumeIo final : public View {
   // Counts those of which snapshots keep the old content, as far as there is room for it.
   Result<Counted> count_kept(const Region& region, std::uint64_t block, std::uint64_t end);
   Result<std::vector<bool>> shared_with_origin(const Region& region);
+  // Whether something that none of its snapshots shows may be counted as if they did: not where each of its
+  // branches began with one of them, as after a rollback.
+  [[nodiscard]] bool counts_by_guess();
   Result<> write_run(const Span& span, std::span<const std::byte> data, Place place, std::uint64_t block,
                      std::uint64_t count, const Region& region);
   // A block of a range that the caller holds.

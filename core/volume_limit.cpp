@@ -33,9 +33,9 @@ Result<VolumeIo::Counted> VolumeIo::count_kept(const Region& region, std::uint64
   std::uint64_t wanted = counted.kept(region, block, end);
   if (wanted == 0) return counted;
   std::uint64_t granted = limit.take(wanted);
-  const bool cloned = map_.branch->parent != nullptr;
-  if (cloned && granted == wanted) limit.note_guess();
-  if (cloned && granted < wanted) {
+  const bool guess = counts_by_guess();
+  if (guess && granted == wanted) limit.note_guess();
+  if (guess && granted < wanted) {
     limit.give_back(granted);
     VSNAP_TRY_ASSIGN(counted.shared, shared_with_origin(region));
     wanted = counted.kept(region, block, end);
@@ -51,6 +51,15 @@ Result<VolumeIo::Counted> VolumeIo::count_kept(const Region& region, std::uint64
   }
   if (counted.end == block) return SnapshotLimit::refusal();
   return counted;
+}
+
+bool VolumeIo::counts_by_guess() {
+  if (map_.branch->parent == nullptr) return false;
+  MutexLock lock(objects_.mutex());
+  const Branch* link = map_.branch;
+  while (link->parent != nullptr && objects_.has_snapshot_at(*object_, *link->parent, link->parent_number))
+    link = link->parent;
+  return link->parent != nullptr;
 }
 
 // Blocks of the region that the volume sees in a branch that none of its own snapshots lies on: a place has

@@ -135,7 +135,7 @@ ViewInfo to_wire(const vsnap::ViewInfo& info) {
   if (info.snapshot_space) {
     SnapshotSpace& space = *out.mutable_snapshot_space();
     space.set_limit_bytes(info.snapshot_space->limit_bytes);
-    space.set_used_bytes(info.snapshot_space->used_bytes);
+    if (const auto& used = info.snapshot_space->used_bytes) space.set_used_bytes(*used);
     space.set_on_full(to_wire(info.snapshot_space->on_full));
   }
   for (const vsnap::HoldInfo& hold : info.holds) {
@@ -166,7 +166,8 @@ vsnap::ViewInfo from_wire(const ViewInfo& info) {
   out.level = from_wire(info.level());
   if (info.has_snapshot_space()) {
     const SnapshotSpace& space = info.snapshot_space();
-    out.snapshot_space = {space.limit_bytes(), space.used_bytes(), from_wire(space.on_full())};
+    out.snapshot_space = {space.limit_bytes(), std::nullopt, from_wire(space.on_full())};
+    if (space.has_used_bytes()) out.snapshot_space->used_bytes = space.used_bytes();
   }
   for (const Hold& hold : info.holds()) out.holds.push_back({hold.tag(), hold.created_ns()});
   return out;

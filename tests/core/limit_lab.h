@@ -39,7 +39,8 @@ class LimitLab : public SmallPool {
   std::uint64_t figure(const std::string& volume = "v") {
     const auto space = info(volume).snapshot_space;
     REQUIRE(space.has_value());
-    return space->used_bytes / kBlockBytes;
+    REQUIRE(space->used_bytes.has_value());
+    return *space->used_bytes / kBlockBytes;
   }
   std::uint64_t counted(const std::string& volume = "v") {
     pool->count_snapshot_space();

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "core/log.h"
+#include "core/snapshot_limit.h"
 #include "tests/core/limit_lab.h"
 #include "tests/core/seed.h"
 
@@ -66,8 +67,10 @@ TEST_CASE("a limit in per cent is of the size that the volume has, without overf
   const auto of = [](const char* value, std::uint64_t size) {
     return snapshot_settings({{"snapshot-limit", value}}).limit_of(size);
   };
-  CHECK(of("20%", 1000) == 200U);
-  CHECK(of("33%", 10) == 3U);
+  CHECK(of("20%", 100'000) == 20'000U);
+  CHECK(of("33%", 100'010) == 33'003U);
+  CHECK(of("1%", 0) == kBlockBytes); // room for something
+  CHECK(of("1%", 4096) == kBlockBytes);
   CHECK(of("1000%", kMaxVolumeBytes) == kMaxVolumeBytes);
   CHECK(of("4096", 1) == 4096U);
   CHECK_FALSE(of("none", 1000).has_value());
@@ -96,6 +99,87 @@ TEST_CASE("a write that is larger than the room goes as far as there is some") {
   require_full(lab.write(LimitLab::kBlocks - 20, 40, 2));
   CHECK(lab.figure() == 10);
   CHECK(lab.counted() == lab.freed_with_all());
+}
+
+TEST_CASE("a file system that is out of quota is not taken for the limit") {
+  CHECK(SnapshotLimit::refused(SnapshotLimit::refusal().value()));
+  const Error none = system_failure(EDQUOT, "/a").value();
+  CHECK(none.kind == ErrorKind::no_space);
+  CHECK(none.errno_value == ENOSPC);
+  CHECK_FALSE(SnapshotLimit::refused(none));
+  LimitLab lab;
+  lab.limit(10);
+  REQUIRE(lab.snapshot("v@s").has_value());
+  lab.env.no_space(true, EDQUOT);
+  const Error error = refusal(lab.write(0, 1, 2));
+  lab.env.no_space(false);
+  CHECK(error.kind == ErrorKind::no_space);
+  CHECK(error.errno_value == ENOSPC);
+  CHECK_FALSE(says(error, "use all of their"));
+  CHECK(read_from(*lab.view("v"), 0) == block_of(1));
+}
+
+TEST_CASE("a count and a mark that is passed are told once, and counts that lead to nothing become rarer") {
+  SnapshotLimit limit;
+  CHECK_FALSE(limit.wants_count());
+  limit.set(100, OnFull::error);
+  const auto count = [&](std::uint64_t exact) { REQUIRE(limit.end_count(limit.begin_count(), exact)); };
+  const auto guess = [&](std::uint64_t blocks) {
+    REQUIRE(limit.take(blocks) == blocks);
+    limit.note_guess();
+  };
+  REQUIRE(limit.wants_count()); // nobody has
+  CHECK(limit.tell_mark() == 0);
+  count(70);
+  guess(5);
+  CHECK_FALSE(limit.wants_count()); // below the marks
+  unsigned looks = 0;
+  for (unsigned round = 0, expected = 0; round < 4; ++round, expected = 2 * expected + 1) {
+    CAPTURE(round);
+    guess(limit.figure() < 80 ? 80 - static_cast<std::uint64_t>(limit.figure()) : 1);
+    for (looks = 0; !limit.wants_count(); ++looks) REQUIRE(looks < 100);
+    CHECK(looks == expected);
+    CHECK(limit.tell_mark() == 0); // it is not certain
+    count(70);
+    CHECK(limit.tell_mark() == 0);
+  }
+  limit.add(15);
+  CHECK(limit.tell_mark() == 80);
+  CHECK(limit.tell_mark() == 0);
+  guess(5);
+  CHECK_FALSE(limit.wants_count()); // that mark was told
+  guess(5);
+  CHECK(limit.wants_count()); // the next one
+  count(96);
+  CHECK(limit.tell_mark() == 95);
+  count(10);
+  CHECK(limit.tell_mark() == 0);
+  count(80);
+  CHECK(limit.tell_mark() == 80); // anew
+}
+
+TEST_CASE("that a limit is reached is told again after it was raised") {
+  SnapshotLimit limit;
+  limit.set(10, OnFull::error);
+  REQUIRE(limit.end_count(limit.begin_count(), 10));
+  CHECK(limit.tell_full());
+  CHECK_FALSE(limit.tell_full());
+  limit.set(10, OnFull::pause); // still full
+  CHECK_FALSE(limit.tell_full());
+  limit.set(11, OnFull::pause);
+  REQUIRE(limit.take(1) == 1);
+  CHECK(limit.tell_full());
+}
+
+TEST_CASE("what snapshots use is told when it was counted, and not before") {
+  LimitLab lab;
+  lab.limit(100);
+  REQUIRE(lab.snapshot("v@s").has_value());
+  REQUIRE(lab.write(0, 90, 2).has_value());
+  lab.reopen();
+  CHECK(lab.info("v").snapshot_space->limit_bytes == 100 * kBlockBytes);
+  CHECK_FALSE(lab.info("v").snapshot_space->used_bytes.has_value());
+  CHECK(lab.counted() == 90);
 }
 
 TEST_CASE("a discard is never refused, and what it leaves to snapshots counts") {
@@ -139,6 +223,35 @@ TEST_CASE("a snapshot that would have no room at all is refused") {
   CHECK_FALSE(lab.has("v@t"));
   REQUIRE(lab.remove("v@s").has_value());
   REQUIRE(lab.snapshot("v@t").has_value());
+}
+
+TEST_CASE("nothing is dropped for a group of snapshots that is refused") {
+  log::set_level(log::Level::off);
+  LimitLab lab;
+  lab.create("w", 4 * kMiB);
+  REQUIRE(lab.write(0, 20, 1, "w").has_value());
+  lab.limit(10, "drop-oldest");
+  lab.limit(10, "error", "w");
+  REQUIRE(lab.snapshot("v@a").has_value());
+  REQUIRE(lab.write(0, 5, 2).has_value());
+  REQUIRE(lab.snapshot("v@b").has_value());
+  REQUIRE(lab.write(10, 5, 2).has_value()); // no more room
+  REQUIRE(lab.snapshot("w@s").has_value());
+  const ViewName taken[] = {{"v", "c"}, {"w", "s"}};
+  CHECK(says(refusal(lab.pool->snapshot(taken)), "w@s"));
+  CHECK(lab.has("v@a"));
+  const ViewName missing[] = {{"v", "c"}, {"x", "c"}};
+  CHECK(refusal(lab.pool->snapshot(missing)).kind == ErrorKind::not_found);
+  CHECK(lab.has("v@a"));
+  const ViewName both[] = {{"v", "c"}, {"w", "c"}};
+  REQUIRE(lab.write(0, 10, 2, "w").has_value());
+  CHECK(says(refusal(lab.pool->snapshot(both)), "lab/w: its snapshots use all of their"));
+  CHECK(lab.has("v@a"));
+  lab.limit(11, "error", "w");
+  REQUIRE(lab.pool->snapshot(both).has_value());
+  CHECK_FALSE(lab.has("v@a"));
+  CHECK(lab.has("v@b"));
+  CHECK(lab.has("w@c"));
 }
 
 TEST_CASE(
@@ -215,6 +328,66 @@ TEST_CASE("what snapshots keep goes on counting after a rollback") {
     CHECK(lab.counted() == 100);
     CHECK(lab.findings().empty());
   }
+}
+
+TEST_CASE("a volume that was rolled back has an exact figure, as long as it knows what it began with") {
+  LimitLab lab;
+  lab.limit(100);
+  REQUIRE(lab.snapshot("v@a").has_value());
+  REQUIRE(lab.write(0, 20, 2).has_value());
+  REQUIRE(lab.pool->rollback({"v", "a"}, false, false).has_value());
+  REQUIRE(lab.pool->clone({"v", "a"}, "c").has_value());
+  REQUIRE(lab.snapshot("c@t").has_value());
+  lab.limit(100, "error", "c");
+  CHECK(lab.counted() == 20);
+  const auto calls_of_count = [&] {
+    const std::uint64_t before = lab.env.calls();
+    lab.pool->count_snapshot_space();
+    return lab.env.calls() - before;
+  };
+  REQUIRE(lab.write(0, 10, 3).has_value());
+  REQUIRE(lab.view("v")->discard(20 * kBlockBytes, 10 * kBlockBytes).has_value());
+  CHECK(calls_of_count() == 0); // or what was written would have been committed
+  CHECK(lab.figure() == 40);
+  REQUIRE(lab.write(0, 10, 3, "c").has_value()); // of its origin
+  CHECK(calls_of_count() > 0);
+  CHECK(lab.figure("c") == 0);
+}
+
+TEST_CASE("nobody is refused for what a volume alone saw of the state that it was rolled back to") {
+  LimitLab lab;
+  lab.limit(20);
+  REQUIRE(lab.snapshot("v@a").has_value());
+  REQUIRE(lab.write(0, 10, 2).has_value());
+  REQUIRE(lab.snapshot("v@b").has_value());
+  REQUIRE(lab.pool->rollback({"v", "a"}, true, false).has_value());
+  REQUIRE(lab.remove("v@a").has_value());
+  CHECK(lab.counted() == 10);                // of b
+  REQUIRE(lab.write(0, 10, 3).has_value());  // nobody's any more
+  REQUIRE(lab.write(10, 10, 3).has_value()); // of b
+  CHECK(lab.counted() == 20);
+  require_full(lab.write(20, 1, 3));
+}
+
+TEST_CASE("volumes are removed while their snapshots are counted") {
+  log::set_level(log::Level::off);
+  LimitLab lab;
+  std::atomic<bool> done{false};
+  Writer counter([&] {
+    while (!done) lab.pool->count_snapshot_space();
+  });
+  bool ok = true;
+  for (int i = 0; i < 150 && ok; ++i) {
+    const std::string name = "r" + std::to_string(i);
+    ok = lab.pool->create_volume(name, kMiB).has_value() && lab.write(0, 4, 1, name).has_value() &&
+         lab.set(name, {{"snapshot-limit", "1M"}}).has_value() && lab.snapshot(name + "@s").has_value() &&
+         lab.pool->rollback({name, "s"}, true, false).has_value() &&
+         lab.remove(name, {.recursive = true}).has_value() && lab.pool->wait_for_removals({}).has_value();
+  }
+  done = true;
+  counter.join();
+  CHECK(ok);
+  CHECK(lab.findings().empty());
 }
 
 TEST_CASE("the figure is what goes with all snapshots, whatever was done") {

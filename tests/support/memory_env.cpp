@@ -74,7 +74,7 @@ class MemoryFile final : public File {
       put(offset, data);
       return failure(ErrorKind::failed, EIO, "write");
     }
-    if (env_.no_space_) return failure(ErrorKind::no_space, ENOSPC, "write");
+    if (env_.no_space_) return system_failure(*env_.no_space_, "write");
     env_.note(MemoryEnv::Event::write, *content_, offset, data.size(), data);
     put(offset, data);
     return {};
@@ -94,7 +94,7 @@ class MemoryFile final : public File {
     MutexLock lock(env_.mutex_);
     if (gone() || env_.fails() || offset + data.size() > content_->bytes.size())
       return failure(ErrorKind::failed, EIO, "write");
-    if (env_.no_space_) return failure(ErrorKind::no_space, ENOSPC, "write");
+    if (env_.no_space_) return system_failure(*env_.no_space_, "write");
     env_.note(MemoryEnv::Event::durable_write, *content_, offset, data.size(), data);
     std::copy(data.begin(), data.end(), content_->bytes.data() + offset);
     // What was written there before and may be lost can no longer come back.
@@ -427,9 +427,9 @@ void MemoryEnv::fail_flush_once() {
   fail_flush_ = true;
 }
 
-void MemoryEnv::no_space(bool full) {
+void MemoryEnv::no_space(bool full, int errno_value) {
   MutexLock lock(mutex_);
-  no_space_ = full;
+  no_space_ = full ? std::optional(errno_value) : std::nullopt;
 }
 
 std::uint64_t MemoryEnv::calls() const {

@@ -13,7 +13,8 @@
 //    may still take it. Files and shared memory that it has open change nothing any more.
 // 5. new_boot(): another boot id, with shared memory as it was.
 // 6. no_shared_memory(true): none can be made.
-// 7. no_space(true): every write answers ENOSPC and changes nothing, until no_space(false).
+// 7. no_space(true): every write answers that there is no space, as a file system with that errno does, and
+//    changes nothing, until no_space(false).
 // 8. jump_wall_clock(ns): the wall clock jumps, forwards or backwards, but never before 1970, as the kernel
 //    lets nobody set it. wild_wall_clock(true): it does so each time somebody looks, up to ten years, by the
 //    seed. The monotonic clock never goes back.
@@ -23,6 +24,7 @@
 #pragma once
 
 #include <atomic>
+#include <cerrno>
 #include <map>
 #include <memory>
 #include <optional>
@@ -84,10 +86,10 @@ class MemoryEnv final : public Env {
   void slow_durable_writes(bool slow) { slow_.store(slow); } // so that others come while one goes on
   // Reads of that file take a while before they have the bytes; "": of none.
   void slow_reads_of(const std::string& path);
-  void fail_from(std::optional<std::uint64_t> nth);          // nullopt: no more faults
+  void fail_from(std::optional<std::uint64_t> nth); // nullopt: no more faults
   void fail_once(std::uint64_t nth);
   void fail_flush_once();
-  void no_space(bool full);
+  void no_space(bool full, int errno_value = ENOSPC);
   void jump_wall_clock(std::int64_t by_ns);
   void wild_wall_clock(bool wild);
   [[nodiscard]] std::uint64_t calls() const; // reads, writes and flushes so far
@@ -138,7 +140,7 @@ class MemoryEnv final : public Env {
   std::uint64_t power_ VSNAP_GUARDED_BY(mutex_) = 0; // how often it was cut, or its user killed
   std::string slow_reads_ VSNAP_GUARDED_BY(mutex_);
   bool fail_flush_ VSNAP_GUARDED_BY(mutex_) = false;
-  bool no_space_ VSNAP_GUARDED_BY(mutex_) = false;
+  std::optional<int> no_space_ VSNAP_GUARDED_BY(mutex_); // the errno
 };
 
 } // namespace vsnap

@@ -86,6 +86,8 @@ TEST_CASE("a view survives the wire") {
   require_same(transported(view), view);
   view.origin = "";
   require_same(transported(view), view);
+  view.snapshot_space->used_bytes.reset(); // not 0
+  require_same(transported(view), view);
 }
 
 TEST_CASE("the status of a pool survives the wire, with paths that are not UTF-8") {
