@@ -211,6 +211,7 @@ void FuseSession::work(int channel, std::atomic<pid_t>& thread) {
   }
   current_request() = {};
   thread = 0;
+  stop_waiting(); // or another worker may never hear of the end
   // After an error the main one, which ends the others, may wait for its next request.
   while (error_ != 0 && workers_.front() != 0) {
     send_wake_signal(workers_.front());

@@ -28,8 +28,9 @@ void ModelPool::set_before_write(std::function<void()> hook) {
   before_write_ = std::move(hook);
 }
 
-void ModelPool::pause_writes(ObjectId view) {
+void ModelPool::pause_writes(ObjectId view, bool foreseen) {
   MutexLock lock(mutex_);
+  foreseen_ = foreseen;
   may_pause_ = view;
   paused_ = true;
   stops_waiting_ = false;

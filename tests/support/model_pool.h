@@ -59,8 +59,8 @@ class ModelPool : public Pool {
   void set_before_write(std::function<void()> hook) VSNAP_EXCLUDES(mutex_);
 
   // Writes to this view may have to wait for room, and do from now on; until there is room, or they are to
-  // stop waiting.
-  void pause_writes(ObjectId view) VSNAP_EXCLUDES(mutex_);
+  // stop waiting. `foreseen`: View::write_may_wait() says so.
+  void pause_writes(ObjectId view, bool foreseen = true) VSNAP_EXCLUDES(mutex_);
   void let_writes_go() VSNAP_EXCLUDES(mutex_);
   void stop_waiting() override VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] std::size_t waiting_writes() VSNAP_EXCLUDES(mutex_);
@@ -185,7 +185,8 @@ class ModelPool : public Pool {
   std::uint64_t capacity_bytes_ VSNAP_GUARDED_BY(mutex_) = kDefaultCapacityBytes;
   std::vector<MemberInfo> members_ VSNAP_GUARDED_BY(mutex_);
   std::function<void()> before_write_ VSNAP_GUARDED_BY(mutex_);
-  std::atomic<ObjectId> may_pause_{}; // written under mutex_
+  std::atomic<ObjectId> may_pause_{}; // written under mutex_, as the next
+  std::atomic<bool> foreseen_{false};
   CondVar go_on_;
   bool paused_ VSNAP_GUARDED_BY(mutex_) = false;
   bool stops_waiting_ VSNAP_GUARDED_BY(mutex_) = false;
