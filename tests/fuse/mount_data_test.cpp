@@ -364,6 +364,27 @@ TEST_CASE("writes that wait hold no worker, however many they are") {
   CHECK(errno_of(::fallocate(fd.get(), FALLOC_FL_COLLAPSE_RANGE, 0, 4096)) == EOPNOTSUPP);
 }
 
+TEST_CASE("what needs no room goes on beside writes that wait for some") {
+  const auto mounted = MountedPool::make(1);
+  if (!mounted) return;
+  constexpr unsigned kWriters = kThreadsOfAView - 8; // more than a view's threads that do not wait
+  constexpr std::uint64_t kEnd = kWriters * kBlockBytes;
+  const ViewInfo full = mounted->make_volume("full", 2 * kEnd);
+  mounted->pool().pause_writes(full.id, true, kEnd);
+  Writers writers(mounted->path("full"), kWriters);
+  wait_for_writes(mounted->pool(), kWriters);
+  const Fd fd(mounted->path("full"), O_RDWR | O_DIRECT);
+  const AlignedBytes data = aligned_bytes(kBlockBytes, 7);
+  for (std::uint64_t at = kEnd; at < 2 * kEnd; at += kBlockBytes)
+    REQUIRE(::pwrite(fd.get(), data.get(), kBlockBytes, static_cast<off_t>(at)) == kBlockBytes);
+  CHECK(writers.answered() == 0);
+  CHECK(mounted->pool().waiting_writes() == kWriters);
+  mounted->pool().let_writes_go();
+  writers.join();
+  CHECK(writers.errors() == std::vector<int>(kWriters, 0));
+  CHECK(read_at(fd, kEnd, kEnd) == filled(kEnd, 7));
+}
+
 TEST_CASE("a session that ends waits for no write that waits for room") {
   auto mounted = MountedPool::make();
   if (!mounted) return;
