@@ -45,7 +45,7 @@ class SetAside {
   static constexpr unsigned kMostBusyAView = 32;
   static constexpr unsigned kMostAView = 96; // some are left to others
   static constexpr unsigned kMostThreads = 128; // see ChangeLog::kMaxWriters
-  static constexpr std::size_t kMostBytes = 256U << 20;
+  static constexpr std::size_t kMostBytes = 1U << 30; // as 1024 requests of the largest size
 
   SetAside() = default;
   ~SetAside() { end(); }

@@ -42,6 +42,14 @@ class Writer {
   std::thread thread_;
 };
 
+// Of a writer.
+struct Told final : WaitListener {
+  void waits() noexcept override { ++begun; }
+  void goes_on() noexcept override { ++ended; }
+  std::atomic<unsigned> begun{0};
+  std::atomic<unsigned> ended{0};
+};
+
 } // namespace
 
 TEST_CASE("properties are kept in one way of writing each, and bad ones are refused with the good ones") {
@@ -293,14 +301,6 @@ TEST_CASE("a figure that was counted beside writers is right") {
     REQUIRE(lab.pool->wait_for_removals({}).has_value());
   }
 }
-
-// Of a writer.
-struct Told final : WaitListener {
-  void waits() noexcept override { ++begun; }
-  void goes_on() noexcept override { ++ended; }
-  std::atomic<unsigned> begun{0};
-  std::atomic<unsigned> ended{0};
-};
 
 TEST_CASE("a write waits for room where that is asked for, and holds up nobody else") {
   log::set_level(log::Level::off);
