@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "core/planted.h"
 #include "core/pool_impl.h"
+#include "core/wait_listener.h"
 
 namespace vsnap {
 
@@ -206,6 +207,7 @@ Result<> PoolImpl::make_snapshot_room(const ObjectPtr& volume) {
     const bool waits = limit.on_full() == OnFull::pause && !waits_no_more_.load();
     if (limit.tell_full()) log::warning("{}{}", full.value().message, waits ? "; writes wait" : "");
     if (!waits) return full;
+    const Waits here_meanwhile;
     limit.wait(turn);
   }
 }

@@ -79,7 +79,7 @@ struct Operations {
   SetAside set_aside;
   const uid_t uid; // of whoever mounted
   const gid_t gid;
-  std::atomic<bool> hands_over{false}; // see MountSession::stop()
+  std::atomic<bool> hands_over{false}; // see MountSession::was_handed_over()
   bool other_terms = false;           // the answer to INIT is not what the kernel was told at first
   bool over_ring = false;             // asked for; from INIT on, whether it is so (request_ring.h)
   std::atomic<pid_t> first_worker{0}; // the thread that answered INIT; it works as long as the session

@@ -85,7 +85,7 @@ class FuseSession final : public MountSession {
   Result<> prepare();
   Result<> serve() override;
   void stop(Stop how) override;
-  [[nodiscard]] bool was_handed_over() const override { return hands_over_; }
+  [[nodiscard]] bool was_handed_over() const override { return operations_.hands_over; }
 
  private:
   [[nodiscard]] Result<> serve_by_library();
@@ -98,6 +98,7 @@ class FuseSession final : public MountSession {
     MutexLock lock(mutex_);
     return stopped_;
   }
+  void stop_waiting();
   void finish();
 
   const MountOptions options_;
@@ -110,7 +111,6 @@ class FuseSession final : public MountSession {
   bool serving_ VSNAP_GUARDED_BY(mutex_) = false;
   bool stopped_ VSNAP_GUARDED_BY(mutex_) = false;
   bool served_ = false;
-  std::atomic<bool> hands_over_{false};
   std::atomic<int> error_{0}; // of a worker
 };
 
@@ -211,6 +211,7 @@ void FuseSession::work(int channel, std::atomic<pid_t>& thread) {
   }
   current_request() = {};
   thread = 0;
+  stop_waiting(); // or another worker may never hear of the end
   // After an error the main one, which ends the others, may wait for its next request.
   while (error_ != 0 && workers_.front() != 0) {
     send_wake_signal(workers_.front());
@@ -285,15 +286,21 @@ Result<> FuseSession::serve() {
   return served;
 }
 
+// The end has begun, and workers and threads of views may be at writes that wait for room. Where another process
+// goes on these are left to it, so whether one does is said before.
+void FuseSession::stop_waiting() {
+  if (error_ != 0 && mount_->is_kept()) operations_.hands_over = true; // another may have more luck
+  operations_.pool.stop_waiting();
+}
+
 // The notifier's threads have the mount's descriptors as well, so they end first.
 void FuseSession::finish() {
-  operations_.pool.stop_waiting();
+  stop_waiting();
   operations_.set_aside.end();
   operations_.pending_reads.wait_for_all();
   operations_.pool.set_observer(nullptr);
   operations_.notifier.stop();
-  if (error_ != 0 && mount_->is_kept()) hands_over_ = true; // another may have more luck
-  if (hands_over_) {
+  if (operations_.hands_over) {
     operations_.pool.keep_unlinked();
   } else { // nobody answers any more: whoever still waits gets ENOTCONN instead
     if (const int nowhere = ::open(kNowhere, O_RDWR | O_CLOEXEC); nowhere >= 0) {
@@ -315,11 +322,10 @@ void FuseSession::stop(Stop how) {
   {
     MutexLock lock(mutex_);
     stopped_ = true;
-    hands_over_ = how == Stop::hand_over;
+    operations_.hands_over = how == Stop::hand_over;
     if (!serving_) return;
   }
   if (how == Stop::hand_over) operations_.notifier.set_successor();
-  operations_.hands_over = how == Stop::hand_over;
   operations_.pool.stop_waiting(); // a worker may be at such a write, and a notification wait for it
   operations_.pool.set_observer(nullptr);
   operations_.notifier.stop();
@@ -335,7 +341,7 @@ void FuseSession::stop(Stop how) {
 }
 
 FuseSession::~FuseSession() {
-  if (hands_over_ || (mount_->is_adopted() && !served_ && !was_stopped())) {
+  if (operations_.hands_over || (mount_->is_adopted() && !served_ && !was_stopped())) {
     operations_.pool.keep_unlinked();
     mount_->leave();
   }

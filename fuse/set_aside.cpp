@@ -2,10 +2,11 @@
 
 #include <chrono>
 #include <cstring>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <utility>
 
+#include "core/wait_listener.h"
 #include "fuse/operations.h"
 #include "fuse/reply.h"
 
@@ -15,6 +16,26 @@ namespace {
 constexpr auto kIdle = std::chrono::seconds(5);
 
 } // namespace
+
+// While a thread of the group waits in core, another may take its place.
+class SetAside::Pause final : public WaitListener {
+ public:
+  Pause(SetAside& all, ObjectId view, Group& group) : all_(all), view_(view), group_(group) {}
+  void waits() noexcept override {
+    MutexLock lock(all_.mutex_);
+    ++group_.paused;
+    if (group_.waiting.size() > group_.idle) all_.add_thread(view_, group_);
+  }
+  void goes_on() noexcept override {
+    MutexLock lock(all_.mutex_);
+    --group_.paused;
+  }
+
+ private:
+  SetAside& all_;
+  const ObjectId view_;
+  Group& group_;
+};
 
 bool SetAside::put(fuse_req_t req, ObjectId view, std::span<const std::byte> data, Body body) {
   Request request{req, current_request(), nullptr, data.size(), std::move(body)};
@@ -32,7 +53,8 @@ bool SetAside::put(fuse_req_t req, ObjectId view, std::span<const std::byte> dat
   Group* group = nullptr;
   if (data.empty() || request.bytes) {
     group = &groups_[view];
-    if (!has_thread_for(view, *group)) {
+    const bool suffices = group->waiting.size() < group->idle; // those that it waits for count as well
+    if (!suffices && !add_thread(view, *group) && group->threads == 0) {
       groups_.erase(view);
       group = nullptr;
     }
@@ -46,14 +68,14 @@ bool SetAside::put(fuse_req_t req, ObjectId view, std::span<const std::byte> dat
   return true;
 }
 
-// For one request more; one that it has to wait for counts as well.
-bool SetAside::has_thread_for(ObjectId view, Group& group) {
-  const bool may_have_more = group.threads < kMostAView && (group.threads == 0 || threads_ < kMostThreads);
-  if (group.waiting.size() < group.idle || !may_have_more) return group.threads != 0;
+// False: it may have no other, or there is none.
+bool SetAside::add_thread(ObjectId view, Group& group) {
+  if (ending_ || group.threads >= kMostAView || group.threads - group.paused >= kMostBusyAView) return false;
+  if (group.threads != 0 && threads_ >= kMostThreads) return false;
   try {
     std::thread([this, view, &group] { work(view, group); }).detach();
-  } catch (const std::system_error&) {
-    return group.threads != 0;
+  } catch (const std::exception&) { // no thread, or no memory
+    return false;
   }
   ++group.threads;
   ++threads_;
@@ -66,7 +88,7 @@ void SetAside::work(ObjectId view, Group& group) {
     if (!group.waiting.empty()) {
       Request next = std::move(group.waiting.front());
       group.waiting.pop_front();
-      carry_out(std::move(next));
+      carry_out(view, group, std::move(next));
       continue;
     }
     ++group.idle;
@@ -79,10 +101,12 @@ void SetAside::work(ObjectId view, Group& group) {
 }
 
 // The mutex is let go of meanwhile.
-void SetAside::carry_out(Request request) noexcept {
+void SetAside::carry_out(ObjectId view, Group& group, Request request) noexcept {
   mutex_.unlock();
   {
     const AnswerFor origin(request.origin);
+    Pause pause(*this, view, group);
+    const ListenToWaits listens(pause);
     answer(request.req, [&](Operations& operations) {
       return request.body(operations, std::span<const std::byte>(request.bytes.get(), request.length));
     });

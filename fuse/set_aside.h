@@ -10,8 +10,9 @@
 // 2. Requests of a view are begun in the order in which they were put. That is all: the kernel has several
 //    under way only where their order is free, and whoever waits for an answer gets it once the request was
 //    carried out, as from a worker. So an fsync covers what was answered before it.
-// 3. A view has kMostAView threads at most. All together have kMostThreads, but for the first of each view:
-//    however many requests of one view wait, those of another go on.
+// 3. Of a view kMostBusyAView threads are begun at most that do not wait for room in core (wait_listener.h), so
+//    that what needs none goes on beside those that do; kMostAView with them. All together have kMostThreads,
+//    but for the first of each view: however many requests of one view wait, those of another go on.
 // 4. The data of a request is copied, as the worker's buffer takes the next one. Copies come to kMostBytes at
 //    most; what is more, workers carry out by themselves, and so they do where there is no thread or memory.
 // 5. The file of a request is open until it was answered: the kernel sends its release after that. Whoever
@@ -41,9 +42,10 @@ struct Operations;
 
 class SetAside {
  public:
-  static constexpr unsigned kMostAView = 32;
+  static constexpr unsigned kMostBusyAView = 32;
+  static constexpr unsigned kMostAView = 96; // some are left to others
   static constexpr unsigned kMostThreads = 128; // see ChangeLog::kMaxWriters
-  static constexpr std::size_t kMostBytes = 256U << 20;
+  static constexpr std::size_t kMostBytes = 1U << 30; // as 1024 requests of the largest size
 
   SetAside() = default;
   ~SetAside() { end(); }
@@ -74,10 +76,12 @@ class SetAside {
     CondVar changed; // something waits, or it shall end
     unsigned threads = 0;
     unsigned idle = 0;
+    unsigned paused = 0; // wait for room in core
   };
-  [[nodiscard]] bool has_thread_for(ObjectId view, Group& group) VSNAP_REQUIRES(mutex_);
+  class Pause;
+  bool add_thread(ObjectId view, Group& group) VSNAP_REQUIRES(mutex_);
   void work(ObjectId view, Group& group) VSNAP_EXCLUDES(mutex_);
-  void carry_out(Request request) noexcept VSNAP_REQUIRES(mutex_);
+  void carry_out(ObjectId view, Group& group, Request request) noexcept VSNAP_REQUIRES(mutex_);
 
   Mutex mutex_;
   CondVar ended_; // the last thread

@@ -6,6 +6,7 @@
 
 #include "core/log.h"
 #include "core/snapshot_limit.h"
+#include "core/wait_listener.h"
 #include "tests/core/limit_lab.h"
 #include "tests/core/seed.h"
 
@@ -40,6 +41,14 @@ class Writer {
  private:
   std::atomic<bool> done_{false};
   std::thread thread_;
+};
+
+// Of a writer.
+struct Told final : WaitListener {
+  void waits() noexcept override { ++begun; }
+  void goes_on() noexcept override { ++ended; }
+  std::atomic<unsigned> begun{0};
+  std::atomic<unsigned> ended{0};
 };
 
 } // namespace
@@ -477,7 +486,11 @@ TEST_CASE("a write waits for room where that is asked for, and holds up nobody e
   REQUIRE(lab.write(0, 10, 2).has_value());
   const ViewHandle v = lab.view("v");
   std::atomic<bool> ok{false};
-  Writer writer([&] { ok = v->write(10 * kBlockBytes, block_of(2, 5 * kBlockBytes)).has_value(); });
+  Told told;
+  Writer writer([&] {
+    const ListenToWaits listens(told);
+    ok = v->write(10 * kBlockBytes, block_of(2, 5 * kBlockBytes)).has_value();
+  });
   // Everything goes on beside it.
   for (std::uint8_t i = 0; i < 20; ++i) {
     REQUIRE(lab.write(i, 1, i, "w").has_value());
@@ -488,12 +501,15 @@ TEST_CASE("a write waits for room where that is asked for, and holds up nobody e
   REQUIRE(lab.pool->rename({"w", {}}, "x").has_value());
   require_full(lab.snapshot("v@t"));
   REQUIRE(lab.pool->sync().has_value());
+  while (told.begun == told.ended && !writer.done()) std::this_thread::yield();
   CHECK_FALSE(writer.done());
   SECTION("until a snapshot is removed") { REQUIRE(lab.remove("v@s").has_value()); }
   SECTION("until the limit is higher") { lab.limit(15, "pause"); }
   SECTION("until there is none") { REQUIRE(lab.set("v", {{"snapshot-limit", "none"}}).has_value()); }
   writer.join();
   CHECK(ok);
+  CHECK(told.begun > 0);
+  CHECK(told.begun == told.ended);
   CHECK(read_from(*v, 14 * kBlockBytes) == block_of(2));
 }
 

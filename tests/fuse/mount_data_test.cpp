@@ -1,10 +1,13 @@
 // The data of volumes through the mount: reading, writing, space.
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <linux/falloc.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+#include <algorithm>
 
 #include "tests/fuse/mounted_pool.h"
 
@@ -23,6 +26,42 @@ struct stat stat_of(const std::string& path) {
 bool all_equal(const std::byte* data, std::size_t length, unsigned value) {
   return std::all_of(data, data + length, [&](std::byte b) { return b == static_cast<std::byte>(value); });
 }
+
+// Direct writes of a block each, all of them under way at once: io_submit(2).
+class AsyncWrites {
+ public:
+  AsyncWrites(const std::string& path, unsigned count)
+      : fd_(path, O_RDWR | O_DIRECT), events_(count), data_(aligned_bytes(kBlockBytes, 5)) {
+    REQUIRE(fd_.ok());
+    REQUIRE(::syscall(SYS_io_setup, count, &context_) == 0);
+    for (unsigned i = 0; i < count; ++i) {
+      iocb one{};
+      one.aio_lio_opcode = IOCB_CMD_PWRITE;
+      one.aio_fildes = static_cast<std::uint32_t>(fd_.get());
+      one.aio_buf = reinterpret_cast<std::uintptr_t>(data_.get());
+      one.aio_nbytes = kBlockBytes;
+      one.aio_offset = static_cast<std::int64_t>(i * kBlockBytes);
+      iocb* const all[] = {&one};
+      REQUIRE(::syscall(SYS_io_submit, context_, 1, all) == 1);
+    }
+  }
+  ~AsyncWrites() { ::syscall(SYS_io_destroy, context_); }
+  AsyncWrites(const AsyncWrites&) = delete;
+  AsyncWrites& operator=(const AsyncWrites&) = delete;
+  // For all of them; how many have succeeded.
+  [[nodiscard]] std::size_t wait() {
+    const auto count = static_cast<long>(events_.size());
+    REQUIRE(::syscall(SYS_io_getevents, context_, count, count, events_.data(), nullptr) == count);
+    return static_cast<std::size_t>(
+        std::count_if(events_.begin(), events_.end(), [](const io_event& e) { return e.res == kBlockBytes; }));
+  }
+
+ private:
+  const Fd fd_;
+  aio_context_t context_ = 0;
+  std::vector<io_event> events_;
+  const AlignedBytes data_;
+};
 
 } // namespace
 
@@ -362,6 +401,43 @@ TEST_CASE("writes that wait hold no worker, however many they are") {
   }
   CHECK(read_at(fd, 0, 2 * kMegabyte) == expected);
   CHECK(errno_of(::fallocate(fd.get(), FALLOC_FL_COLLAPSE_RANGE, 0, 4096)) == EOPNOTSUPP);
+}
+
+TEST_CASE("what needs no room goes on beside writes that wait for some") {
+  const auto mounted = MountedPool::make(1);
+  if (!mounted) return;
+  constexpr unsigned kWriters = kThreadsOfAView - 8; // more than a view's threads that do not wait
+  constexpr std::uint64_t kEnd = kWriters * kBlockBytes;
+  const ViewInfo full = mounted->make_volume("full", 2 * kEnd);
+  mounted->pool().pause_writes(full.id, true, kEnd);
+  Writers writers(mounted->path("full"), kWriters);
+  wait_for_writes(mounted->pool(), kWriters);
+  const Fd fd(mounted->path("full"), O_RDWR | O_DIRECT);
+  const AlignedBytes data = aligned_bytes(kBlockBytes, 7);
+  for (std::uint64_t at = kEnd; at < 2 * kEnd; at += kBlockBytes)
+    REQUIRE(::pwrite(fd.get(), data.get(), kBlockBytes, static_cast<off_t>(at)) == kBlockBytes);
+  CHECK(writers.answered() == 0);
+  CHECK(mounted->pool().waiting_writes() == kWriters);
+  mounted->pool().let_writes_go();
+  writers.join();
+  CHECK(writers.errors() == std::vector<int>(kWriters, 0));
+  CHECK(read_at(fd, kEnd, kEnd) == filled(kEnd, 7));
+}
+
+TEST_CASE("asynchronous writes of one volume that wait leave the kernel room for those of others") {
+  const auto mounted = MountedPool::make(1);
+  if (!mounted) return;
+  constexpr unsigned kDeep = 1000;
+  const ViewInfo full = mounted->make_volume("full", kDeep * kBlockBytes);
+  mounted->make_volume("vm1", kMegabyte);
+  mounted->pool().pause_writes(full.id);
+  AsyncWrites waiting(mounted->path("full"), kDeep);
+  wait_for_writes(mounted->pool(), kThreadsOfAView);
+  AsyncWrites others(mounted->path("vm1"), 64);
+  CHECK(others.wait() == 64);
+  CHECK(mounted->pool().waiting_writes() == kThreadsOfAView);
+  mounted->pool().let_writes_go();
+  CHECK(waiting.wait() == kDeep);
 }
 
 TEST_CASE("a session that ends waits for no write that waits for room") {

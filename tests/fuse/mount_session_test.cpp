@@ -111,6 +111,29 @@ TEST_CASE("serve returns when somebody unmounts") {
   CHECK(served);
 }
 
+TEST_CASE("a mount that is taken away ends, though a write waits for room in one of its workers") {
+  if (::access("/dev/fuse", R_OK | W_OK) != 0 || ::geteuid() != 0) return;
+  for (int round = 0; round < 6; ++round) { // any of them
+    const TemporaryDirectory directory;
+    const auto pool = ModelPool::make("lab");
+    pool->pause_writes(pool->create_volume("v", kBlockBytes)->id, false);
+    MountOptions options;
+    options.mount_point = directory.path();
+    options.threads = 2;
+    auto session = MountSession::mount(*pool, options);
+    REQUIRE(session);
+    bool served = false;
+    std::thread server([&] { served = (*session)->serve().has_value(); });
+    Writers writers(directory.path() + "/v", 1);
+    wait_for_writes(*pool, 1);
+    CHECK(::umount2(directory.path().c_str(), MNT_FORCE | MNT_DETACH) == 0);
+    server.join();
+    writers.join();
+    CHECK(served);
+    CHECK(writers.errors() != std::vector<int>{0});
+  }
+}
+
 TEST_CASE("no file stays open in the pool after the session") {
   auto mounted = MountedPool::make();
   if (!mounted) return;

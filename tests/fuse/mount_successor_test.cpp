@@ -28,6 +28,13 @@ class Serving {
     server_.join();
     session_.reset();
   }
+  // Of itself; whether it left the mount to another.
+  bool wait_for_failure() {
+    server_.join();
+    const bool left = session_->was_handed_over();
+    session_.reset();
+    return left;
+  }
 
  private:
   std::unique_ptr<MountSession> session_;
@@ -54,6 +61,12 @@ class Kept {
   [[nodiscard]] bool can_go_on() const { return can_go_on_; }
   void hand_over() { serving->end(MountSession::Stop::hand_over); }
   void go_on() { serve(adopt()); }
+  // One worker cannot read any more, once it has taken another request, which stays unanswered.
+  void break_channel() {
+    const int nothing = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+    REQUIRE(::dup3(nothing, channels_.back(), O_CLOEXEC) == channels_.back());
+    ::close(nothing);
+  }
   // Reads a request as a worker does that then dies, once it has answered those that only look. Its number.
   std::uint64_t take_request(std::uint32_t opcode) {
     std::vector<std::byte> buffer(2U << 20);
@@ -92,6 +105,8 @@ class Kept {
 
  private:
   void serve(std::unique_ptr<KernelMount> mount) {
+    channels_ = mount->channels();
+    mount->set_kept();
     serving = std::make_unique<Serving>(*pool, options, std::move(mount));
   }
   [[nodiscard]] std::unique_ptr<KernelMount> adopt() const {
@@ -117,6 +132,7 @@ class Kept {
   }
 
   std::vector<int> descriptors_;
+  std::vector<int> channels_; // of the session; one for each worker
   bool can_go_on_ = false; // on this kernel
 };
 
@@ -413,5 +429,32 @@ TEST_CASE("writes that wait for room are left to the successor, and a hand-over 
       const Fd fd(directory + "/v", O_RDONLY);
       CHECK(read_at(fd, i * kBlockBytes, kBlockBytes) == filled(kBlockBytes, i + 1));
     }
+  });
+}
+
+TEST_CASE("writes that wait for room are left to the successor of a session that fails") {
+  with_mount([](Kept& kept, const std::string& directory) {
+    constexpr unsigned kWriters = 24;
+    const std::string path = directory + "/v";
+    const ObjectId id = kept.pool->create_volume("v", kWriters * kBlockBytes)->id;
+    kept.pool->pause_writes(id);
+    Writers writers(path, kWriters);
+    wait_for_writes(*kept.pool, kWriters);
+    kept.break_channel();
+    std::atomic<bool> failed{false};
+    std::thread client([&] { // workers take requests in turn
+      struct stat out {};
+      while (!failed && ::stat(path.c_str(), &out) == 0) {}
+    });
+    CHECK(kept.serving->wait_for_failure());
+    failed = true;
+    CHECK(writers.answered() == 0);
+    kept.pool->pause_writes(id); // as the successor's pool
+    kept.go_on();
+    client.join();
+    wait_for_writes(*kept.pool, kWriters);
+    kept.pool->let_writes_go();
+    writers.join();
+    CHECK(writers.errors() == std::vector<int>(kWriters, 0));
   });
 }

@@ -91,7 +91,7 @@ class Writers {
   std::atomic<unsigned> answered_{0};
   std::vector<std::thread> threads_;
 };
-inline constexpr unsigned kThreadsOfAView = 32; // SetAside::kMostAView
+inline constexpr unsigned kThreadsOfAView = 96; // SetAside::kMostAView
 // Returns when so many writes to a paused view wait in the pool.
 void wait_for_writes(ModelPool& pool, std::size_t count);
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "core/wait_listener.h"
 #include "tests/support/model_view.h"
 
 namespace vsnap {
@@ -28,8 +29,10 @@ void ModelPool::set_before_write(std::function<void()> hook) {
   before_write_ = std::move(hook);
 }
 
-void ModelPool::pause_writes(ObjectId view) {
+void ModelPool::pause_writes(ObjectId view, bool foreseen, std::uint64_t end) {
   MutexLock lock(mutex_);
+  pause_end_ = end;
+  foreseen_ = foreseen;
   may_pause_ = view;
   paused_ = true;
   stops_waiting_ = false;
@@ -52,10 +55,13 @@ std::size_t ModelPool::waiting_writes() {
   return waiting_writes_;
 }
 
-Result<> ModelPool::wait_while_paused(ObjectId view) {
-  if (view != may_pause_.load()) return {};
+Result<> ModelPool::wait_while_paused(ObjectId view, std::uint64_t offset) {
+  if (view != may_pause_.load() || offset >= pause_end_) return {};
   ++waiting_writes_;
-  while (paused_ && !stops_waiting_) go_on_.wait(mutex_);
+  if (paused_ && !stops_waiting_) {
+    const Waits here;
+    while (paused_ && !stops_waiting_) go_on_.wait(mutex_);
+  }
   --waiting_writes_;
   return paused_ ? failure(ErrorKind::no_space, "no room, and not to be waited for") : Result<>();
 }

@@ -59,8 +59,9 @@ class ModelPool : public Pool {
   void set_before_write(std::function<void()> hook) VSNAP_EXCLUDES(mutex_);
 
   // Writes to this view may have to wait for room, and do from now on; until there is room, or they are to
-  // stop waiting.
-  void pause_writes(ObjectId view) VSNAP_EXCLUDES(mutex_);
+  // stop waiting. `foreseen`: View::write_may_wait() says so. From `end` on they need no room.
+  void pause_writes(ObjectId view, bool foreseen = true, std::uint64_t end = kMaxVolumeBytes)
+      VSNAP_EXCLUDES(mutex_);
   void let_writes_go() VSNAP_EXCLUDES(mutex_);
   void stop_waiting() override VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] std::size_t waiting_writes() VSNAP_EXCLUDES(mutex_);
@@ -153,7 +154,7 @@ class ModelPool : public Pool {
   std::uint64_t blocks_in_use() VSNAP_REQUIRES(mutex_);
   std::uint64_t freed_by_removing(const std::vector<Object>& gone) VSNAP_REQUIRES(mutex_);
   Result<> make_room(ModelObject& object, std::uint64_t first, std::uint64_t last) VSNAP_REQUIRES(mutex_);
-  Result<> wait_while_paused(ObjectId view) VSNAP_REQUIRES(mutex_);
+  Result<> wait_while_paused(ObjectId view, std::uint64_t offset) VSNAP_REQUIRES(mutex_);
   Result<std::vector<Object>> chosen_for_removal(std::span<const ViewName> names,
                                                  const RemoveOptions& options) VSNAP_REQUIRES(mutex_);
   ModelBlock& block_for_writing(ModelObject& object, std::uint64_t index) VSNAP_REQUIRES(mutex_);
@@ -185,9 +186,11 @@ class ModelPool : public Pool {
   std::uint64_t capacity_bytes_ VSNAP_GUARDED_BY(mutex_) = kDefaultCapacityBytes;
   std::vector<MemberInfo> members_ VSNAP_GUARDED_BY(mutex_);
   std::function<void()> before_write_ VSNAP_GUARDED_BY(mutex_);
-  std::atomic<ObjectId> may_pause_{}; // written under mutex_
+  std::atomic<ObjectId> may_pause_{}; // written under mutex_, as the next
+  std::atomic<bool> foreseen_{false};
   CondVar go_on_;
   bool paused_ VSNAP_GUARDED_BY(mutex_) = false;
+  std::uint64_t pause_end_ VSNAP_GUARDED_BY(mutex_) = 0;
   bool stops_waiting_ VSNAP_GUARDED_BY(mutex_) = false;
   std::size_t waiting_writes_ VSNAP_GUARDED_BY(mutex_) = 0;
   std::function<std::vector<std::byte>(const std::string&)> images_ VSNAP_GUARDED_BY(mutex_);

@@ -68,7 +68,7 @@ Result<> ModelView::write(std::uint64_t offset, std::span<const std::byte> data)
   }
   if (hook) hook();
   MutexLock lock(pool_.mutex_);
-  VSNAP_TRY(pool_.wait_while_paused(object_->info.id));
+  VSNAP_TRY(pool_.wait_while_paused(object_->info.id, offset));
   VSNAP_TRY(may_change(offset, data.size()));
   if (data.empty()) return {};
   VSNAP_TRY(stays_within(offset + data.size()));

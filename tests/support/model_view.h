@@ -21,7 +21,9 @@ class ModelView : public View {
   Result<std::optional<std::uint64_t>> seek_data(std::uint64_t offset) override;
   Result<std::optional<std::uint64_t>> seek_hole(std::uint64_t offset) override;
   Result<> fsync() override { return {}; }
-  bool write_may_wait() const override { return pool_.may_pause_.load() == object_->info.id; }
+  bool write_may_wait() const override {
+    return pool_.foreseen_.load() && pool_.may_pause_.load() == object_->info.id;
+  }
 
  private:
   [[nodiscard]] Result<> stays_within(std::uint64_t end) const;
