@@ -64,8 +64,8 @@ struct ViewInfo {
   bool moved_lately =
       false;             // draining, and who opens it to write may have meant the volume: is to look again
   std::string base = {}; // of an adopted volume: the path of its image
-  // Empty: nothing is under way; else a few words: "draining", "copying 43 %", "snapshots use 83 % of their
-  // limit".
+  // Empty: nothing is under way; else a few words: "draining", "copying 43 %", "2 writes wait for room for
+  // snapshots".
   std::string state = {};
   std::optional<SnapshotSpace> snapshot_space = {}; // of a volume that has a limit
   std::vector<HoldInfo> holds = {};                 // of a snapshot, by tag

@@ -140,11 +140,11 @@ void Objects::describe_limit(const Object& volume, ViewInfo& info) {
   const SnapshotLimit& limit = volume.snapshot_limit;
   if (!limit.active()) return;
   info.snapshot_space = SnapshotSpace{limit.most() * kBlockBytes, std::nullopt, limit.on_full()};
-  if (!limit.is_known()) return;
-  info.snapshot_space->used_bytes = limit.used() * kBlockBytes;
-  if (limit.percent() < SnapshotLimit::kWarnPercent) return;
-  info.state +=
-      fmt::format("{}snapshots use {} % of their limit", info.state.empty() ? "" : ", ", limit.percent());
+  if (limit.is_known()) info.snapshot_space->used_bytes = limit.used() * kBlockBytes;
+  if (const unsigned waiting = limit.waiting(); waiting > 0) {
+    info.state += fmt::format("{}{} {} for room for snapshots", info.state.empty() ? "" : ", ", waiting,
+                              waiting == 1 ? "write waits" : "writes wait");
+  }
 }
 
 // The snapshot a clone started from. A volume that was rolled back started from one of its own, which is

@@ -226,6 +226,7 @@ class PoolImpl final : public Pool {
   Result<bool> has_snapshot_room(const ObjectPtr& volume) VSNAP_EXCLUDES(objects_.mutex());
   // By a thread that holds nothing; returns when a write may try again.
   Result<> make_snapshot_room(const ObjectPtr& volume) VSNAP_EXCLUDES(config_mutex_);
+  Result<bool> dropping_makes_room(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
   Result<bool> drop_for_room(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
   [[nodiscard]] std::vector<ObjectPtr> droppable(const Object& volume) VSNAP_REQUIRES(objects_.mutex());
   Result<bool> drop_oldest(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);

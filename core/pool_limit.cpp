@@ -235,8 +235,30 @@ PoolImpl::RoomMaker::~RoomMaker() {
   pool_.room_made_.notify_all();
 }
 
+// Whether there is room once all are gone that may go: else none does, for nothing.
+Result<bool> PoolImpl::dropping_makes_room(const ObjectPtr& volume) {
+  std::multiset<Pin> pins;
+  std::vector<std::pair<ObjectPtr, ViewName>> candidates;
+  {
+    MutexLock lock(objects_.mutex());
+    for (const ObjectPtr& snapshot : droppable(*volume))
+      candidates.emplace_back(snapshot, objects_.name_of(*snapshot));
+  }
+  for (const auto& [snapshot, name] : candidates) {
+    MutexLock lock(objects_.mutex());
+    if (check_replaceable(*snapshot)) pins.insert({snapshot->branch->id, snapshot->number.value()});
+  }
+  if (pins.empty()) return false;
+  VSNAP_TRY(engine_->commit());
+  VSNAP_TRY_ASSIGN(const std::uint64_t freed, sweeper_->freed_by(sweeper_->family(), std::move(pins)));
+  const SnapshotLimit& limit = volume->snapshot_limit;
+  return limit.used() < limit.most() + freed;
+}
+
 // Removes the oldest until there is room, if that can be.
 Result<bool> PoolImpl::drop_for_room(const ObjectPtr& volume) {
+  VSNAP_TRY_ASSIGN(const bool enough, dropping_makes_room(volume));
+  if (!enough) return has_snapshot_room(volume);
   for (;;) {
     VSNAP_TRY_ASSIGN(const bool room, has_snapshot_room(volume)); // somebody else may have made some
     if (room) return true;
@@ -325,7 +347,7 @@ std::string PoolImpl::full_name(const Object& volume) {
 // Of the fullest; empty: none is worth a word.
 std::string PoolImpl::limit_health() {
   std::string fullest;
-  unsigned percent = 0;
+  unsigned percent = 0, waiting = 0;
   const std::vector<ObjectPtr> limited = limited_volumes();
   {
     MutexLock lock(objects_.mutex());
@@ -334,13 +356,14 @@ std::string PoolImpl::limit_health() {
       if (volume->name.empty() || !limit.is_known() || limit.percent() <= percent) continue; // or unlinked
       fullest = volume->name;
       percent = limit.percent();
+      waiting = limit.waiting();
     }
   }
   if (percent < SnapshotLimit::kWarnPercent) return {};
   return fmt::format(
-      "warning: snapshots of {0}/{1} use {2} % of their limit (vsnap rm some, or vsnap set "
+      "warning: snapshots of {0}/{1} use {2} % of their limit{3} (vsnap rm some, or vsnap set "
       "{0}/{1} snapshot-limit=SIZE)",
-      name_, fullest, percent);
+      name_, fullest, percent, waiting > 0 ? ", and writes wait" : "");
 }
 
 } // namespace vsnap

@@ -114,7 +114,9 @@ std::uint64_t SnapshotLimit::turn() {
 
 void SnapshotLimit::wait(std::uint64_t turn) {
   MutexLock lock(mutex_);
+  waiting_.fetch_add(1);
   while (turn_ == turn) changed_.wait(mutex_);
+  waiting_.fetch_sub(1);
 }
 
 void SnapshotLimit::wake() {

@@ -88,6 +88,7 @@ class SnapshotLimit {
   [[nodiscard]] std::uint64_t turn() VSNAP_EXCLUDES(mutex_);
   void wait(std::uint64_t turn) VSNAP_EXCLUDES(mutex_);
   void wake() VSNAP_EXCLUDES(mutex_);
+  [[nodiscard]] unsigned waiting() const { return waiting_.load(); } // writes that do
 
   // True once for each time that it becomes full: for the log.
   [[nodiscard]] bool tell_full() { return !told_full_.exchange(true); }
@@ -111,6 +112,7 @@ class SnapshotLimit {
   std::atomic<std::uint64_t> counted_hints_{0}; // those that the last count knew of
   std::atomic<OnFull> on_full_{OnFull::error};
   std::atomic<bool> told_full_{false};
+  std::atomic<unsigned> waiting_{0};
   std::atomic<unsigned> told_mark_{0};
   std::atomic<unsigned> looks_left_{0}; // without a count
   std::atomic<unsigned> pause_{0};      // looks that follow the next count

@@ -268,13 +268,18 @@ TEST_CASE(
   log::set_level(log::Level::off);
   LimitLab lab;
   lab.limit(10, "drop-oldest");
-  for (const char* const name : {"v@open", "v@held", "v@cloned", "v@a", "v@b"})
-    REQUIRE(lab.snapshot(name).has_value());
+  for (const char* const name : {"v@open", "v@held", "v@cloned"}) REQUIRE(lab.snapshot(name).has_value());
+  REQUIRE(lab.write(0, 4, 2).has_value());
+  REQUIRE(lab.snapshot("v@a").has_value());
+  REQUIRE(lab.write(0, 3, 3).has_value()); // what a alone shows
+  REQUIRE(lab.snapshot("v@b").has_value());
   const ViewHandle open = lab.view("v@open");
   REQUIRE(lab.hold("v@held", "keep").has_value());
   REQUIRE(lab.pool->clone({"v", "cloned"}, "c").has_value());
-  REQUIRE(lab.write(0, 10, 2).has_value());
-  require_full(lab.write(10, 1, 2)); // all of them see the same
+  REQUIRE(lab.write(100, 3, 2).has_value());
+  CHECK(lab.counted() == 10);
+  REQUIRE(lab.write(103, 3, 2).has_value());
+  require_full(lab.write(106, 1, 2));
   for (const char* const name : {"v@open", "v@held", "v@cloned", "v@b"}) CHECK(lab.has(name));
   CHECK_FALSE(lab.has("v@a"));
   CHECK(lab.counted() == 10);
@@ -610,6 +615,16 @@ TEST_CASE("properties stay with the volume, whatever becomes of it, and go with 
   CHECK(lab.findings().empty());
 }
 
+TEST_CASE("no snapshot is dropped where that makes no room") {
+  LimitLab lab;
+  lab.limit(4, "drop-oldest");
+  for (const char* const name : {"v@a", "v@b", "v@c"}) REQUIRE(lab.snapshot(name).has_value());
+  REQUIRE(lab.write(0, 4, 2).has_value()); // all three show what was there, and c is the newest
+  CHECK(refusal(lab.write(4, 1, 2)).errno_value == ENOSPC);
+  for (const char* const name : {"v@a", "v@b", "v@c"})
+    CHECK(lab.pool->find(*parse_view_name(name)).has_value());
+}
+
 TEST_CASE("a limit that is nearly reached shows") {
   LimitLab lab;
   lab.limit(100);
@@ -618,7 +633,7 @@ TEST_CASE("a limit that is nearly reached shows") {
   CHECK(lab.info("v").state.empty());
   CHECK(lab.pool->status().health == "ok");
   REQUIRE(lab.write(79, 4, 2).has_value());
-  CHECK(lab.info("v").state == "snapshots use 83 % of their limit");
+  CHECK(lab.info("v").state.empty()); // nothing is under way
   CHECK(lab.pool->status().health.starts_with("warning: snapshots of lab/v use 83 % of their limit"));
 }
 
