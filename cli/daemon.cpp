@@ -147,6 +147,8 @@ Result<> Daemon::hand_over(const std::string& program) {
   }
   if (!program.starts_with('/') || ::access(program.c_str(), X_OK) != 0)
     return failure(ErrorKind::failed, fmt::format("{}: {}: no such program", options_.pool, program));
+  if (auto free = session_->check_hand_over(); !free)
+    return failure(free.error().kind, EBUSY, fmt::format("{}: {}", options_.pool, free.error().message));
   Wanted found = Wanted::nothing;
   if (!wanted_.compare_exchange_strong(found, Wanted::successor)) {
     return failure(ErrorKind::busy, found == Wanted::successor ? EAGAIN : EBUSY,

@@ -55,7 +55,11 @@ void Notifier::entry_changed(const std::string& file_name) {
 
 void Notifier::content_changed(ObjectId id) { contents_.queue({{}, id}); }
 
-void Notifier::settle() { contents_.settle(); }
+void Notifier::settle() {
+  if (contents_.settle(kLongestSettling)) return;
+  log::warning("the kernel has not dropped what it had cached of changed contents for {} s",
+               kLongestSettling.count());
+}
 
 void Notifier::reply_after_invalidation(fuse_req_t req, ObjectId id, std::uint64_t offset,
                                         std::size_t length) {
@@ -95,19 +99,16 @@ bool Notifier::Lane::queue(Item item) {
   return true;
 }
 
-void Notifier::Lane::settle() {
+bool Notifier::Lane::settle(std::chrono::milliseconds longest) {
   const auto start = std::chrono::steady_clock::now();
   MutexLock lock(mutex_);
   const std::uint64_t wanted = queued_;
   while (sent_ < wanted) {
-    const auto left = kLongestSettling - (std::chrono::steady_clock::now() - start);
-    if (left <= left.zero()) {
-      log::warning("the kernel has not dropped what it had cached of changed contents for {} s",
-                   kLongestSettling.count());
-      return;
-    }
+    const auto left = longest - (std::chrono::steady_clock::now() - start);
+    if (left <= left.zero()) return false;
     progress_.wait_for(mutex_, std::chrono::duration_cast<std::chrono::milliseconds>(left));
   }
+  return true;
 }
 
 // Errors are not looked at: ENOENT says that the kernel has nothing cached, and any other that the mount is

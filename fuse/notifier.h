@@ -15,6 +15,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <deque>
 #include <string>
 #include <thread>
@@ -43,6 +44,9 @@ class Notifier final : public PoolObserver {
   // Returns when the kernel has dropped the contents told of before; after 5 s at the latest, should the
   // mount hang.
   void settle() override;
+  // Whether the names told of before have reached the kernel, within a second or two. Not so while a removal
+  // or renaming in the mount waits for a write of that file, which waits for room: it has locked the directory.
+  [[nodiscard]] bool names_settle() { return names_.settle(kLongestForNames); }
   // From now on a write that comes after stop() is left to a successor.
   void set_successor() { successor_ = true; }
   // Answers a direct write of `length` bytes after the kernel has dropped its pages of that range.
@@ -68,7 +72,7 @@ class Notifier final : public PoolObserver {
     void start(fuse_session* session, const std::vector<int>& devices) VSNAP_EXCLUDES(mutex_);
     void stop() VSNAP_EXCLUDES(mutex_);
     bool queue(Item item) VSNAP_EXCLUDES(mutex_); // false: not running
-    void settle() VSNAP_EXCLUDES(mutex_);
+    bool settle(std::chrono::milliseconds longest) VSNAP_EXCLUDES(mutex_); // false: it took longer
 
    private:
     void run(fuse_session* session) VSNAP_EXCLUDES(mutex_);
@@ -82,6 +86,8 @@ class Notifier final : public PoolObserver {
     std::uint64_t queued_ VSNAP_GUARDED_BY(mutex_) = 0; // items, ever
     std::uint64_t sent_ VSNAP_GUARDED_BY(mutex_) = 0;
   };
+
+  static constexpr std::chrono::milliseconds kLongestForNames{2000};
 
   std::atomic<std::int64_t> directory_modified_ns_;
   std::atomic<bool> successor_{false};

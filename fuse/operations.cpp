@@ -17,8 +17,8 @@ namespace {
 
 constexpr std::int64_t kSecondNs = 1'000'000'000;
 // The kernel counts asynchronous direct I/O as background requests: its default of 12 stops a submitter at
-// depth 13. Those set aside (set_aside.h) count until they are answered, so that what one volume has under way
-// must leave room for others; more than this would only queue up before requests that somebody waits for.
+// depth 13. Those set aside (set_aside.h) count until they are answered, so that what one volume has under
+// way must leave room for others; more than this would only queue up before requests that somebody waits for.
 constexpr unsigned kMaxBackground = 4096;
 constexpr unsigned kSnapshotModes = 0444;
 

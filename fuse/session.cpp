@@ -85,6 +85,7 @@ class FuseSession final : public MountSession {
   Result<> prepare();
   Result<> serve() override;
   void stop(Stop how) override;
+  Result<> check_hand_over() override;
   [[nodiscard]] bool was_handed_over() const override { return operations_.hands_over; }
 
  private:
@@ -286,8 +287,8 @@ Result<> FuseSession::serve() {
   return served;
 }
 
-// The end has begun, and workers and threads of views may be at writes that wait for room. Where another process
-// goes on these are left to it, so whether one does is said before.
+// The end has begun, and workers and threads of views may be at writes that wait for room. Where another
+// process goes on these are left to it, so whether one does is said before.
 void FuseSession::stop_waiting() {
   if (error_ != 0 && mount_->is_kept()) operations_.hands_over = true; // another may have more luck
   operations_.pool.stop_waiting();
@@ -318,6 +319,13 @@ void FuseSession::finish() {
 // The notifier goes first, while there are workers to answer what a notification may wait for. A worker looks
 // at the end of the session between two requests only, so those that wait for one are interrupted until all
 // have gone; of libfuse's own the one that surely lives.
+Result<> FuseSession::check_hand_over() {
+  if (operations_.notifier.names_settle()) return {};
+  return failure(ErrorKind::busy,
+                 "a file is being removed or renamed in the mount, and waits for a write that waits for room "
+                 "(vsnap pool status says for which volume; vsnap set POOL/VOL on-full=error ends that)");
+}
+
 void FuseSession::stop(Stop how) {
   {
     MutexLock lock(mutex_);

@@ -10,9 +10,10 @@
 // 2. Requests of a view are begun in the order in which they were put. That is all: the kernel has several
 //    under way only where their order is free, and whoever waits for an answer gets it once the request was
 //    carried out, as from a worker. So an fsync covers what was answered before it.
-// 3. Of a view kMostBusyAView threads are begun at most that do not wait for room in core (wait_listener.h), so
-//    that what needs none goes on beside those that do; kMostAView with them. All together have kMostThreads,
-//    but for the first of each view: however many requests of one view wait, those of another go on.
+// 3. Of a view kMostBusyAView threads are begun at most that do not wait for room in core (wait_listener.h),
+//    so that what needs none goes on beside those that do; kMostAView with them. All together have
+//    kMostThreads, but for the first of each view: however many requests of one view wait, those of another
+//    go on.
 // 4. The data of a request is copied, as the worker's buffer takes the next one. Copies come to kMostBytes at
 //    most; what is more, workers carry out by themselves, and so they do where there is no thread or memory.
 // 5. The file of a request is open until it was answered: the kernel sends its release after that. Whoever

@@ -52,8 +52,8 @@ class AsyncWrites {
   [[nodiscard]] std::size_t wait() {
     const auto count = static_cast<long>(events_.size());
     REQUIRE(::syscall(SYS_io_getevents, context_, count, count, events_.data(), nullptr) == count);
-    return static_cast<std::size_t>(
-        std::count_if(events_.begin(), events_.end(), [](const io_event& e) { return e.res == kBlockBytes; }));
+    const auto is_whole = [](const io_event& e) { return e.res == kBlockBytes; };
+    return static_cast<std::size_t>(std::count_if(events_.begin(), events_.end(), is_whole));
   }
 
  private:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 from support import BLOCK, MIB, LabTest, main, punch, read_all, read_at, wait_until, write_at
 
@@ -81,11 +82,18 @@ class AFullLimit(LimitTest):
 
     def test_drops_the_oldest_that_nobody_needs(self):
         self.limit("drop-oldest")
-        for name in "abcd":
-            self.lab.vsnap("snapshot", f"p/v@{name}")
+        quarter = LIMIT // 4
+        self.lab.vsnap("snapshot", "p/v@a")
+        self.lab.vsnap("snapshot", "p/v@b")
         self.lab.vsnap("hold", "p/v@b", "audit")
         with open(self.point / "v@a", "rb"):
-            write_at(self.v, 0, b"\2" * LIMIT)
+            write_at(self.v, 0, b"\2" * quarter)
+            self.lab.vsnap("snapshot", "p/v@c")
+            write_at(self.v, 0, b"\3" * quarter)  # c alone shows what was there
+            self.lab.vsnap("snapshot", "p/v@d")
+            write_at(self.v, quarter, b"\2" * 2 * quarter)
+            self.assertEqual(LIMIT, self.used())
+            write_at(self.v, 3 * quarter, b"\2" * quarter)
             self.assert_full()
         self.assertEqual(["p/v@a", "p/v@b", "p/v@d"],
                          self.lab.vsnap("ls", "-H", "-o", "name", "-t", "snapshot", "p").out.split())
@@ -156,6 +164,20 @@ class APause(LimitTest):
         self.lab.vsnap("rm", "p/v@s")
         self.assertEqual([None, None], self.all_end())
         self.assert_written()
+
+    def test_and_a_removal_that_waits_for_it_refuse_an_upgrade(self):
+        """The kernel has locked the directory for the removal, which waits for the write."""
+        self.waiting()
+        removal = self.lab.start("rm", "-f", self.v)
+        wait_until(lambda: Path(f"/proc/{removal.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "D",
+                   what="the removal waits")
+        self.lab.vsnap("create", "p/other", "--size", "1M")
+        self.assertIn("on-full=error", self.lab.vsnap("upgrade", "p", code=4).err)
+        self.lab.vsnap("set", "p/v", "on-full=error")
+        self.assertEqual([errno.ENOSPC, errno.ENOSPC], self.all_end())
+        removal.wait(timeout=20)
+        self.lab.vsnap("upgrade", "p")
+        self.assertIn("v", self.lab.views())
 
     def test_ends_with_the_mount(self):
         self.waiting()
