@@ -44,8 +44,8 @@ class Notifier final : public PoolObserver {
   // Returns when the kernel has dropped the contents told of before; after 5 s at the latest, should the
   // mount hang.
   void settle() override;
-  // Whether the names told of before have reached the kernel, within a second or two. Not so while a removal
-  // or renaming in the mount waits for a write of that file, which waits for room: it has locked the directory.
+  // Whether the names told of before have reached the kernel, within two seconds. Not so while a removal or
+  // renaming in the mount waits for a write of that file, which waits for room: it has locked the directory.
   [[nodiscard]] bool names_settle() { return names_.settle(kLongestForNames); }
   // From now on a write that comes after stop() is left to a successor.
   void set_successor() { successor_ = true; }

@@ -37,8 +37,8 @@ class MountSession {
   virtual Result<> serve() = 0;
   virtual void stop(Stop how) = 0; // returns when serve() is about to
   void stop() { stop(Stop::unmount); }
-  // Kind busy: it would not come to an end, as a removal or renaming in the mount waits for a write that waits
-  // for room (Pool::stop_waiting()), which only the successor is to answer. Takes two seconds then.
+  // Kind busy: it would not come to an end, as a removal or renaming in the mount waits for a write that
+  // waits for room (Pool::stop_waiting()), which only the successor is to answer. Takes two seconds then.
   [[nodiscard]] virtual Result<> check_hand_over() = 0;
   // After serve(): the mount stays, for another process; because of stop(), or because this one failed.
   [[nodiscard]] virtual bool was_handed_over() const = 0;
