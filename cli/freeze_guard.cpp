@@ -8,14 +8,20 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <unistd.h>
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <condition_variable>
 #include <csignal>
 #include <cstring>
+#include <exception>
 #include <mutex>
 #include <optional>
+#include <string_view>
+#include <system_error>
 #include <thread>
+#include <utility>
 
 #include "core/assert.h"
 
@@ -31,6 +37,11 @@ constexpr milliseconds kGrace(2000);       // for the guard's word after the lim
 constexpr milliseconds kStatusLimit(2000); // for a guest to say that it is frozen still
 constexpr milliseconds kReapTime(500);
 
+constexpr std::string_view kBeingFrozen =
+    "may be frozen still: freezing it has not ended (fsfreeze -u, or guest-fsfreeze-thaw, when it has)";
+
+double seconds(milliseconds time) { return static_cast<double>(time.count()) / 1000; }
+
 // Messages: a kind, and words for people; empty: it went well.
 constexpr char kFreeze = 'f';
 constexpr char kThaw = 't';
@@ -38,6 +49,7 @@ constexpr char kIsFrozen = 'F';
 constexpr char kIsThawed = 'T';
 
 int freeze_file_system(int descriptor) { return ::ioctl(descriptor, FIFREEZE, 0) == 0 ? 0 : errno; }
+int write_file_system_back(int descriptor) { return ::syncfs(descriptor) == 0 ? 0 : errno; }
 int thaw_file_system(int descriptor) { return ::ioctl(descriptor, FITHAW, 0) == 0 ? 0 : errno; }
 
 void send_message(int channel, char kind, const std::string& text) {
@@ -78,20 +90,20 @@ class GuardProcess {
   void run() {
     std::string message;
     if (hear(channel_, std::nullopt, message) != Heard::message || message[0] != kFreeze) return;
+    if (const std::string trouble = write_back(); !trouble.empty()) return give_up(trouble);
     deadline_ = Clock::now() + options_.limit;
-    std::thread freezer([this] { freeze_all(); });
-    const Heard heard = hear(channel_, deadline_, message);
-    const std::string left = let_go(heard == Heard::message);
-    if (heard == Heard::nothing) {
-      say_frozen(fmt::format("not frozen within {} s (--freeze-limit)",
-                             static_cast<double>(options_.limit.count()) / 1000));
+    try {
+      freezer_ = std::thread([this] { freeze_all(); });
+    } catch (const std::system_error& error) {
+      return give_up(fmt::format("freezing: no thread can be had: {}", error.code().message()));
     }
-    if (heard == Heard::nothing && hear(channel_, std::nullopt, message) != Heard::message) {
-      freezer.join();
-      return;
-    }
-    send_message(channel_, kIsThawed, left);
-    freezer.join();
+    Heard heard = hear(channel_, deadline_, message);
+    // First, as the command does not wait for guests then.
+    if (heard == Heard::nothing) say_frozen(trouble_or_late());
+    let_go(heard == Heard::message);
+    if (heard == Heard::nothing) heard = hear(channel_, std::nullopt, message);
+    if (heard == Heard::message) send_message(channel_, kIsThawed, all_left());
+    freezer_.join();
   }
 
  private:
@@ -105,13 +117,56 @@ class GuardProcess {
     said_ = true;
   }
 
+  // Nothing is frozen, nor will be.
+  void give_up(const std::string& trouble) {
+    say_frozen(trouble);
+    std::string message;
+    if (hear(channel_, std::nullopt, message) == Heard::message) send_message(channel_, kIsThawed, {});
+  }
+
+  std::string trouble_or_late() {
+    const std::lock_guard lock(mutex_);
+    return trouble_.empty() ? fmt::format("not frozen within {} s (--freeze-limit)", seconds(options_.limit))
+                            : trouble_;
+  }
+
+  // Most of what a freeze has to write is written before it begins, in a thread that is left behind when it
+  // takes longer than the limit. What went wrong, in words.
+  std::string write_back() {
+    if (options_.file_systems.empty()) return {};
+    const auto write = [this] {
+      for (std::size_t i = 0; i < options_.file_systems.size(); ++i) {
+        const int error = options_.write_back(options_.file_systems[i].directory.get());
+        const std::lock_guard lock(mutex_);
+        if (error != 0) {
+          trouble_ =
+              fmt::format("{}: writing it back: {}", options_.file_systems[i].name, std::strerror(error));
+        }
+        written_ = error == 0 ? i + 1 : options_.file_systems.size();
+        progress_.notify_all();
+        if (error != 0) return;
+      }
+    };
+    try {
+      std::thread(write).detach();
+    } catch (const std::system_error&) {
+      return {}; // the freeze writes it
+    }
+    std::unique_lock lock(mutex_);
+    const bool done =
+        progress_.wait_for(lock, options_.limit, [&] { return written_ == options_.file_systems.size(); });
+    if (done) return trouble_;
+    return fmt::format("{}: not written back within {} s (--freeze-limit; is its volume full or paused?)",
+                       options_.file_systems[written_].name, seconds(options_.limit));
+  }
+
   // The freezing thread.
   void freeze_all() {
     std::string trouble;
     for (std::size_t i = 0; i < targets() && trouble.empty(); ++i) {
       {
         const std::lock_guard lock(mutex_);
-        if (over_) return;
+        if (over_) break;
         state(i) = State::freezing;
       }
       const State now = i < agents() ? freeze_agent(i, trouble) : freeze_file_system(i - agents(), trouble);
@@ -120,11 +175,20 @@ class GuardProcess {
         const std::lock_guard lock(mutex_);
         state(i) = now;
         late = over_ && now == State::frozen;
+        trouble_ = trouble;
       }
-      if (late) static_cast<void>(thaw_one(i, false));
+      if (late) add_left(thaw_one(i, false));
     }
-    if (!trouble.empty()) let_go(false);
-    say_frozen(trouble);
+    if (!trouble.empty()) {
+      let_go(false);
+      const std::string left = take_left();
+      say_frozen(left.empty() ? trouble : trouble + "; " + left);
+    } else {
+      say_frozen({});
+    }
+    const std::lock_guard lock(mutex_);
+    all_tried_ = true;
+    progress_.notify_all();
   }
 
   State freeze_agent(std::size_t i, std::string& trouble) {
@@ -149,29 +213,60 @@ class GuardProcess {
     return State::failed;
   }
 
-  // Thaws all that is frozen; nothing is frozen any more from then on. What could not be thawed, in words.
-  std::string let_go(bool asked_for) {
+  // Thaws all that is frozen; nothing is frozen any more from then on, but what is being frozen, which the
+  // freezing thread thaws. Returns when that is done, whoever does it.
+  void let_go(bool asked_for) {
+    const std::lock_guard one_does_it(thawing_);
     std::vector<std::size_t> frozen;
     {
       const std::lock_guard lock(mutex_);
-      if (over_) return {};
+      if (over_) return;
       over_ = true;
       for (std::size_t i = targets(); i-- > 0;) {
         if (state(i) == State::frozen) frozen.push_back(i);
       }
     }
-    std::vector<std::string> left(frozen.size());
+    const auto thaw = [&](std::size_t i) { add_left(thaw_one(i, asked_for)); };
     std::vector<std::thread> waiting; // for a guest each
-    const auto thaw = [&](std::size_t at) { left[at] = thaw_one(frozen[at], asked_for); };
-    for (std::size_t at = 0; at < frozen.size(); ++at) {
-      if (frozen[at] < agents()) waiting.emplace_back(thaw, at);
+    waiting.reserve(agents());
+    std::vector<std::size_t> here;
+    here.reserve(frozen.size());
+    for (const std::size_t i : frozen) {
+      try {
+        if (i < agents()) waiting.emplace_back(thaw, i);
+      } catch (const std::exception&) { // no thread can be had
+        here.push_back(i);
+      }
     }
-    for (std::size_t at = 0; at < frozen.size(); ++at) {
-      if (frozen[at] >= agents()) thaw(at);
+    for (const std::size_t i : frozen) {
+      if (i >= agents()) thaw(i);
     }
+    for (const std::size_t i : here) thaw(i);
     for (std::thread& thread : waiting) thread.join();
-    std::erase(left, "");
-    return fmt::format("{}", fmt::join(left, "; "));
+  }
+
+  void add_left(const std::string& text) {
+    const std::lock_guard lock(mutex_);
+    if (!text.empty()) left_.push_back(text);
+  }
+
+  // What could not be thawed, in words; once.
+  std::string take_left() {
+    const std::lock_guard lock(mutex_);
+    return fmt::format("{}", fmt::join(std::exchange(left_, {}), "; "));
+  }
+
+  // The same, and what is being frozen still after a while.
+  std::string all_left() {
+    {
+      std::unique_lock lock(mutex_);
+      progress_.wait_until(lock, deadline_ + options_.thaw_limit, [this] { return all_tried_; });
+      for (std::size_t i = 0; i < targets(); ++i) {
+        if (state(i) != State::freezing) continue;
+        left_.push_back(fmt::format("{}: {}", FreezeGuard::name_of(options_, i), kBeingFrozen));
+      }
+    }
+    return take_left();
   }
 
   std::string thaw_one(std::size_t i, bool asked_for) {
@@ -199,7 +294,14 @@ class GuardProcess {
   FreezeGuard::Shared& shared_;
   const int channel_;
   Clock::time_point deadline_;
-  std::mutex mutex_; // the states, while they are more than one's business
+  std::thread freezer_;
+  std::mutex thawing_;               // taken before mutex_
+  std::mutex mutex_;                 // the states, while they are more than one's business, and what follows
+  std::condition_variable progress_; // of written_ and all_tried_
+  std::size_t written_ = 0;          // file systems
+  std::string trouble_;              // of writing back or freezing
+  std::vector<std::string> left_;    // what may be frozen still, and has not been told
+  bool all_tried_ = false;           // the freezing thread has no more to do
   bool over_ = false;
   bool said_ = false;
 };
@@ -231,6 +333,7 @@ void become_independent(std::vector<int> kept) {
 
 FreezeGuard::FreezeGuard(Options options) : options_(std::move(options)) {
   if (options_.freeze == nullptr) options_.freeze = freeze_file_system;
+  if (options_.write_back == nullptr) options_.write_back = write_file_system_back;
   if (options_.thaw == nullptr) options_.thaw = thaw_file_system;
 }
 
@@ -254,7 +357,11 @@ Result<std::unique_ptr<FreezeGuard>> FreezeGuard::start(Options options) {
     for (const FileSystem& each : guard->options_.file_systems) kept.push_back(each.directory.get());
     for (const auto& agent : guard->options_.agents) kept.push_back(agent->descriptor());
     become_independent(std::move(kept));
-    GuardProcess(guard->options_, *guard->shared_, theirs.get()).run();
+    GuardProcess process(guard->options_, *guard->shared_, theirs.get());
+    try {
+      process.run();
+    } catch (...) { // the command sees that it has ended, and thaws
+    }
     ::_exit(0);
   }
   guard->pid_ = pid;
@@ -265,10 +372,7 @@ Result<std::unique_ptr<FreezeGuard>> FreezeGuard::start(Options options) {
 FreezeGuard::~FreezeGuard() {
   if (pid_ > 0 && !over_) static_cast<void>(thaw());
   channel_.reset();
-  const Clock::time_point deadline = Clock::now() + kReapTime;
-  // One that waits for a freeze to end stays behind until it can thaw.
-  while (pid_ > 0 && ::waitpid(pid_, nullptr, WNOHANG) == 0 && Clock::now() < deadline)
-    std::this_thread::sleep_for(milliseconds(1));
+  static_cast<void>(ends_within(kReapTime)); // one that waits for a freeze to end stays until it can thaw
   if (shared_ != nullptr) ::munmap(shared_, sizeof(Shared));
 }
 
@@ -294,7 +398,7 @@ Result<std::string> FreezeGuard::wait_for(char kind, milliseconds limit) {
 
 Result<> FreezeGuard::freeze() {
   send_message(channel_.get(), kFreeze, {});
-  const auto frozen = wait_for(kIsFrozen, options_.limit + kGrace);
+  const auto frozen = wait_for(kIsFrozen, 2 * options_.limit + kGrace); // to write back, and to freeze
   if (frozen && frozen->empty()) return {};
   if (frozen) return failure(ErrorKind::failed, *frozen);
   const auto thawed = thaw_in_its_place();
@@ -311,26 +415,64 @@ Result<> FreezeGuard::thaw() {
   return left->empty() ? Result<>() : failure(ErrorKind::failed, *left);
 }
 
-// Of a guard that was killed, or hangs. What it was freezing is frozen if the call came to its end.
+// Whether the guard is gone: no call of its threads is under way any more.
+bool FreezeGuard::ends_within(milliseconds time) {
+  const Clock::time_point deadline = Clock::now() + time;
+  while (pid_ > 0) {
+    const pid_t ended = ::waitpid(pid_, nullptr, WNOHANG);
+    if (ended != 0 && !(ended < 0 && errno == EINTR)) pid_ = -1;
+    if (pid_ < 0) break;
+    if (Clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  return true;
+}
+
+// Of a guard that was killed, or hangs. A freeze that is under way comes to its end even in one that is
+// killed, and can be undone only after that; a guard that does not end is left alone, as it thaws then.
 Result<> FreezeGuard::thaw_in_its_place() {
   over_ = true;
-  ::kill(pid_, SIGKILL); // so that its connections end: agents have one at a time
+  ::shutdown(channel_.get(), SHUT_RDWR); // to one that lives the command is gone
+  if (pid_ > 0) ::kill(pid_, SIGCONT);
   std::vector<std::string> left;
-  for (std::size_t i = options_.agents.size() + options_.file_systems.size(); i-- > 0;) {
-    std::atomic<State>& state = shared_->states[i];
-    if (state != State::frozen && state != State::freezing) continue;
-    state = State::let_go;
-    if (i >= options_.agents.size()) {
-      FileSystem& target = options_.file_systems[i - options_.agents.size()];
-      const int error = options_.thaw(target.directory.get());
-      if (error != 0 && error != EINVAL)
-        left.push_back(fmt::format("{}: may be frozen still: {}", target.name, std::strerror(error)));
-    } else if (const auto thawed = options_.agents[i]->thaw(Clock::now() + options_.thaw_limit); !thawed) {
-      left.push_back(thawed.error().message + "; its guest may be frozen still (guest-fsfreeze-thaw)");
+  const std::size_t agents = options_.agents.size();
+  const std::size_t targets = agents + options_.file_systems.size();
+  // A freeze may wait for what is frozen.
+  for (std::size_t i = targets; i-- > agents;) {
+    if (shared_->states[i] == State::frozen) thaw_one(i, left);
+  }
+  const bool gone = ends_within(options_.thaw_limit);
+  for (std::size_t i = targets; i-- > 0;) {
+    const State now = shared_->states[i];
+    if (now != State::frozen && now != State::freezing) continue;
+    if (gone || (now == State::frozen && i >= agents)) {
+      thaw_one(i, left);
+    } else {
+      left.push_back(fmt::format("{}: {}", name_of(options_, i), kBeingFrozen));
     }
   }
   if (left.empty()) return {};
   return failure(ErrorKind::failed, fmt::format("{}", fmt::join(left, "; ")));
+}
+
+void FreezeGuard::thaw_one(std::size_t i, std::vector<std::string>& left) {
+  shared_->states[i] = State::let_go;
+  if (i < options_.agents.size()) {
+    // Its connection ended with the guard: agents have one at a time.
+    const auto thawed = options_.agents[i]->thaw(Clock::now() + options_.thaw_limit);
+    if (!thawed)
+      left.push_back(thawed.error().message + "; its guest may be frozen still (guest-fsfreeze-thaw)");
+    return;
+  }
+  const FileSystem& target = options_.file_systems[i - options_.agents.size()];
+  const int error = options_.thaw(target.directory.get());
+  if (error == 0 || error == EINVAL) return; // EINVAL: it is not frozen
+  left.push_back(fmt::format("{}: may be frozen still: {} (fsfreeze -u)", target.name, std::strerror(error)));
+}
+
+const std::string& FreezeGuard::name_of(const Options& options, std::size_t i) {
+  const std::size_t agents = options.agents.size();
+  return i < agents ? options.agents[i]->socket() : options.file_systems[i - agents].name;
 }
 
 } // namespace vsnap::cli

@@ -6,11 +6,13 @@
 //    the command is gone, whichever is first. Nothing else is thawed.
 // 2. It waits for nothing that may be frozen: it has its descriptors from before, is in memory, writes to no
 //    file, and is out of reach of the terminal's signals.
-// 3. Should it be killed, the command thaws in its place.
+// 3. Should it be killed, the command thaws in its place, once no call of the guard is under way any more. It
+//    never kills the guard itself: a freeze under way would end after the thaw, and nobody undo it.
 // 4. "Held" is said of what was still frozen when the command asked for the end, after its snapshot.
 //
 // How it goes: guests first, in the order given, as what they flush may have to go through a file system
-// here; then file systems. Frozen by one thread, one after another, and thawed by others, so that a freeze
+// here; then file systems. Before that these are written back, which has a limit of its own, as long: nothing
+// is frozen yet. Frozen by one thread, one after another, and thawed by others, so that a freeze
 // that takes long keeps nothing else still for longer than the limit, and no thaw waits for a guest. A freeze
 // that ends after the limit is undone by the thread that made it.
 //
@@ -42,8 +44,9 @@ class FreezeGuard {
     // How long to go on trying to thaw a guest.
     std::chrono::milliseconds thaw_limit{10'000};
     // Of file systems: 0 or an errno. Others for tests.
-    int (*freeze)(int descriptor) = nullptr; // FIFREEZE
-    int (*thaw)(int descriptor) = nullptr;   // FITHAW
+    int (*write_back)(int descriptor) = nullptr; // syncfs
+    int (*freeze)(int descriptor) = nullptr;     // FIFREEZE
+    int (*thaw)(int descriptor) = nullptr;       // FITHAW
   };
   enum class State : int {
     idle,
@@ -64,7 +67,8 @@ class FreezeGuard {
   FreezeGuard(const FreezeGuard&) = delete;
   FreezeGuard& operator=(const FreezeGuard&) = delete;
 
-  // Returns when all that can be is frozen. After an error nothing is, or will be in a moment.
+  // Returns when all that can be is frozen, or when the limit has passed. After an error what was is being
+  // thawed: thaw() waits for that, and tells what may be frozen still.
   Result<> freeze();
   // Thaws. An error names what may be frozen still.
   Result<> thaw();
@@ -79,6 +83,9 @@ class FreezeGuard {
   explicit FreezeGuard(Options options);
   Result<std::string> wait_for(char kind, std::chrono::milliseconds limit);
   Result<> thaw_in_its_place();
+  void thaw_one(std::size_t i, std::vector<std::string>& left);
+  bool ends_within(std::chrono::milliseconds time);
+  static const std::string& name_of(const Options& options, std::size_t i);
 
   Options options_;
   Shared* shared_ = nullptr;

@@ -3,10 +3,13 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
+#include <unistd.h>
 #include <csignal>
 #include <thread>
 
+#include "tests/cli/agent_server.h"
 #include "tests/support/catch.h"
 
 using namespace vsnap;
@@ -23,6 +26,9 @@ struct World {
     std::atomic<int> error;     // of freezing it
     std::atomic<int> freeze_ms; // how long that takes
     std::atomic<int> thaws;     // that found it frozen
+    std::atomic<int> thaw_error;
+    std::atomic<pid_t> freezing;    // the thread
+    std::atomic<int> write_back_ms; // -1: it fails
   };
   std::array<FileSystem, 256> at;
 };
@@ -36,13 +42,22 @@ World::FileSystem& file_system(int descriptor) { return world().at.at(static_cas
 
 int freeze(int descriptor) {
   World::FileSystem& at = file_system(descriptor);
+  at.freezing = ::gettid();
   std::this_thread::sleep_for(milliseconds(at.freeze_ms));
   if (at.error != 0) return at.error;
   return at.frozen.exchange(true) ? EBUSY : 0;
 }
 
+int write_back(int descriptor) {
+  const int ms = file_system(descriptor).write_back_ms;
+  if (ms < 0) return EIO;
+  std::this_thread::sleep_for(milliseconds(ms));
+  return 0;
+}
+
 int thaw(int descriptor) {
   World::FileSystem& at = file_system(descriptor);
+  if (at.thaw_error != 0) return at.thaw_error;
   if (!at.frozen.exchange(false)) return EINVAL;
   ++at.thaws;
   return 0;
@@ -63,6 +78,7 @@ class Lab {
     options.limit = limit;
     options.freeze = freeze;
     options.thaw = thaw;
+    options.write_back = write_back;
     for (int i = 0; i < count; ++i) {
       Descriptor directory(::open("/", O_RDONLY | O_CLOEXEC));
       REQUIRE(directory.get() >= 0);
@@ -73,7 +89,15 @@ class Lab {
       at.error = 0;
       at.freeze_ms = 0;
       at.thaws = 0;
+      at.thaw_error = 0;
+      at.freezing = 0;
+      at.write_back_ms = 0;
     }
+  }
+  void add(const AgentServer& server) {
+    auto agent = GuestAgent::connect(server.path, GuestAgent::Clock::now() + milliseconds(10'000));
+    REQUIRE(agent.has_value());
+    options.agents.push_back(std::move(*agent));
   }
   World::FileSystem& operator[](std::size_t i) { return file_system(fds[i]); }
   std::unique_ptr<FreezeGuard> start() {
@@ -84,6 +108,16 @@ class Lab {
   FreezeGuard::Options options;
   std::vector<int> fds;
 };
+
+// Freezes, and refuses to thaw.
+std::string stuck(const nlohmann::json& question) {
+  const bool thaw = question["execute"] == "guest-fsfreeze-thaw";
+  return AgentServer::synced(question, thaw ? "{\"error\": {\"desc\": \"stuck\"}}\n" : "{\"return\": 1}\n");
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 } // namespace
 
@@ -140,15 +174,76 @@ TEST_CASE("after the limit all is thawed, and it shows that it was not held") {
 TEST_CASE("a freeze that outlasts the limit keeps nothing else frozen, and is undone when it ends") {
   Lab lab(milliseconds(100));
   lab[1].freeze_ms = 1500;
+  lab.options.thaw_limit = milliseconds(50);
   auto guard = lab.start();
   const auto frozen = guard->freeze();
   REQUIRE_FALSE(frozen.has_value());
   CHECK(frozen.error().message.find("--freeze-limit") != std::string::npos);
+  const auto thawed = guard->thaw();
+  REQUIRE_FALSE(thawed.has_value());
+  CHECK(thawed.error().message.starts_with("/fs1: may be frozen still: freezing it has not ended"));
   CHECK(lab[0].thaws == 1);
   CHECK(lab[1].thaws == 0); // not frozen yet
   guard.reset();            // the command ends; its guard stays
   REQUIRE(comes_true([&] { return lab[1].thaws == 1; }));
   CHECK_FALSE(lab[1].frozen);
+}
+
+TEST_CASE("a freeze that outlasts the limit is told at the limit, however long a guest takes to thaw") {
+  AgentServer server(stuck);
+  Lab lab(milliseconds(100));
+  lab.add(server);
+  lab[1].freeze_ms = 4000;
+  lab.options.thaw_limit = milliseconds(6000);
+  const auto guard = lab.start();
+  const auto frozen = guard->freeze();
+  REQUIRE_FALSE(frozen.has_value());
+  CHECK(frozen.error().message == "not frozen within 0.1 s (--freeze-limit)");
+  const auto thawed = guard->thaw();
+  REQUIRE_FALSE(thawed.has_value());
+  CHECK(contains(thawed.error().message, "its guest may be frozen still"));
+  CHECK_FALSE(contains(thawed.error().message, "/fs1"));
+  CHECK(lab[0].thaws == 1);
+  CHECK(lab[1].thaws == 1);
+}
+
+TEST_CASE("what cannot be thawed after a freeze that failed is told") {
+  AgentServer server(stuck);
+  Lab lab;
+  lab.add(server);
+  lab.options.thaw_limit = milliseconds(200);
+  lab[0].thaw_error = EIO;
+  lab[1].error = EIO;
+  const auto guard = lab.start();
+  const auto frozen = guard->freeze();
+  REQUIRE_FALSE(frozen.has_value());
+  CHECK(contains(frozen.error().message, "/fs1: freezing it: Input/output error"));
+  CHECK(contains(frozen.error().message, "/fs0: may be frozen still: Input/output error"));
+  CHECK(contains(frozen.error().message, "its guest may be frozen still"));
+  CHECK(guard->thaw().has_value()); // told already
+}
+
+TEST_CASE("what takes longer than the limit to write back is an error before anything is frozen") {
+  Lab lab(milliseconds(100));
+  lab[1].write_back_ms = 600'000;
+  const auto guard = lab.start();
+  const auto frozen = guard->freeze();
+  REQUIRE_FALSE(frozen.has_value());
+  CHECK(contains(frozen.error().message, "/fs1: not written back within 0.1 s (--freeze-limit"));
+  CHECK(guard->thaw().has_value());
+  CHECK(guard->file_system(0) == State::idle);
+  CHECK(lab[0].thaws == 0);
+}
+
+TEST_CASE("an error of writing back is told, and nothing is frozen") {
+  Lab lab;
+  lab[0].write_back_ms = -1;
+  const auto guard = lab.start();
+  const auto frozen = guard->freeze();
+  REQUIRE_FALSE(frozen.has_value());
+  CHECK(frozen.error().message == "/fs0: writing it back: Input/output error");
+  CHECK(guard->thaw().has_value());
+  CHECK(guard->file_system(1) == State::idle);
 }
 
 TEST_CASE("what somebody else thaws meanwhile was not held") {
@@ -196,6 +291,58 @@ TEST_CASE("a guard that is killed is stood in for, and nothing was held") {
   CHECK_FALSE(lab[0].frozen);
   CHECK_FALSE(lab[1].frozen);
   CHECK(guard->file_system(0) == State::let_go);
+}
+
+// A freeze in the kernel comes to its end also when its thread is to die. What does the same here: the thread
+// is traced, so that its process is there until the tracer has seen it end.
+TEST_CASE("a guard that is killed while it freezes is stood in for when the freeze has ended") {
+  Lab lab;
+  lab[1].freeze_ms = 600'000;
+  const auto guard = lab.start();
+  const pid_t pid = guard->pid();
+  bool traced = false;
+  std::thread kernel([&] {
+    if (!comes_true([&] { return lab[1].freezing != 0; })) return;
+    const pid_t thread = lab[1].freezing;
+    traced = ::ptrace(PTRACE_SEIZE, thread, nullptr, nullptr) == 0;
+    ::kill(pid, SIGKILL);
+    traced = traced && comes_true([&] { return lab[0].thaws == 1; });
+    lab[1].frozen = true;
+    if (traced) ::waitpid(thread, nullptr, __WALL);
+  });
+  const auto frozen = guard->freeze();
+  kernel.join();
+  REQUIRE(traced);
+  REQUIRE_FALSE(frozen.has_value());
+  CHECK(frozen.error().message == "the process that freezes was killed");
+  CHECK(lab[1].thaws == 1);
+  CHECK_FALSE(lab[1].frozen);
+}
+
+TEST_CASE("a guard that was killed and does not end has its freezes told of, and not taken for thawed") {
+  Lab lab;
+  lab[1].freeze_ms = 600'000;
+  lab.options.thaw_limit = milliseconds(100);
+  auto guard = lab.start();
+  const pid_t pid = guard->pid();
+  std::atomic<bool> told{false};
+  bool traced = false;
+  std::thread kernel([&] {
+    if (!comes_true([&] { return lab[1].freezing != 0; })) return;
+    const pid_t thread = lab[1].freezing;
+    traced = ::ptrace(PTRACE_SEIZE, thread, nullptr, nullptr) == 0;
+    ::kill(pid, SIGKILL);
+    traced = traced && comes_true([&] { return told.load(); });
+    if (traced) ::waitpid(thread, nullptr, __WALL);
+  });
+  const auto frozen = guard->freeze();
+  told = true;
+  kernel.join();
+  REQUIRE(traced);
+  REQUIRE_FALSE(frozen.has_value());
+  CHECK(contains(frozen.error().message, "/fs1: may be frozen still: freezing it has not ended"));
+  CHECK(guard->file_system(1) == State::freezing);
+  CHECK(lab[0].thaws == 1);
 }
 
 TEST_CASE("a guard that is given up before anything was frozen ends by itself") {

@@ -1,13 +1,9 @@
 // The guest agent's end of the line: answers, and everything that is none.
 #include "cli/guest_agent.h"
 
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <atomic>
-#include <cstdlib>
-#include <functional>
-#include <thread>
 
+#include "tests/cli/agent_server.h"
 #include "tests/support/catch.h"
 
 using namespace vsnap;
@@ -18,75 +14,12 @@ namespace {
 
 GuestAgent::Clock::time_point in(int ms) { return GuestAgent::Clock::now() + milliseconds(ms); }
 
-// Takes connections one after the other; what it says to each line it hears is up to the test. "": it hangs
-// up.
-class Server {
- public:
-  using Answer = std::function<std::string(const nlohmann::json& question)>;
-  explicit Server(Answer answer) : answer_(std::move(answer)) {
-    directory_ = "/tmp/vsnap-agent-XXXXXX";
-    REQUIRE(::mkdtemp(directory_.data()) != nullptr);
-    path = directory_ + "/s";
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    path.copy(address.sun_path, path.size());
-    listener_ = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    REQUIRE(::bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
-    REQUIRE(::listen(listener_, 1) == 0);
-    thread_ = std::thread([this] { serve(); });
-  }
-  ~Server() {
-    ::shutdown(listener_, SHUT_RDWR);
-    thread_.join();
-    ::close(listener_);
-    ::unlink(path.c_str());
-    ::rmdir(directory_.c_str());
-  }
-  // As an agent answers guest-sync-delimited, and `other` all else.
-  static std::string synced(const nlohmann::json& question, const std::string& other) {
-    if (question["execute"] != "guest-sync-delimited") return other;
-    return "\xff" + nlohmann::json{{"return", question["arguments"]["id"]}}.dump() + "\n";
-  }
-  std::string path;
-  std::atomic<int> connections{0};
-
- private:
-  void serve() {
-    for (;;) {
-      const int connection = ::accept(listener_, nullptr, nullptr);
-      if (connection < 0) return;
-      ++connections;
-      talk(connection);
-      ::close(connection);
-    }
-  }
-  void talk(int connection) {
-    std::string heard;
-    char byte = 0;
-    while (::read(connection, &byte, 1) == 1) {
-      if (byte == '\xff') continue;
-      if (byte != '\n') {
-        heard += byte;
-        continue;
-      }
-      const std::string reply = answer_(nlohmann::json::parse(heard));
-      heard.clear();
-      if (reply.empty() || ::send(connection, reply.data(), reply.size(), MSG_NOSIGNAL) < 0) return;
-    }
-  }
-
-  Answer answer_;
-  std::string directory_;
-  int listener_ = -1;
-  std::thread thread_;
-};
-
 } // namespace
 
 TEST_CASE("an agent that answers is asked to freeze, how it is, and to thaw") {
-  Server server([](const nlohmann::json& question) {
+  AgentServer server([](const nlohmann::json& question) {
     const bool status = question["execute"] == "guest-fsfreeze-status";
-    return Server::synced(question, status ? "{\"return\": \"frozen\"}\n" : "{\"return\": 3}\n");
+    return AgentServer::synced(question, status ? "{\"return\": \"frozen\"}\n" : "{\"return\": 3}\n");
   });
   const auto agent = GuestAgent::connect(server.path, in(10'000));
   REQUIRE(agent.has_value());
@@ -107,23 +40,23 @@ TEST_CASE("a path that is no socket, too long, or nobody's is refused") {
 }
 
 TEST_CASE("an agent that says nothing is no answer, after the time that was given") {
-  Server server([](const nlohmann::json&) { return std::string("\n"); });
+  AgentServer server([](const nlohmann::json&) { return std::string("\n"); });
   const auto agent = GuestAgent::connect(server.path, in(200));
   REQUIRE_FALSE(agent.has_value());
   CHECK(agent.error().errno_value == ETIMEDOUT);
 }
 
 TEST_CASE("an answer without an end is not kept for ever") {
-  Server server([](const nlohmann::json&) { return std::string(200'000, 'x'); });
+  AgentServer server([](const nlohmann::json&) { return std::string(200'000, 'x'); });
   const auto agent = GuestAgent::connect(server.path, in(10'000));
   REQUIRE_FALSE(agent.has_value());
   CHECK(agent.error().errno_value == EPROTO);
 }
 
 TEST_CASE("what was left of an earlier conversation is not taken for an answer") {
-  Server server([](const nlohmann::json& question) {
+  AgentServer server([](const nlohmann::json& question) {
     return "{\"return\": 9}\n\xff{\"return\": 1}\n\xff{nonsense\n" +
-           Server::synced(question, "{\"return\": 3}\n");
+           AgentServer::synced(question, "{\"return\": 3}\n");
   });
   const auto agent = GuestAgent::connect(server.path, in(10'000));
   REQUIRE(agent.has_value());
@@ -134,7 +67,7 @@ TEST_CASE("an error of the agent is told with its reason, whatever it looks like
        {"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no room\"}}\n", "{\"error\": {\"desc\": 7}}\n",
         "{\"error\": 7}\n", "[]\n", "7\n", "{\n", "\n", "\x80\xff\x01\n"}) {
     CAPTURE(reply);
-    Server server([&](const nlohmann::json& question) { return Server::synced(question, reply); });
+    AgentServer server([&](const nlohmann::json& question) { return AgentServer::synced(question, reply); });
     const auto agent = GuestAgent::connect(server.path, in(10'000));
     REQUIRE(agent.has_value());
     const auto frozen = (*agent)->freeze(in(10'000));
@@ -148,9 +81,9 @@ TEST_CASE("an error of the agent is told with its reason, whatever it looks like
 
 TEST_CASE("a thaw is tried over new connections until it works") {
   std::atomic<int> thaws{0};
-  Server server([&](const nlohmann::json& question) {
+  AgentServer server([&](const nlohmann::json& question) {
     const bool thaw = question["execute"] == "guest-fsfreeze-thaw";
-    return Server::synced(question, thaw && ++thaws < 3 ? std::string() : "{\"return\": 1}\n");
+    return AgentServer::synced(question, thaw && ++thaws < 3 ? std::string() : "{\"return\": 1}\n");
   });
   const auto agent = GuestAgent::connect(server.path, in(10'000));
   REQUIRE(agent.has_value());
@@ -160,8 +93,8 @@ TEST_CASE("a thaw is tried over new connections until it works") {
 }
 
 TEST_CASE("a thaw that never works ends with the last reason") {
-  Server server([](const nlohmann::json& question) {
-    return Server::synced(question, "{\"error\": {\"desc\": \"stuck\"}}\n");
+  AgentServer server([](const nlohmann::json& question) {
+    return AgentServer::synced(question, "{\"error\": {\"desc\": \"stuck\"}}\n");
   });
   const auto agent = GuestAgent::connect(server.path, in(10'000));
   REQUIRE(agent.has_value());
