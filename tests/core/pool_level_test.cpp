@@ -133,6 +133,7 @@ TEST_CASE("a group across forms is one moment, also beside a flatten and a full 
   std::thread copier([&] {
     flattened = lab.pool->flatten("c", {}).has_value() && lab.pool->wait_for_copy({"b", "f"}, {}).has_value();
   });
+  while (!failed && number_in(*lab.view("c")) == 0) std::this_thread::yield(); // it has been round once
   unsigned taken = 0;
   while (taken < kGroups && lab.group("s" + std::to_string(taken)).has_value()) ++taken;
   stop = true;
