@@ -178,7 +178,7 @@ bool has_disks(pid_t process) {
     const std::string target = fs::read_symlink(it->path(), unreadable).string();
     if (unreadable || !target.starts_with('/')) continue; // a socket, and the like
     if (target == "/dev/kvm") return true;
-    if (target.starts_with("/dev/")) {
+    if (target.starts_with("/dev/") && !target.starts_with("/dev/shm/")) {
       if (fs::exists(fs::path("/sys/class/block") / fs::path(target).filename(), unreadable)) return true;
       continue;
     }

@@ -80,4 +80,9 @@ TEST_CASE(
   CHECK_FALSE(has_disks_with(image.get()));
   CHECK_FALSE(has_disks_with(null.get()));
   CHECK(::unlink(path.c_str()) == 0);
+  std::string shared = "/dev/shm/vsnap-disk-XXXXXX"; // no device, though in /dev
+  const Descriptor in_memory(::mkstemp(shared.data()));
+  REQUIRE(in_memory.get() >= 0);
+  CHECK(has_disks_with(in_memory.get()));
+  CHECK(::unlink(shared.c_str()) == 0);
 }
