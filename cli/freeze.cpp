@@ -1,8 +1,6 @@
 #include "cli/freeze.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 #include <algorithm>
 #include <charconv>
 #include <map>
@@ -38,7 +36,7 @@ Result<milliseconds> limit_of(const FreezeArguments& arguments) {
 
 Result<std::map<std::string, ViewInfo>> views_of(PoolAccess& access) {
   wire::ControlRequest request;
-  request.mutable_list();
+  request.mutable_list()->set_without_figures(true); // to count them takes long, and writes
   VSNAP_TRY_ASSIGN(const auto reply, access.call(std::move(request)));
   std::map<std::string, ViewInfo> views;
   for (const wire::ViewInfo& view : reply.views().views()) {
@@ -77,14 +75,11 @@ class FrozenMoment {
     options.limit = limit_;
     for (const std::string& socket : arguments.agents) {
       VSNAP_TRY_ASSIGN(auto agent, GuestAgent::connect(socket, GuestAgent::Clock::now() + kFirstAnswer));
-      agents_.push_back({socket, volumes_open_in(agent->peer())});
+      agents_.push_back(agent_of(socket, agent->peer()));
       options.agents.push_back(std::move(agent));
     }
-    for (MountedFileSystem& each : uses_.file_systems) {
-      // Most of what a freeze has to write is written before it begins.
-      if (::syncfs(each.directory.get()) != 0) return system_failure(errno, each.point);
+    for (MountedFileSystem& each : uses_.file_systems)
       options.file_systems.push_back({each.point, std::move(each.directory)});
-    }
     if (options.agents.empty() && options.file_systems.empty()) return {};
     VSNAP_TRY_ASSIGN(guard_, FreezeGuard::start(std::move(options)));
     return {};
@@ -100,16 +95,17 @@ class FrozenMoment {
   Result<> thaw() { return guard_ ? guard_->thaw() : Result<>(); }
 
   [[nodiscard]] Judged judge(std::size_t i) const {
+    if (!made(i)) return {SnapshotLevel::crash, "removed, renamed or replaced meanwhile"};
     const VolumeUse& use = uses_.volumes[i];
     std::string why;
     if (covered_by_agent(i, true, why)) return {SnapshotLevel::app, {}};
     if (!why.empty()) return {SnapshotLevel::crash, why};
     for (const std::size_t at : use.file_systems) {
       if (std::string trouble = trouble_with(at); !trouble.empty())
-        return covered_by_agent(i, false, why) ? Judged{SnapshotLevel::app, {}}
-                                               : Judged{SnapshotLevel::crash, std::move(trouble)};
+        return {SnapshotLevel::crash, std::move(trouble)};
     }
-    std::vector<std::string> others = use.others;
+    std::vector<std::string> others = use.claimed;
+    others.insert(others.end(), use.others.begin(), use.others.end());
     if (use.file_systems.empty() && others.empty() && before(i).open_handles > use.loops.size())
       others.emplace_back("a program");
     if (!others.empty()) {
@@ -133,20 +129,31 @@ class FrozenMoment {
  private:
   struct Agent {
     std::string socket;
-    // Which volumes are its VM's; empty: not known, as it is not QEMU that listens at the socket.
-    std::set<std::size_t> volumes;
+    std::set<std::size_t> volumes; // that are its VM's, as far as known
+    bool known = false;            // all of them are: it is the VM that listens at the socket
   };
 
-  [[nodiscard]] std::set<std::size_t> volumes_open_in(pid_t process) const {
-    std::set<std::size_t> found;
-    for (std::size_t i = 0; i < files_.size() && process > 0; ++i) {
-      if (has_open(process, files_[i])) found.insert(i);
+  [[nodiscard]] Agent agent_of(const std::string& socket, pid_t peer) const {
+    Agent agent{socket, {}, false};
+    if (peer <= 0) return agent;
+    for (std::size_t i = 0; i < files_.size(); ++i) {
+      const auto& loops = uses_.volumes[i].loops;
+      if (has_open(peer, files_[i]) || std::any_of(loops.begin(), loops.end(), [&](const std::string& loop) {
+            return has_open(peer, loop);
+          }))
+        agent.volumes.insert(i);
     }
-    return found;
+    agent.known = !agent.volumes.empty() || has_disks(peer);
+    return agent;
   }
 
   Result<> look_at_pool() {
-    for (const ViewName& name : names_) VSNAP_TRY(access_.info({name.volume, {}}));
+    for (const ViewName& name : names_) {
+      wire::ControlRequest request;
+      *request.mutable_info()->mutable_name() = wire::to_wire(ViewName{name.volume, {}});
+      request.mutable_info()->set_without_figures(true);
+      VSNAP_TRY(access_.call(std::move(request)));
+    }
     VSNAP_TRY_ASSIGN(before_, views_of(access_));
     for (const auto& [name, view] : before_) newest_before_ = std::max(newest_before_, view.id.value());
     for (const ViewName& name : names_) {
@@ -186,11 +193,13 @@ class FrozenMoment {
                        static_cast<double>(limit_.count()) / 1000);
   }
 
-  // By one that is known to be its VM's; or, where that is not asked for, by one of which nothing is known.
-  // `why`: it would be, but.
+  // By one that is known to be its VM's; or, where that is not asked for, by one of which nothing is known:
+  // that is none of what this host itself uses. `why`: it would be, but.
   bool covered_by_agent(std::size_t i, bool known, std::string& why) const {
+    const VolumeUse& use = uses_.volumes[i];
+    if (!known && !(use.file_systems.empty() && use.claimed.empty())) return false;
     for (std::size_t at = 0; at < agents_.size(); ++at) {
-      if (known ? !agents_[at].volumes.contains(i) : !agents_[at].volumes.empty()) continue;
+      if (known ? !agents_[at].volumes.contains(i) : agents_[at].known) continue;
       const State state = guard_->agent(at);
       if (state == State::held) return true;
       why = state == State::empty
@@ -222,10 +231,9 @@ Failure but_taken(Error error, std::string_view what) {
 Result<> raise_levels(PoolAccess& access, const FrozenMoment& moment, std::span<const Judged> judged) {
   wire::ControlRequest request;
   for (std::size_t i = 0; i < judged.size(); ++i) {
-    const auto id = moment.made(i);
-    if (judged[i].level == SnapshotLevel::crash || !id) continue;
+    if (judged[i].level == SnapshotLevel::crash) continue;
     wire::LevelRaise& raise = *request.mutable_raise_levels()->add_raises();
-    raise.set_id(id->value());
+    raise.set_id(moment.made(i)->value());
     raise.set_to(wire::to_wire(judged[i].level));
   }
   if (request.raise_levels().raises().empty()) return {};
@@ -254,7 +262,10 @@ Result<std::vector<SnapshotLevel>> take_snapshots(PoolAccess& access, const std:
   }
   FrozenMoment moment(access, pool, names);
   VSNAP_TRY(moment.prepare(arguments));
-  VSNAP_TRY(moment.freeze());
+  if (const auto frozen = moment.freeze(); !frozen) {
+    if (const auto thawed = moment.thaw(); !thawed) print_error(thawed.error());
+    return Failure(frozen.error());
+  }
   const auto taken = take();
   const auto seen = taken ? moment.look_again() : Result<>();
   const auto thawed = moment.thaw();

@@ -57,15 +57,15 @@ std::vector<std::string> processes(const std::function<bool(const std::string&)>
 }
 
 // The flags of open(2), octal in a line of their own.
-bool opened_for_writing(const fs::path& proc, const std::string& descriptor) {
+int access_mode(const fs::path& proc, const std::string& descriptor) {
   std::ifstream info(proc / "fdinfo" / descriptor);
   for (std::string key; info >> key;) {
     if (key != "flags:") continue;
     unsigned flags = 0;
     info >> std::oct >> flags;
-    return (flags & O_ACCMODE) != O_RDONLY;
+    return static_cast<int>(flags & O_ACCMODE);
   }
-  return false;
+  return O_RDONLY;
 }
 
 bool contains(const std::vector<std::string>& words, const std::string& word) {
@@ -155,7 +155,7 @@ std::vector<std::string> writers_of(const std::vector<std::string>& files) {
       std::error_code unreadable;
       const fs::path target = fs::read_symlink(fd->path(), unreadable);
       if (unreadable || !contains(files, target.string()) ||
-          !opened_for_writing(it->path(), fd->path().filename().string()))
+          access_mode(it->path(), fd->path().filename().string()) == O_RDONLY)
         continue;
       out.push_back(describe_process(it->path()));
       break;
@@ -167,6 +167,26 @@ std::vector<std::string> writers_of(const std::vector<std::string>& files) {
 bool has_open(pid_t process, const std::string& file) {
   return any_link(fs::path("/proc") / std::to_string(process),
                   [&](const std::string& path) { return path == file; });
+}
+
+bool has_disks(pid_t process) {
+  const fs::path proc = fs::path("/proc") / std::to_string(process);
+  std::error_code code;
+  for (auto it = fs::directory_iterator(proc / "fd", code); !code && it != fs::directory_iterator();
+       it.increment(code)) {
+    std::error_code unreadable;
+    const std::string target = fs::read_symlink(it->path(), unreadable).string();
+    if (unreadable || !target.starts_with('/')) continue; // a socket, and the like
+    if (target == "/dev/kvm") return true;
+    if (target.starts_with("/dev/") && !target.starts_with("/dev/shm/")) {
+      if (fs::exists(fs::path("/sys/class/block") / fs::path(target).filename(), unreadable)) return true;
+      continue;
+    }
+    if (target.starts_with("/run/") || target.starts_with("/proc/") || target.starts_with("/memfd:"))
+      continue;
+    if (access_mode(proc, it->path().filename().string()) == O_RDWR) return true;
+  }
+  return false;
 }
 
 } // namespace vsnap::cli

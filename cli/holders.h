@@ -21,5 +21,7 @@ namespace vsnap::cli {
 [[nodiscard]] std::vector<std::string> writers_of(const std::vector<std::string>& files);
 // Whether the process has the file open.
 [[nodiscard]] bool has_open(pid_t process, const std::string& file);
+// Whether it has what a virtual machine has open: /dev/kvm, block devices, or files to read and to write.
+[[nodiscard]] bool has_disks(pid_t process);
 
 } // namespace vsnap::cli

@@ -133,7 +133,7 @@ class Search {
       for (const std::string& name : stack_of(fs::path(loop.device).filename().string())) {
         writable.push_back("/dev/" + name);
         if (!add_mounts(name, use) && made_of(name).empty() && is_claimed(name))
-          use.others.push_back("/dev/" + name);
+          use.claimed.push_back("/dev/" + name);
       }
     }
     for (std::string& process : writers_of(writable)) use.others.push_back(std::move(process));
@@ -166,7 +166,7 @@ class Search {
     }
     for (const MountEntry& mount : unreached_[&use]) {
       const bool reached = known_.contains(mount.number);
-      if (!reached) use.others.push_back("/dev/" + device + " (mounted at " + mount.point + ")");
+      if (!reached) use.claimed.push_back("/dev/" + device + " (mounted at " + mount.point + ")");
     }
     unreached_.erase(&use);
     return any;

@@ -36,7 +36,8 @@ struct MountedFileSystem { // once, however often it is mounted
 struct VolumeUse {
   std::vector<std::string> loops;        // "/dev/loop3"
   std::vector<std::size_t> file_systems; // of VolumeUses::file_systems
-  std::vector<std::string> others;       // "/dev/dm-3", "qemu-system-x86 (pid 4711)": that write, or may
+  std::vector<std::string> claimed;      // "/dev/dm-3": by what is not known, on this host; it writes, or may
+  std::vector<std::string> others;       // "qemu-system-x86 (pid 4711)": that write, or may
 };
 
 struct VolumeUses {

@@ -461,9 +461,11 @@ bool changes_content(const ControlRequest& request) {
 // What is told of the space of snapshots is to be exact.
 bool tells_figures(const ControlRequest& request) {
   switch (request.operation_case()) {
-    case ControlRequest::kStatus:
     case ControlRequest::kList:
+      return !request.list().without_figures();
     case ControlRequest::kInfo:
+      return !request.info().without_figures();
+    case ControlRequest::kStatus:
     case ControlRequest::kDiskUsage:
       return true;
     default:

@@ -56,6 +56,7 @@ def _prove(wanted):
 
 def main():
     room, device = Path(sys.argv[1]), sys.argv[2]
+    number = os.stat(device).st_rdev
     proof = prove(device)
     must(libc.unshare(CLONE_NEWNS), "unshare")
     mount("none", "/", "", MS_REC | MS_PRIVATE)
@@ -69,6 +70,10 @@ def main():
     must(libc.syscall(SYS_PIVOT_ROOT, os.fsencode(room), os.fsencode(room / "old")), "pivot_root")
     os.chdir("/")
     must(libc.umount2(b"/old", MNT_DETACH), "umount")
+    # As a VM has its disk. The node is in the room's own memory.
+    node = Path("/dev") / Path(device).name
+    os.mknod(node, 0o60600, number)
+    os.set_inheritable(os.open(node, os.O_RDONLY), True)
     proof()
     print("ready", flush=True)
     os.execv(AGENT, [AGENT, "-m", "unix-listen", "-p", "/agent", "-t", "/run", "-l", "/run/log"])

@@ -511,6 +511,57 @@ class Guests(FreezeTest):
         other.communicate(timeout=20)
         self.assertEqual(["app", "crash"], [self.level("v@a"), self.level("w@a")])
 
+    def other(self, code, *words):
+        """A program beside the test, once it is ready; it ends with its input."""
+        process = self.lab.start("python3", "-c", code, *words, stdin=subprocess.PIPE)
+        self.addCleanup(process.communicate)
+        self.assertEqual("ready\n", process.stdout.readline())
+        return process
+
+    USER = "import sys; f = open(sys.argv[1], 'r+b'); print('ready', flush=True); sys.stdin.read()"
+
+    def test_an_agent_of_a_vm_that_has_other_disks_covers_no_volume(self):
+        self.disk.close()
+        disk = open(self.lab.file("disk", MIB), "r+b")  # the VM's, outside the pool
+        self.addCleanup(disk.close)
+        self.agent()
+        user = self.other(self.USER, self.point / "v")
+        self.mentions(self.snap("v@a").err, "p/v@a: level crash: in use by python3")
+        user.communicate(timeout=20)
+        self.assertEqual("crash", self.level("v@a"))
+
+    RELAY = """if True:
+        import json, socket, sys
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(sys.argv[1])
+        listener.listen(1)
+        print("ready", flush=True)
+        while True:
+            connection, _ = listener.accept()
+            for line in connection.makefile("rb"):
+                command = json.loads(line.lstrip(b"\\xff"))
+                sync, status = ("guest-" + name == command["execute"]
+                                for name in ("sync-delimited", "fsfreeze-status"))
+                reply = command["arguments"]["id"] if sync else "frozen" if status else 1
+                connection.sendall(b"\\xff" * sync + json.dumps({"return": reply}).encode() + b"\\n")
+    """
+
+    def test_an_agent_of_which_nothing_is_known_covers_nothing_that_is_mounted_here(self):
+        self.disk.close()
+        relay = self.lab.start("python3", "-c", self.RELAY, self.socket)
+        self.addCleanup(relay.communicate)
+        self.addCleanup(relay.kill)
+        self.assertEqual("ready\n", relay.stdout.readline())
+        user = self.other(self.USER, self.point / "v")
+        _, point = self.formatted("ext4", "w")
+        self.lab.run("fsfreeze", "-f", point)
+        try:
+            self.mentions(self.snap("v@a", "w@a").err, "p/w@a: level crash", "somebody else has frozen it")
+        finally:
+            self.lab.run("fsfreeze", "-u", point)
+        user.communicate(timeout=20)
+        self.assertEqual(["app", "crash"], [self.level("v@a"), self.level("w@a")])
+
     def test_a_socket_where_nobody_listens_is_an_error_at_once(self):
         self.mentions(self.refused("v@a"), f"{self.socket}: the guest agent: No such file")
 

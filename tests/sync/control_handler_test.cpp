@@ -4,6 +4,7 @@
 #include "sync/control_handler.h"
 #include "tests/support/catch.h"
 #include "tests/support/model_pool.h"
+#include "tests/sync/slow_pool.h"
 
 namespace vsnap {
 namespace {
@@ -100,6 +101,26 @@ TEST_CASE_METHOD(Fixture, "a wrong name is answered with the nearest that exists
   const Error error = refused([](auto& r) { *r.mutable_info()->mutable_name() = name("webservr"); });
   CHECK(error.kind == ErrorKind::not_found);
   CHECK(error.message == "lab/webservr: no such volume (did you mean lab/webserver?)");
+}
+
+TEST_CASE("who needs no figures has no space of snapshots counted") {
+  test::SlowPool pool;
+  REQUIRE(pool.create_volume("vm1", 4096));
+  Recorder recorder;
+  wire::ControlRequest list;
+  list.set_version(wire::kProtocolVersion);
+  wire::ControlRequest info = list;
+  for (const bool without : {false, true}) {
+    CAPTURE(without);
+    pool.counts = 0;
+    list.mutable_list()->set_without_figures(without);
+    CHECK(execute(pool, list, recorder).views().views_size() == 1);
+    CHECK(pool.counts == (without ? 0 : 1));
+    *info.mutable_info()->mutable_name() = name("vm1");
+    info.mutable_info()->set_without_figures(without);
+    CHECK(execute(pool, info, recorder).has_view());
+    CHECK(pool.counts == (without ? 0 : 2));
+  }
 }
 
 TEST_CASE_METHOD(Fixture, "where no name is near, the error says how to list them") {

@@ -14,10 +14,12 @@ class SlowPool final : public Pool {
   std::atomic<bool> release{false};  // lets them end
   std::atomic<bool> running{false};  // one of them has begun
   std::atomic<bool> finished{false}; // flatten came to its end
+  std::atomic<int> counts{0};        // of the space of snapshots
 
   Result<> close() override { return inner_->close(); }
   void keep_unlinked() override {}
   void set_observer(PoolObserver* o) override { inner_->set_observer(o); }
+  void count_snapshot_space() override { ++counts; }
   void settle() override { inner_->settle(); }
   std::string name() const override { return inner_->name(); }
   PoolStatus status() override { return inner_->status(); }
