@@ -109,10 +109,8 @@ Result<> load_snapshots(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(o
   return {};
 }
 
-bool has_preserved(SQLite::Database& db) { return db.tableExists("preserved"); } // since version 2
-
 Result<> load_preserved(SQLite::Database& db, Objects& objects) VSNAP_REQUIRES(objects.mutex()) {
-  if (!has_preserved(db)) return {};
+  if (!db.tableExists("preserved")) return {};
   std::vector<std::pair<ObjectPtr, std::string>> images;
   SQLite::Statement s(db, "SELECT id, volume, name FROM preserved WHERE final = 0 ORDER BY id");
   while (s.executeStep()) {
@@ -202,6 +200,15 @@ Result<> load(SQLite::Database& db, Objects& objects) {
       return damaged(fmt::format("branch {} has a snapshot from its future", branch->id.value()));
     }
     branch->set_floor();
+  }
+  return {};
+}
+
+Result<> check_counters(SQLite::Database& db) {
+  constexpr std::uint64_t kLimit = 1ULL << 62U;
+  for (const char* key : {"applied", "commands", "generation", "journal_frame", "journal_offset", "line",
+                          "next_branch", "next_object"}) {
+    if (value(db, key) >= kLimit) return damaged(fmt::format("\"{}\" counts beyond all measure", key));
   }
   return {};
 }
@@ -391,7 +398,7 @@ void erase_preserved(SQLite::Database& db, ObjectId image) {
 
 std::vector<std::pair<ObjectId, ObjectId>> uncounted(SQLite::Database& db) {
   std::vector<std::pair<ObjectId, ObjectId>> found;
-  if (!has_preserved(db)) return found;
+  if (!db.tableExists("preserved")) return found;
   SQLite::Statement s(db, "SELECT id, volume FROM preserved WHERE final = 1 ORDER BY id");
   while (s.executeStep()) {
     found.emplace_back(ObjectId(static_cast<std::uint64_t>(s.getColumn(0).getInt64())),

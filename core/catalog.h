@@ -17,6 +17,9 @@ namespace vsnap::catalog {
 // Everything into `objects`. Kind damaged where rows contradict each other.
 Result<> load(SQLite::Database& db, Objects& objects);
 
+// That nothing which is counted on from a stored value can run over: each is below 2^62.
+Result<> check_counters(SQLite::Database& db);
+
 std::uint64_t value(SQLite::Database& db, const char* key);
 void set_value(SQLite::Database& db, const char* key, std::uint64_t value);
 void erase_value(SQLite::Database& db, const char* key);

@@ -97,6 +97,7 @@ Result<> Engine::open_catalog(bool for_check) {
           fmt::format("catalog version {}; this vsnap knows version {}", version, schema::kVersion));
     }
     VSNAP_TRY(members_->check_together(catalog::value(db, "opened")));
+    VSNAP_TRY(catalog::check_counters(db));
     applied = catalog::value(db, "applied");
     tail_token_ = catalog::value(db, "tail");
     line_.frame = std::max<std::uint64_t>(catalog::value(db, "journal_frame"), 1);
