@@ -22,7 +22,7 @@ struct HoldInfo { // keeps a snapshot from being removed
 
 struct SnapshotSpace { // of a volume with a limit on what its snapshots take
   std::uint64_t limit_bytes = 0;
-  // Or that much at most, where Pool::count_snapshot_space() was not called; nullopt: nobody has counted yet.
+  // That much at most; see Pool::count_snapshot_space(). nullopt: nobody has counted yet.
   std::optional<std::uint64_t> used_bytes;
   OnFull on_full = OnFull::error;
 };

@@ -2,11 +2,9 @@
 
 namespace vsnap::hold_rows {
 
-bool has_table(SQLite::Database& db) { return db.tableExists("hold"); }
-
 std::vector<Row> load(SQLite::Database& db) {
   std::vector<Row> rows;
-  if (!has_table(db)) return rows;
+  if (!db.tableExists("hold")) return rows;
   SQLite::Statement s(db, "SELECT snapshot, tag, created FROM hold ORDER BY snapshot, tag");
   while (s.executeStep()) {
     rows.push_back({ObjectId(static_cast<std::uint64_t>(s.getColumn(0).getInt64())),

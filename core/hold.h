@@ -20,7 +20,6 @@ struct Row {
 };
 // As they are, whatever they name; none where the catalog is of before there was the table.
 [[nodiscard]] std::vector<Row> load(SQLite::Database& db);
-[[nodiscard]] bool has_table(SQLite::Database& db);
 void insert(SQLite::Database& db, const Row& row);
 void erase(SQLite::Database& db, ObjectId snapshot, const std::string& tag);
 

@@ -190,7 +190,8 @@ Result<> PoolImpl::start() {
   VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
     generation_ = catalog::value(db, "generation");
     VSNAP_TRY(catalog::load(db, objects_));
-    VSNAP_TRY(load_properties(db));
+    load_properties(db);
+    load_holds(db);
     return load_bases(db);
   }));
   engine_->set_room_maker([this](const ObjectPtr& volume) { return make_snapshot_room(volume); });

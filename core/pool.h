@@ -256,9 +256,10 @@ class Pool {
                                               const std::string& /*tag*/) {
     return system_failure(ENOTSUP, "release-hold");
   }
-  // So that ViewInfo::snapshot_space is exact where it is told next; may read the index of volumes that have
-  // a limit.
-  virtual void count_snapshot_space() {}
+  // So that ViewInfo::snapshot_space, where it is told next, has a figure that is not too low, or the exact
+  // one. May read the index of volumes that have a limit.
+  enum class Figures { known, exact };
+  virtual void count_snapshot_space(Figures /*wanted*/) {}
 
   struct RemoveOptions {
     bool recursive = false; // volumes with their snapshots

@@ -6,6 +6,16 @@
 
 namespace vsnap {
 
+// A row that says nothing is ignored here, and found by check.
+void PoolImpl::load_holds(SQLite::Database& db) {
+  MutexLock lock(objects_.mutex());
+  for (const hold_rows::Row& row : hold_rows::load(db)) {
+    const ObjectPtr snapshot = objects_.find(row.snapshot);
+    if (!snapshot || snapshot->kind != ViewKind::snapshot || !valid_name(row.tag)) continue;
+    snapshot->holds[row.tag] = row.created_ns;
+  }
+}
+
 // Fails where the snapshot is held, and says by what.
 Result<> PoolImpl::check_not_held(const Object& snapshot) {
   if (snapshot.holds.empty() || planted(Fault::hold_not_kept)) return {};

@@ -4,7 +4,7 @@
 //   pool_level.cpp (what a snapshot turned out to hold)
 //   pool_preserve.cpp (a second image while programs write to the first)
 //   pool_full.cpp (full-sized snapshots, split)   pool_copying.cpp (their copies)   pool_refresh.cpp
-//   pool_limit.cpp (properties; the limit on the space of snapshots)   pool_hold.cpp
+//   pool_properties.cpp   pool_limit.cpp (the limit on the space of snapshots)   pool_hold.cpp
 //   flatten.cpp   diff.cpp   check.cpp
 //
 // Lock order: core/README.md. handle_closed() may need the config lock, so no handle is closed under any
@@ -84,7 +84,7 @@ class PoolImpl final : public Pool {
   Result<std::vector<PropertyInfo>> properties(const std::string& volume) override;
   Result<> hold(std::span<const ViewName> names, const std::string& tag) override;
   Result<> release_hold(std::span<const ViewName> names, const std::string& tag) override;
-  void count_snapshot_space() override;
+  void count_snapshot_space(Figures wanted) override;
   void stop_waiting() override;
   Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
   Result<> wait_for_removals(const Progress& progress) override;
@@ -212,7 +212,7 @@ class PoolImpl final : public Pool {
   Result<> point_at_branch(const ObjectPtr& snapshot, const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
 
   // Properties and limits
-  Result<> load_properties(SQLite::Database& db) VSNAP_EXCLUDES(objects_.mutex());
+  void load_properties(SQLite::Database& db) VSNAP_EXCLUDES(objects_.mutex());
   void apply_properties(const ObjectPtr& volume) VSNAP_REQUIRES(objects_.mutex());
   Result<> check_up_to_date(const char* table);
   [[nodiscard]] std::set<BranchId> branches_of_snapshots(const Object& volume)
@@ -239,6 +239,7 @@ class PoolImpl final : public Pool {
   [[nodiscard]] std::string limit_health();
 
   // Holds
+  void load_holds(SQLite::Database& db) VSNAP_EXCLUDES(objects_.mutex());
   [[nodiscard]] Result<> check_not_held(const Object& snapshot) VSNAP_REQUIRES(objects_.mutex());
   Result<std::vector<ObjectPtr>> snapshots_to_hold(std::span<const ViewName> names, const std::string& tag);
 
@@ -338,7 +339,13 @@ class PoolImpl final : public Pool {
 
   Mutex config_mutex_;
   std::map<ObjectId, std::shared_ptr<VolumeIo>> views_ VSNAP_GUARDED_BY(objects_.mutex());
-  std::map<ObjectId, ObjectPtr> with_properties_ VSNAP_GUARDED_BY(objects_.mutex()); // volumes
+  // Volumes of which something is set (apply_properties()).
+  std::map<ObjectId, ObjectPtr> with_properties_ VSNAP_GUARDED_BY(objects_.mutex());
+  struct Futile { // a volume's snapshots whose removal makes no room, as of then
+    std::uint64_t turn = 0, used = 0;
+    std::multiset<Pin> pins;
+  };
+  std::map<ObjectId, Futile> futile_ VSNAP_GUARDED_BY(config_mutex_); // see dropping_makes_room()
   std::map<BranchId, Base> bases_ VSNAP_GUARDED_BY(objects_.mutex());
   std::set<ObjectId> flattening_ VSNAP_GUARDED_BY(config_mutex_);
   std::set<BranchId> copying_ VSNAP_GUARDED_BY(objects_.mutex()); // with an unfinished copy

@@ -1,5 +1,5 @@
-// Properties of volumes, and what the limit on the space of their snapshots asks for: counting it, making
-// room, and saying how full it is. snapshot_limit.h has what counts.
+// What the limit on the space of a volume's snapshots asks for: counting it, making room, and saying how full
+// it is. snapshot_limit.h has what counts.
 #include <fmt/format.h>
 #include <algorithm>
 
@@ -9,87 +9,6 @@
 #include "core/wait_listener.h"
 
 namespace vsnap {
-
-// ---- properties ----
-
-void PoolImpl::apply_properties(const ObjectPtr& volume) {
-  const SnapshotSettings settings = snapshot_settings(volume->properties);
-  const auto limit_bytes = settings.limit_of(volume->size_bytes.load());
-  volume->snapshot_limit.set(limit_bytes ? std::optional(*limit_bytes / kBlockBytes) : std::nullopt,
-                             settings.on_full);
-  if (volume->properties.empty())
-    with_properties_.erase(volume->id);
-  else
-    with_properties_[volume->id] = volume;
-}
-
-Result<> PoolImpl::load_properties(SQLite::Database& db) {
-  MutexLock lock(objects_.mutex());
-  // A row that says nothing is ignored here, and found by check.
-  for (property_rows::Row& row : property_rows::load(db)) {
-    const ObjectPtr volume = objects_.find(row.volume);
-    const auto value = checked_property(row.name, row.value);
-    if (!volume || volume->kind != ViewKind::volume || !value) continue;
-    volume->properties[std::move(row.name)] = *value;
-    apply_properties(volume);
-  }
-  for (const hold_rows::Row& row : hold_rows::load(db)) {
-    const ObjectPtr snapshot = objects_.find(row.snapshot);
-    if (!snapshot || snapshot->kind != ViewKind::snapshot || !valid_name(row.tag)) continue;
-    snapshot->holds[row.tag] = row.created_ns;
-  }
-  return {};
-}
-
-Result<> PoolImpl::set_properties(const std::string& name, const Properties& properties) {
-  Properties checked;
-  for (const auto& [property, value] : properties) {
-    VSNAP_TRY_ASSIGN(checked[property], checked_property(property, value));
-  }
-  ObjectPtr volume;
-  {
-    MutexLock config(config_mutex_);
-    VSNAP_TRY_ASSIGN(volume, volume_named(name));
-    VSNAP_TRY(check_room());
-    VSNAP_TRY(check_up_to_date("property"));
-    VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
-      for (const auto& [property, value] : checked) property_rows::put(db, volume->id, property, value);
-      return {};
-    }));
-    MutexLock lock(objects_.mutex());
-    for (const auto& [property, value] : checked) volume->properties[property] = value;
-    apply_properties(volume);
-  }
-  // It is set, whatever becomes of this; the next write that needs room counts.
-  if (auto counted = count_snapshots_of(volume); !counted)
-    log::warning("{}/{}: counting what its snapshots use: {}", name_, name, counted.error().message);
-  return {};
-}
-
-Result<std::vector<PropertyInfo>> PoolImpl::properties(const std::string& name) {
-  VSNAP_TRY_ASSIGN(const ObjectPtr volume, volume_named(name));
-  std::vector<PropertyInfo> infos;
-  MutexLock lock(objects_.mutex());
-  for (const PropertyKind& kind : property_kinds()) {
-    const auto found = volume->properties.find(kind.name);
-    const bool is_set = found != volume->properties.end();
-    infos.push_back(
-        {name, std::string(kind.name), is_set ? found->second : std::string(kind.otherwise), is_set});
-  }
-  return infos;
-}
-
-// The catalog of an older pool gets its new tables when it is opened, if there is space.
-Result<> PoolImpl::check_up_to_date(const char* table) {
-  return engine_->db().read([&](SQLite::Database& db) -> Result<> {
-    if (db.tableExists(table)) return {};
-    return failure(
-        ErrorKind::no_space,
-        fmt::format("pool {}: there was no space to bring its catalog to the present version (make "
-                    "some, and open it again)",
-                    name_));
-  });
-}
 
 // ---- counting ----
 
@@ -149,10 +68,11 @@ std::vector<ObjectPtr> PoolImpl::limited_volumes() {
   return limited;
 }
 
-void PoolImpl::count_snapshot_space() {
+void PoolImpl::count_snapshot_space(Figures wanted) {
   if (!engine_->check_writable()) return;
   for (const ObjectPtr& volume : limited_volumes()) {
-    if (volume->snapshot_limit.is_exact()) continue;
+    const SnapshotLimit& limit = volume->snapshot_limit;
+    if (wanted == Figures::exact ? limit.is_exact() : limit.is_known()) continue;
     if (auto counted = count_snapshots_of(volume); !counted)
       log::warning("{}: counting what its snapshots use: {}", full_name(*volume), counted.error().message);
   }
@@ -235,24 +155,28 @@ PoolImpl::RoomMaker::~RoomMaker() {
   pool_.room_made_.notify_all();
 }
 
-// Whether there is room once all are gone that may go: else none does, for nothing.
+// Whether there is room once all are gone that may go: else none does, for nothing. That takes a look at all
+// rows of their branches, so a no is remembered: while the same ones may go, nobody woke who waits, and the
+// figure is not less, what is kept beside them is not less either.
 Result<bool> PoolImpl::dropping_makes_room(const ObjectPtr& volume) {
-  std::multiset<Pin> pins;
-  std::vector<std::pair<ObjectPtr, ViewName>> candidates;
+  SnapshotLimit& limit = volume->snapshot_limit;
+  Futile now{limit.turn(), limit.used(), {}};
   {
     MutexLock lock(objects_.mutex());
-    for (const ObjectPtr& snapshot : droppable(*volume))
-      candidates.emplace_back(snapshot, objects_.name_of(*snapshot));
+    for (const ObjectPtr& snapshot : droppable(*volume)) {
+      if (check_replaceable(*snapshot)) now.pins.insert({snapshot->branch->id, snapshot->number.value()});
+    }
   }
-  for (const auto& [snapshot, name] : candidates) {
-    MutexLock lock(objects_.mutex());
-    if (check_replaceable(*snapshot)) pins.insert({snapshot->branch->id, snapshot->number.value()});
-  }
-  if (pins.empty()) return false;
+  if (now.pins.empty()) return false;
+  const auto known = futile_.find(volume->id);
+  if (known != futile_.end() && known->second.turn == now.turn && known->second.pins == now.pins &&
+      known->second.used <= now.used)
+    return false;
   VSNAP_TRY(engine_->commit());
-  VSNAP_TRY_ASSIGN(const std::uint64_t freed, sweeper_->freed_by(sweeper_->family(), std::move(pins)));
-  const SnapshotLimit& limit = volume->snapshot_limit;
-  return limit.used() < limit.most() + freed;
+  VSNAP_TRY_ASSIGN(const std::uint64_t freed, sweeper_->freed_by(sweeper_->family(), now.pins));
+  if (limit.used() < limit.most() + freed) return true;
+  futile_[volume->id] = std::move(now);
+  return false;
 }
 
 // Removes the oldest until there is room, if that can be.

@@ -192,6 +192,7 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
       forget_copy_of(*object);
       objects_.erase(object);
       with_properties_.erase(object->id);
+      futile_.erase(object->id);
       if (const auto found = views_.find(object->id); found != views_.end()) {
         views.push_back(std::move(found->second));
         views_.erase(found);

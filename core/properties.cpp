@@ -113,11 +113,9 @@ SnapshotSettings snapshot_settings(const Properties& properties) {
 
 namespace property_rows {
 
-bool has_table(SQLite::Database& db) { return db.tableExists("property"); }
-
 std::vector<Row> load(SQLite::Database& db) {
   std::vector<Row> rows;
-  if (!has_table(db)) return rows;
+  if (!db.tableExists("property")) return rows;
   SQLite::Statement s(db, "SELECT volume, name, value FROM property ORDER BY volume, name");
   while (s.executeStep()) {
     rows.push_back({ObjectId(static_cast<std::uint64_t>(s.getColumn(0).getInt64())),
@@ -135,7 +133,7 @@ void put(SQLite::Database& db, ObjectId volume, const std::string& name, const s
 }
 
 void move(SQLite::Database& db, ObjectId from, ObjectId to) {
-  if (!has_table(db)) return;
+  if (!db.tableExists("property")) return;
   SQLite::Statement s(db, "UPDATE property SET volume = ? WHERE volume = ?");
   s.bind(1, to.sql());
   s.bind(2, from.sql());
@@ -150,7 +148,7 @@ void erase(SQLite::Database& db, const Row& row) {
 }
 
 void erase_all(SQLite::Database& db, ObjectId volume) {
-  if (!has_table(db)) return;
+  if (!db.tableExists("property")) return;
   SQLite::Statement s(db, "DELETE FROM property WHERE volume = ?");
   s.bind(1, volume.sql());
   s.exec();

@@ -63,7 +63,6 @@ struct Row {
 };
 // As they are, whatever they name; none where the catalog is of before there was the table.
 [[nodiscard]] std::vector<Row> load(SQLite::Database& db);
-[[nodiscard]] bool has_table(SQLite::Database& db);
 void put(SQLite::Database& db, ObjectId volume, const std::string& name, const std::string& value);
 void move(SQLite::Database& db, ObjectId from, ObjectId to);
 void erase(SQLite::Database& db, const Row& row);

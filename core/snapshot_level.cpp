@@ -25,11 +25,9 @@ std::optional<SnapshotLevel> level_from(std::string_view text) {
 
 namespace catalog::level_rows {
 
-bool known(SQLite::Database& db) { return db.tableExists("level"); }
-
 std::vector<StoredLevel> load(SQLite::Database& db) {
   std::vector<StoredLevel> found;
-  if (!known(db)) return found;
+  if (!db.tableExists("level")) return found;
   SQLite::Statement s(db, "SELECT snapshot, level FROM level ORDER BY snapshot");
   while (s.executeStep()) {
     found.push_back({ObjectId(static_cast<std::uint64_t>(s.getColumn(0).getInt64())),
@@ -46,7 +44,7 @@ void store(SQLite::Database& db, ObjectId snapshot, SnapshotLevel level) {
 }
 
 void erase(SQLite::Database& db, ObjectId snapshot) {
-  if (!known(db)) return;
+  if (!db.tableExists("level")) return;
   SQLite::Statement s(db, "DELETE FROM level WHERE snapshot = ?");
   s.bind(1, snapshot.sql());
   s.exec();

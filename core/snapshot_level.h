@@ -26,7 +26,7 @@ struct StoredLevel {
 
 namespace level_rows {
 
-[[nodiscard]] bool known(SQLite::Database& db); // not so in a catalog of before there was the table
+// None where the catalog is of before there was the table.
 [[nodiscard]] std::vector<StoredLevel> load(SQLite::Database& db);
 void store(SQLite::Database& db, ObjectId snapshot, SnapshotLevel level);
 void erase(SQLite::Database& db, ObjectId snapshot);

@@ -458,18 +458,21 @@ bool changes_content(const ControlRequest& request) {
   }
 }
 
-// What is told of the space of snapshots is to be exact.
-bool tells_figures(const ControlRequest& request) {
+// What is told of the space of snapshots: of lists, which are asked for often, not more than is known.
+std::optional<Pool::Figures> figures_told(const ControlRequest& request) {
   switch (request.operation_case()) {
     case ControlRequest::kList:
-      return !request.list().without_figures();
-    case ControlRequest::kInfo:
-      return !request.info().without_figures();
+      if (request.list().without_figures()) return std::nullopt;
+      return Pool::Figures::known;
     case ControlRequest::kStatus:
+      return Pool::Figures::known;
+    case ControlRequest::kInfo:
+      if (request.info().without_figures()) return std::nullopt;
+      return Pool::Figures::exact;
     case ControlRequest::kDiskUsage:
-      return true;
+      return Pool::Figures::exact;
     default:
-      return false;
+      return std::nullopt;
   }
 }
 
@@ -581,7 +584,7 @@ ControlReply execute(Pool& pool, const ControlRequest& request, ControlSink& sin
                     "and the daemon of one release)",
                     request.version(), wire::kProtocolVersion));
   }
-  if (tells_figures(request)) pool.count_snapshot_space();
+  if (const auto told = figures_told(request)) pool.count_snapshot_space(*told);
   auto reply = execute_once(pool, request, sink);
   if (changes_content(request)) pool.settle();
   return reply ? std::move(*reply) : wire::error_reply(reply.error());

@@ -43,7 +43,7 @@ class LimitLab : public SmallPool {
     return *space->used_bytes / kBlockBytes;
   }
   std::uint64_t counted(const std::string& volume = "v") {
-    pool->count_snapshot_space();
+    pool->count_snapshot_space(Pool::Figures::exact);
     return figure(volume);
   }
   // What goes with all snapshots of a volume, which is what they keep beside it; of one that was not rolled

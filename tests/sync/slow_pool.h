@@ -19,7 +19,7 @@ class SlowPool final : public Pool {
   Result<> close() override { return inner_->close(); }
   void keep_unlinked() override {}
   void set_observer(PoolObserver* o) override { inner_->set_observer(o); }
-  void count_snapshot_space() override { ++counts; }
+  void count_snapshot_space(Figures) override { ++counts; }
   void settle() override { inner_->settle(); }
   std::string name() const override { return inner_->name(); }
   PoolStatus status() override { return inner_->status(); }
