@@ -37,22 +37,6 @@ Result<wire::ControlRequest> make_request(const ViewName& name, const FullSnapsh
 
 } // namespace
 
-void print_snapshots(const CommonOptions& common, const std::string& pool, const std::vector<ViewName>& names,
-                     const std::vector<SnapshotLevel>& levels) {
-  Json texts = Json::array();
-  Json words = Json::array();
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    texts.push_back(pool + "/" + names[i].text());
-    words.push_back(to_string(levels[i]));
-  }
-  if (common.json) {
-    print_json({{"snapshots", texts}, {"levels", words}});
-  } else if (common.verbose) {
-    for (std::size_t i = 0; i < names.size(); ++i)
-      fmt::print("created {}/{}, level {}\n", pool, names[i].text(), to_string(levels[i]));
-  }
-}
-
 Result<int> take_full_snapshot(const CommonOptions& common, const std::string& target,
                                const FullSnapshotArguments& arguments, const FreezeArguments& freeze) {
   VSNAP_TRY_ASSIGN(const Spec spec, resolve_view(target, Naming::fresh));

@@ -20,8 +20,5 @@ struct FullSnapshotArguments {
 [[nodiscard]] Result<int> take_full_snapshot(const CommonOptions& common, const std::string& target,
                                              const FullSnapshotArguments& arguments,
                                              const FreezeArguments& freeze);
-// What vsnap snapshot says of those that it took.
-void print_snapshots(const CommonOptions& common, const std::string& pool, const std::vector<ViewName>& names,
-                     const std::vector<SnapshotLevel>& levels);
 
 } // namespace vsnap::cli

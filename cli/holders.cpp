@@ -28,30 +28,37 @@ std::string describe_process(const fs::path& proc) {
   return fmt::format("{} (pid {})", name.empty() ? "a process" : name, proc.filename().string());
 }
 
-// Reads links only: a stat of a file under the mount could wait for its daemon.
+// Links only: a stat of a file under the mount could wait for its daemon. `wanted` gets what the descriptor
+// is open on, and its number.
+using WantedFile = std::function<bool(const std::string& file, const std::string& descriptor)>;
+bool any_open_file(const fs::path& proc, const WantedFile& wanted) {
+  std::error_code code;
+  for (auto it = fs::directory_iterator(proc / "fd", code); !code && it != fs::directory_iterator();
+       it.increment(code)) {
+    std::error_code unreadable;
+    const fs::path target = fs::read_symlink(it->path(), unreadable);
+    if (!unreadable && wanted(target.string(), it->path().filename().string())) return true;
+  }
+  return false;
+}
+
 bool any_link(const fs::path& proc, const std::function<bool(const std::string&)>& wanted) {
   std::error_code code;
   for (const char* name : {"cwd", "root"}) {
     const fs::path target = fs::read_symlink(proc / name, code);
     if (!code && wanted(target.string())) return true;
   }
-  for (auto it = fs::directory_iterator(proc / "fd", code); !code && it != fs::directory_iterator();
-       it.increment(code)) {
-    std::error_code unreadable;
-    const fs::path target = fs::read_symlink(it->path(), unreadable);
-    if (!unreadable && wanted(target.string())) return true;
-  }
-  return false;
+  return any_open_file(proc, [&](const std::string& file, const std::string&) { return wanted(file); });
 }
 
-std::vector<std::string> processes(const std::function<bool(const std::string&)>& wanted) {
+std::vector<std::string> processes(const std::function<bool(const fs::path& proc)>& wanted) {
   std::vector<std::string> out;
   std::error_code code;
   for (auto it = fs::directory_iterator("/proc", code); !code && it != fs::directory_iterator();
        it.increment(code)) {
     const std::string pid = it->path().filename().string();
     if (!all_digits(pid) || pid == std::to_string(::getpid())) continue;
-    if (any_link(it->path(), wanted)) out.push_back(describe_process(it->path()));
+    if (wanted(it->path())) out.push_back(describe_process(it->path()));
   }
   return out;
 }
@@ -111,7 +118,8 @@ std::vector<std::string> holders_where(const std::function<bool(const std::strin
   std::vector<std::string> out;
   for (const LoopDevice& loop : loop_devices([&](const LoopDevice& it) { return wanted(it.backing_file); }))
     out.push_back(describe_loop(loop.device));
-  for (std::string& process : processes(wanted)) out.push_back(std::move(process));
+  for (std::string& process : processes([&](const fs::path& proc) { return any_link(proc, wanted); }))
+    out.push_back(std::move(process));
   return out;
 }
 
@@ -137,31 +145,18 @@ std::vector<std::string> holders_of_device(const std::string& device) {
          it.increment(code))
       out.push_back("/dev/" + it->path().filename().string());
   }
-  for (std::string& process : processes([&](const std::string& path) { return contains(parts, path); }))
+  const auto wanted = [&](const std::string& path) { return contains(parts, path); };
+  for (std::string& process : processes([&](const fs::path& proc) { return any_link(proc, wanted); }))
     out.push_back(std::move(process));
   return out;
 }
 
 std::vector<std::string> writers_of(const std::vector<std::string>& files) {
-  std::vector<std::string> out;
-  std::error_code code;
-  for (auto it = fs::directory_iterator("/proc", code); !code && it != fs::directory_iterator();
-       it.increment(code)) {
-    const std::string pid = it->path().filename().string();
-    if (!all_digits(pid) || pid == std::to_string(::getpid())) continue;
-    std::error_code gone;
-    for (auto fd = fs::directory_iterator(it->path() / "fd", gone); !gone && fd != fs::directory_iterator();
-         fd.increment(gone)) {
-      std::error_code unreadable;
-      const fs::path target = fs::read_symlink(fd->path(), unreadable);
-      if (unreadable || !contains(files, target.string()) ||
-          access_mode(it->path(), fd->path().filename().string()) == O_RDONLY)
-        continue;
-      out.push_back(describe_process(it->path()));
-      break;
-    }
-  }
-  return out;
+  return processes([&](const fs::path& proc) {
+    return any_open_file(proc, [&](const std::string& file, const std::string& descriptor) {
+      return contains(files, file) && access_mode(proc, descriptor) != O_RDONLY;
+    });
+  });
 }
 
 bool has_open(pid_t process, const std::string& file) {
@@ -171,22 +166,15 @@ bool has_open(pid_t process, const std::string& file) {
 
 bool has_disks(pid_t process) {
   const fs::path proc = fs::path("/proc") / std::to_string(process);
-  std::error_code code;
-  for (auto it = fs::directory_iterator(proc / "fd", code); !code && it != fs::directory_iterator();
-       it.increment(code)) {
-    std::error_code unreadable;
-    const std::string target = fs::read_symlink(it->path(), unreadable).string();
-    if (unreadable || !target.starts_with('/')) continue; // a socket, and the like
-    if (target == "/dev/kvm") return true;
-    if (target.starts_with("/dev/") && !target.starts_with("/dev/shm/")) {
-      if (fs::exists(fs::path("/sys/class/block") / fs::path(target).filename(), unreadable)) return true;
-      continue;
-    }
-    if (target.starts_with("/run/") || target.starts_with("/proc/") || target.starts_with("/memfd:"))
-      continue;
-    if (access_mode(proc, it->path().filename().string()) == O_RDWR) return true;
-  }
-  return false;
+  return any_open_file(proc, [&](const std::string& file, const std::string& descriptor) {
+    if (!file.starts_with('/')) return false; // a socket, and the like
+    if (file == "/dev/kvm") return true;
+    std::error_code code;
+    if (file.starts_with("/dev/") && !file.starts_with("/dev/shm/"))
+      return fs::exists(fs::path("/sys/class/block") / fs::path(file).filename(), code);
+    if (file.starts_with("/run/") || file.starts_with("/proc/") || file.starts_with("/memfd:")) return false;
+    return access_mode(proc, descriptor) == O_RDWR;
+  });
 }
 
 } // namespace vsnap::cli

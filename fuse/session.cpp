@@ -316,9 +316,6 @@ void FuseSession::finish() {
   ended_.notify_all();
 }
 
-// The notifier goes first, while there are workers to answer what a notification may wait for. A worker looks
-// at the end of the session between two requests only, so those that wait for one are interrupted until all
-// have gone; of libfuse's own the one that surely lives.
 Result<> FuseSession::check_hand_over() {
   if (operations_.notifier.names_settle()) return {};
   return failure(ErrorKind::busy,
@@ -326,6 +323,9 @@ Result<> FuseSession::check_hand_over() {
                  "(vsnap pool status says for which volume; vsnap set POOL/VOL on-full=error ends that)");
 }
 
+// The notifier goes first, while there are workers to answer what a notification may wait for. A worker looks
+// at the end of the session between two requests only, so those that wait for one are interrupted until all
+// have gone; of libfuse's own the one that surely lives.
 void FuseSession::stop(Stop how) {
   {
     MutexLock lock(mutex_);

@@ -229,6 +229,8 @@ class Properties(LimitTest):
         self.lab.vsnap("snapshot", "p/v@s")
         write_at(self.v, 0, b"\2" * (LIMIT * 84 // 100 // BLOCK * BLOCK))
         self.assertIsNone(self.lab.json("info", "p/v")["view"]["state"])
+        wait_until(lambda: "p/v: its snapshots use 83 % of their limit" in
+                   (self.lab.path / "run/p.log").read_text(), what="the log says so")
         health = self.lab.json("pool", "status", "p")["pool"]["health"]
         self.assertIn("snapshots of p/v use 83 % of their limit", health)
         row = self.lab.vsnap("ls", "-H", "-p", "-o", "snaplimit,snapused", "-t", "volume", "p").out.split()
