@@ -107,7 +107,9 @@ struct PoolStatus {
   bool removal_pending = false;
 };
 
-// What removing exactly this snapshot, and nothing else, would free; and for volumes what they alone use.
+// What removing exactly this snapshot, and nothing else, would free at least; and for volumes what they alone
+// use. More where clones of it, or the volume since it was rolled back to it, have blocks of their own
+// instead; a RemovalPlan has the exact figure.
 struct UsageRow {
   ViewInfo view;
   std::uint64_t frees_bytes = 0;

@@ -313,6 +313,10 @@ Result<> Engine::apply_batch(Batch& batch, const Step& step, std::vector<PlaceRu
   freed.insert(freed.end(), places.freed.begin(), places.freed.end());
   freed.insert(freed.end(), places.unused.begin(), places.unused.end());
   const bool moved = stores_position(batch); // the catalog starts a replay there now
+  for (const auto& [version, changes] : batch.net.by_version) {
+    std::uint64_t& blocks = applied_blocks_[version.first];
+    for (const auto& [start, change] : changes) blocks += change.count.value();
+  }
   log_->set_committed(batch.last);
   cache_->set_committed(batch.last);
   if (moved) journal_->trim(line_);

@@ -123,6 +123,10 @@ class Engine {
   [[nodiscard]] Result<> transact(
       const std::function<Result<>(SQLite::Database&, std::vector<PlaceRun>& freed)>& body)
       VSNAP_REQUIRES(commit_mutex_);
+  // How many blocks of which branches were mapped anew by commits since the last call.
+  [[nodiscard]] std::map<BranchId, std::uint64_t> take_applied() VSNAP_REQUIRES(commit_mutex_) {
+    return std::exchange(applied_blocks_, {});
+  }
   // Makes durable what was written before the call: a flush of the members, and a frame of the journal where
   // the log has something.
   [[nodiscard]] Result<> sync() VSNAP_EXCLUDES(commit_mutex_);
@@ -280,6 +284,7 @@ class Engine {
 
   Mutex commit_mutex_;
   std::map<BranchId, std::uint32_t> bases_ VSNAP_GUARDED_BY(commit_mutex_); // images of adopted volumes
+  std::map<BranchId, std::uint64_t> applied_blocks_ VSNAP_GUARDED_BY(commit_mutex_); // see take_applied()
   Journal::Position line_ VSNAP_GUARDED_BY(commit_mutex_); // of the journal, at the log's line
   std::uint64_t polite_limit_ VSNAP_GUARDED_BY(commit_mutex_) = 1ULL << 32U; // pieces of the next transaction
   std::uint64_t grow_at_free_ VSNAP_GUARDED_BY(commit_mutex_) = 0; // blocks; fewer: the catalog cannot grow

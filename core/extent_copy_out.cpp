@@ -18,14 +18,6 @@ namespace {
 
 constexpr int kCorrupt = 11; // SQLITE_CORRUPT
 
-ExtentRow part_of(const ExtentRow& row, BlockIndex from, BlockIndex to) {
-  ExtentRow part = row;
-  part.start = from;
-  part.count = to - from;
-  part.place = row.place + (from - row.start);
-  return part;
-}
-
 // The rows of one region, and of each block which of them is the newest.
 class Newest {
  public:
@@ -91,8 +83,8 @@ void ExtentIndex::apply_copy_outs(std::span<const MapChange> changes, std::uint3
         const ExtentRow whole = *old;
         if (!whole.place.is_base()) throw SQLite::Exception("extent row: not in its image", kCorrupt);
         remove(branch, whole);
-        if (whole.start < from) keep(part_of(whole, whole.start, from));
-        if (to < whole.end()) keep(part_of(whole, to, whole.end()));
+        if (whole.start < from) keep(whole.part(whole.start, from));
+        if (to < whole.end()) keep(whole.part(to, whole.end()));
       }
       insert(branch, {from, born, saved.count, BlockKind::data, saved.start});
       allocator.set_durable(saved, true);

@@ -48,14 +48,6 @@ void bind_place(SQLite::Statement& s, int first, BlockKind kind, Place place) {
   }
 }
 
-ExtentRow part_of(const ExtentRow& row, BlockIndex from, BlockIndex to) {
-  ExtentRow part = row;
-  part.start = from;
-  part.count = to - from;
-  if (has_place(row.kind)) part.place = row.place + (from - row.start);
-  return part;
-}
-
 } // namespace
 
 ExtentIndex::ExtentIndex(SQLite::Database& db, std::vector<std::uint64_t> member_blocks)
@@ -287,8 +279,8 @@ void ExtentIndex::cut_own_rows(const MapChange& change, Allocator& allocator, st
     remove(change.branch, row);
     const BlockIndex from = std::max(row.start, change.start);
     const BlockIndex to = std::min(row.end(), end);
-    if (row.start < from) insert(change.branch, part_of(row, row.start, from));
-    if (to < row.end()) insert(change.branch, part_of(row, to, row.end()));
+    if (row.start < from) insert(change.branch, row.part(row.start, from));
+    if (to < row.end()) insert(change.branch, row.part(to, row.end()));
     if (!has_place(row.kind)) continue;
     const PlaceRun run{row.place + (from - row.start), to - from};
     if (has_place(change.kind) && run.start == change.place + (from - change.start)) {

@@ -45,6 +45,9 @@ struct ExtentRow {
   BlockKind kind = BlockKind::data;
   Place place;
   [[nodiscard]] BlockIndex end() const { return start + count; }
+  [[nodiscard]] ExtentRow part(BlockIndex from, BlockIndex to) const {
+    return {from, born, to - from, kind, kind == BlockKind::hole ? place : place + (from - start)};
+  }
 };
 
 class ExtentIndex {

@@ -65,6 +65,7 @@ constexpr std::array kNames = {
     std::pair{Fault::piece_not_flushed, "piece_not_flushed"},
     std::pair{Fault::copy_ends_early, "copy_ends_early"},
     std::pair{Fault::copy_of_old_line, "copy_of_old_line"},
+    std::pair{Fault::covered_by_later, "covered_by_later"},
 };
 
 int chosen() {

@@ -57,6 +57,7 @@ enum class Fault {
   closed_while_in_use,       // members say that the WAL is empty though it is not any more
   wal_done_without,          // a WAL on a missing member is taken for empty
   line_not_told,             // the catalog does not say what the newest snapshot needs
+  covered_by_later,          // a child's row hides the parent's from views that are older than the row
   rollback_not_resumed,      // after a crash a rollback in place is left half done
   group_in_turn,             // snapshots of several volumes are taken one after another
   pause_not_woken,           // a write that waits for room hears of none

@@ -46,7 +46,7 @@ Result<bool> PoolImpl::count_snapshots_of(const ObjectPtr& volume) {
     if (held) gate.open();
     VSNAP_TRY(committed);
     if (engine_->committed() < line) continue; // it gave way to a snapshot
-    const Sweeper::Family family = sweeper_->family();
+    const Family family = sweeper_->family();
     std::set<BranchId> line_of_branches;
     {
       MutexLock lock(objects_.mutex());

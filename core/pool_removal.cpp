@@ -141,7 +141,7 @@ Result<RemovalPlan> PoolImpl::estimate_removal(std::span<const ViewName> names,
     }
   }
   VSNAP_TRY(engine_->commit());
-  VSNAP_TRY_ASSIGN(const std::uint64_t freed, sweeper_->freed_by(sweeper_->family(), std::move(pins)));
+  VSNAP_TRY_ASSIGN(const std::uint64_t freed, sweeper_->freed_by(sweeper_->family(), pins));
   plan.frees_bytes = freed * kBlockBytes;
   return plan;
 }
@@ -229,7 +229,7 @@ namespace {
 // What removing exactly one view frees; looks at each branch once.
 class FreedAlone {
  public:
-  FreedAlone(Sweeper& sweeper, const Sweeper::Family& family) : sweeper_(sweeper), family_(family) {}
+  FreedAlone(Sweeper& sweeper, const Family& family) : sweeper_(sweeper), family_(family) {}
 
   // In blocks. A branch that loses its last viewer lets go of its parent, and so on.
   Result<std::uint64_t> by(const Pin& view) {
@@ -237,7 +237,7 @@ class FreedAlone {
     for (std::optional<Pin> pin = view; pin;) {
       const auto found = family_.find(pin->branch);
       if (found == family_.end()) break; // made since
-      const Sweeper::Relative& viewers = found->second;
+      const Relative& viewers = found->second;
       if (pin->number && viewers.pins.count(*pin->number) > 1) break; // somebody else sees the same
       VSNAP_TRY_ASSIGN(const BranchUsage* const usage, usage_of(pin->branch));
       if (!pin->number)
@@ -261,7 +261,7 @@ class FreedAlone {
   }
 
   Sweeper& sweeper_;
-  const Sweeper::Family& family_;
+  const Family& family_;
   std::map<BranchId, BranchUsage> usage_;
 };
 
@@ -270,7 +270,7 @@ class FreedAlone {
 Result<DiskUsage> PoolImpl::disk_usage() {
   VSNAP_TRY(engine_->check_writable() ? engine_->commit_if_needed() : Result<>());
   // No configuration lock: this reads the whole index. What changes meanwhile may show as before or after.
-  const Sweeper::Family family = sweeper_->family();
+  const Family family = sweeper_->family();
   DiskUsage usage;
   std::vector<Pin> pins;
   {

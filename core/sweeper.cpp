@@ -6,7 +6,6 @@
 #include "core/catalog.h"
 
 namespace vsnap {
-namespace {
 
 // A piece of a row, all of whose blocks are overtaken by the same newer version, or by none.
 struct Fragment {
@@ -14,6 +13,13 @@ struct Fragment {
   std::optional<std::uint64_t> overtaken;
   bool oldest = false; // no older row of this branch lies under it
 };
+
+struct Remnant {
+  enum class Fate { stays, leaves_hole, goes } fate;
+  ExtentRow row;
+};
+
+namespace {
 
 // Cuts the rows of a region into fragments, row by row from the newest to the oldest.
 template <class EachRow>
@@ -39,12 +45,8 @@ void for_fragments(std::vector<ExtentRow> rows, RegionIndex region, EachRow each
       const bool oldest = first[at + i] == row.born;
       while (end < count && newer[at + end] == newer[at + i] && (first[at + end] == row.born) == oldest)
         ++end;
-      ExtentRow piece = row;
-      piece.start = row.start + BlockCount(i);
-      piece.count = BlockCount(end - i);
-      if (row.kind != BlockKind::hole) piece.place = row.place + BlockCount(i);
-      fragments.push_back(
-          {piece, newer[at + i] == kNone ? std::nullopt : std::optional(newer[at + i]), oldest});
+      fragments.push_back({row.part(row.start + BlockCount(i), row.start + BlockCount(end)),
+                           newer[at + i] == kNone ? std::nullopt : std::optional(newer[at + i]), oldest});
       i = end;
     }
     std::fill(newer.begin() + static_cast<std::ptrdiff_t>(at),
@@ -100,18 +102,59 @@ Sweeper::Sweeper(Engine& engine, Objects& objects, ReleasePins release)
     : engine_(engine), objects_(objects), release_(std::move(release)) {}
 
 Result<bool> Sweeper::step() {
+  VSNAP_TRY(start_due_sweeps());
   VSNAP_TRY_ASSIGN(const bool any, engine_.db().read([&](SQLite::Database&) -> Result<bool> {
     return engine_.index().first_sweep().has_value();
   }));
   if (!any) return false;
   std::vector<Branch*> ended;
-  VSNAP_TRY(engine_.transact([&](SQLite::Database&, std::vector<PlaceRun>& freed)
-                                 VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
-                                   sweep_some(freed, ended);
-                                   return {};
-                                 }));
+  const auto done = engine_.transact([&](SQLite::Database&, std::vector<PlaceRun>& freed)
+                                         VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
+                                           sweep_some(freed, ended);
+                                           return {};
+                                         });
+  coverage_.reset();
+  VSNAP_TRY(done);
   if (!ended.empty()) VSNAP_TRY(erase(ended));
   return true;
+}
+
+Result<> Sweeper::start_due_sweeps() {
+  std::set<BranchId> due;
+  for (const auto& [branch, blocks] : engine_.take_applied()) note_writes(branch, blocks, due);
+  if (due.empty()) return {};
+  return engine_.transact([&](SQLite::Database&, std::vector<PlaceRun>&)
+                              VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
+                                for (const BranchId branch : due) engine_.index().start_sweep(branch);
+                                return {};
+                              });
+}
+
+// What is written to a branch may hide blocks of those that it starts from.
+void Sweeper::note_writes(BranchId branch, std::uint64_t blocks, std::set<BranchId>& due) {
+  MutexLock lock(objects_.mutex());
+  const Branch* link = objects_.branch(branch);
+  for (int depth = 0; link != nullptr && depth < Coverage::kMaxDepth; ++depth) {
+    link = link->seen_parent();
+    if (link == nullptr || link->adopted()) return;
+    Inherited& inherited = inherited_[link->id];
+    inherited.written += blocks;
+    if (inherited.written < inherited.enough) continue;
+    inherited.written = 0;
+    due.insert(link->id);
+  }
+}
+
+// Whether there is a number of the branch at which only children are.
+bool Sweeper::has_number_of_children(const Branch& branch) {
+  if (branch.adopted()) return false;
+  MutexLock lock(objects_.mutex());
+  std::map<std::uint64_t, std::size_t> children;
+  for (const Branch* const other : objects_.branches()) {
+    if (other->seen_parent() == &branch) ++children[other->parent_number.value()];
+  }
+  return std::any_of(children.begin(), children.end(),
+                     [&branch](const auto& at) { return branch.pins.count(at.first) == at.second; });
 }
 
 // Branch after branch, region after region, until the step has done enough. Branches that have lost all their
@@ -131,14 +174,18 @@ void Sweeper::sweep_some(std::vector<PlaceRun>& freed, std::vector<Branch*>& end
     const auto region =
         branch == nullptr ? std::nullopt : index.next_region(branch->id, region_of(sweep->second));
     if (region) {
+      if (!coverage_ && has_number_of_children(*branch)) coverage_.emplace(index, family());
       rows += branch->unseen() ? drop_region(*branch, *region, freed) : sweep_region(*branch, *region, freed);
       continue;
     }
     last = sweep->first;
-    if (branch != nullptr && branch->unseen())
+    if (branch != nullptr && branch->unseen()) {
       ended.push_back(branch);
-    else
-      index.end_sweep(last); // where the branch is gone, nothing can be left of it
+      continue;
+    }
+    index.end_sweep(last); // where the branch is gone, nothing can be left of it
+    if (const auto found = inherited_.find(last); found != inherited_.end())
+      found->second = {.enough = std::max(kMinWritten, found->second.found / kShareWritten)};
   }
 }
 
@@ -174,30 +221,72 @@ std::size_t Sweeper::sweep_region(const Branch& branch, RegionIndex region, std:
   }
   drop_released(rows, branch.adopted());
   for_fragments(std::move(rows), region, [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
-    const auto dead = [&](const Fragment& f) {
-      // A hole with nothing under it hides nothing.
-      return !branch.seen(row.born, f.overtaken) ||
-             (f.row.kind == BlockKind::hole && f.oldest && branch.parent == nullptr);
-    };
-    if (std::none_of(fragments.begin(), fragments.end(), dead)) return true;
-    if (changed >= max_changes(looked_at)) {
+    const std::vector<Remnant> remnants = remnants_of(branch, fragments);
+    const auto stays = [](const Remnant& remnant) { return remnant.fate == Remnant::Fate::stays; };
+    if (std::all_of(remnants.begin(), remnants.end(), stays)) return true;
+    if (changed >= max_changes(looked_at) || (changed > 0 && changed + remnants.size() > kRowsAtOnce)) {
       complete = false;
       return false;
     }
-    index.remove(branch.id, row);
-    ++changed;
-    for (const Fragment& f : fragments) {
-      if (!dead(f)) {
-        index.insert(branch.id, f.row);
-        ++changed;
-      } else if (has_place(f.row)) {
-        ExtentIndex::give_up({f.row.place, f.row.count}, engine_.allocator(), freed);
-      }
-    }
+    changed += replace_row(branch, row, remnants, freed);
     return true;
   });
   index.set_sweep(branch.id, first_block(complete ? RegionIndex(region.value() + 1) : region));
   return looked_at;
+}
+
+// Returns how many rows it changed.
+std::size_t Sweeper::replace_row(const Branch& branch, const ExtentRow& row,
+                                 const std::vector<Remnant>& remnants, std::vector<PlaceRun>& freed) {
+  ExtentIndex& index = engine_.index();
+  index.remove(branch.id, row);
+  std::size_t changed = 1;
+  for (const Remnant& remnant : remnants) {
+    const bool stays = remnant.fate == Remnant::Fate::stays;
+    if (!stays && has_place(remnant.row))
+      ExtentIndex::give_up({remnant.row.place, remnant.row.count}, engine_.allocator(), freed);
+    if (remnant.fate == Remnant::Fate::goes) continue;
+    ExtentRow left = remnant.row;
+    if (!stays) {
+      left.kind = BlockKind::hole;
+      left.place = Place();
+    }
+    index.insert(branch.id, left);
+    ++changed;
+  }
+  return changed;
+}
+
+std::vector<Remnant> Sweeper::remnants_of(const Branch& branch, const std::vector<Fragment>& fragments) {
+  std::vector<Remnant> remnants;
+  for (const Fragment& f : fragments) {
+    // A hole with nothing under it hides nothing.
+    const bool dead = !branch.seen(f.row.born, f.overtaken) ||
+                      (f.row.kind == BlockKind::hole && f.oldest && branch.parent == nullptr);
+    if (dead)
+      remnants.push_back({Remnant::Fate::goes, f.row});
+    else if (coverage_ && coverage_->children_alone(branch.id, f.row.born, f.overtaken))
+      add_remnants(branch, f, remnants);
+    else
+      remnants.push_back({Remnant::Fate::stays, f.row});
+  }
+  return remnants;
+}
+
+// Of what only children see.
+void Sweeper::add_remnants(const Branch& branch, const Fragment& f, std::vector<Remnant>& remnants) {
+  const auto hidden = coverage_->out_of_sight(branch.id, f.row.born, f.overtaken, f.row.start, f.row.count);
+  for (std::uint64_t i = 0; i < f.row.count.value();) {
+    std::uint64_t end = i + 1;
+    while (end < f.row.count.value() && hidden[end] == hidden[i]) ++end;
+    Remnant remnant{Remnant::Fate::stays,
+                    f.row.part(f.row.start + BlockCount(i), f.row.start + BlockCount(end))};
+    if (hidden[i] && f.oldest) remnant.fate = Remnant::Fate::goes;
+    if (hidden[i] && !f.oldest && has_place(f.row)) remnant.fate = Remnant::Fate::leaves_hole;
+    if (!hidden[i] && has_place(f.row)) inherited_[branch.id].found += end - i;
+    remnants.push_back(remnant);
+    i = end;
+  }
 }
 
 Result<> Sweeper::erase(const std::vector<Branch*>& branches) {
@@ -216,7 +305,10 @@ Result<> Sweeper::erase(const std::vector<Branch*>& branches) {
   }));
   engine_.grace().synchronize(); // a copy may be reading through them
   MutexLock lock(objects_.mutex());
-  for (const Branch* const branch : branches) objects_.erase_branch(branch->id);
+  for (const Branch* const branch : branches) {
+    inherited_.erase(branch->id);
+    objects_.erase_branch(branch->id);
+  }
   return {};
 }
 
@@ -227,13 +319,14 @@ Result<std::uint64_t> Sweeper::remaining() {
 
 // ---- usage ----
 
-Sweeper::Family Sweeper::family() {
+Family Sweeper::family() {
   Family family;
   MutexLock lock(objects_.mutex());
   for (const Branch* const branch : objects_.branches()) {
     Relative& relative = family[branch->id];
     static_cast<Viewers&>(relative) = *branch;
     relative.adopted = branch->adopted();
+    relative.parent_draining = branch->parent_draining.load();
     if (branch->parent != nullptr) relative.parent = Pin{branch->parent->id, branch->parent_number.value()};
   }
   return family;
@@ -266,64 +359,66 @@ Result<BranchUsage> Sweeper::usage(const Family& family, BranchId branch) {
 
 namespace {
 
-// What is left of the viewers of a branch once `pins` are gone.
-Viewers without(const Viewers& viewers, BranchId branch, const std::multiset<Pin>& pins) {
-  Viewers left = viewers;
-  const auto end = pins.upper_bound({branch, ~0ULL});
-  for (auto pin = pins.lower_bound({branch, std::nullopt}); pin != end; ++pin) {
-    if (!pin->number)
-      left.has_head = false;
-    else if (const auto found = left.pins.find(*pin->number); found != left.pins.end())
-      left.pins.erase(found);
+// Takes `pins` away; a branch that loses its last viewer lets go of its parent. Returns the branches that
+// lose a viewer.
+std::set<BranchId> let_go(Family& family, const std::multiset<Pin>& pins) {
+  std::set<BranchId> touched;
+  std::vector<Pin> gone(pins.begin(), pins.end());
+  while (!gone.empty()) {
+    const Pin pin = gone.back();
+    gone.pop_back();
+    const auto found = family.find(pin.branch);
+    if (found == family.end()) continue;
+    Relative& relative = found->second;
+    touched.insert(pin.branch);
+    if (!pin.number)
+      relative.has_head = false;
+    else if (const auto number = relative.pins.find(*pin.number); number != relative.pins.end())
+      relative.pins.erase(number);
+    if (!relative.unseen() || !relative.parent) continue;
+    if (!relative.parent_draining) gone.push_back(*relative.parent);
+    relative.parent.reset();
   }
-  return left;
-}
-
-// A branch that loses its last viewer lets go of its parent.
-void add_parents(const Sweeper::Family& family, std::multiset<Pin>& pins) {
-  std::vector<BranchId> look_at;
-  for (const Pin& pin : pins) look_at.push_back(pin.branch);
-  std::set<BranchId> gone;
-  while (!look_at.empty()) {
-    const BranchId branch = look_at.back();
-    look_at.pop_back();
-    const auto found = family.find(branch);
-    if (found == family.end() || !found->second.parent || gone.contains(branch)) continue;
-    const Viewers left = without(found->second, branch, pins);
-    if (left.has_head || !left.pins.empty()) continue;
-    gone.insert(branch);
-    pins.insert(*found->second.parent);
-    look_at.push_back(found->second.parent->branch);
-  }
+  return touched;
 }
 
 } // namespace
 
-Result<std::uint64_t> Sweeper::freed_by(const Family& family, std::multiset<Pin> pins) {
+Result<std::uint64_t> Sweeper::freed_by(const Family& family, const std::multiset<Pin>& pins) {
+  Family after = family;
+  const std::set<BranchId> branches = let_go(after, pins);
+  Coverage coverage(engine_.index(), after);
   std::uint64_t freed = 0;
-  add_parents(family, pins);
-  std::set<BranchId> branches;
-  for (const Pin& pin : pins) branches.insert(pin.branch);
   for (const BranchId branch : branches) {
-    const auto found = family.find(branch);
-    if (found == family.end()) continue;
-    const Viewers& before = found->second;
-    const Viewers after = without(before, branch, pins);
+    const Viewers& viewers_before = family.at(branch);
+    const Viewers& viewers_after = after.at(branch);
+    Result<> failed;
     VSNAP_TRY(for_regions(engine_, branch, [&](RegionIndex region, std::vector<ExtentRow> rows) {
-      drop_released(rows, found->second.adopted);
-      for_fragments(std::move(rows), region,
-                    [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
-                      for (const Fragment& f : fragments) {
-                        if (has_place(f.row) && before.seen(row.born, f.overtaken) &&
-                            !after.seen(row.born, f.overtaken)) {
-                          freed += f.row.count.value();
-                        }
-                      }
-                      return true;
-                    });
+      drop_released(rows, family.at(branch).adopted);
+      for_fragments(std::move(rows), region, [&](const ExtentRow&, const std::vector<Fragment>& fragments) {
+        for (const Fragment& f : fragments) {
+          if (!has_place(f.row) || !viewers_before.seen(f.row.born, f.overtaken)) continue;
+          if (!viewers_after.seen(f.row.born, f.overtaken)) {
+            freed += f.row.count.value();
+          } else if (coverage.children_alone(branch, f.row.born, f.overtaken)) {
+            auto hidden = blocks_out_of_sight(coverage, branch, f);
+            if (hidden) freed += *hidden;
+            if (!hidden) failed = Failure(hidden.error());
+          }
+        }
+        return failed.has_value();
+      });
     }));
+    VSNAP_TRY(failed);
   }
   return freed;
+}
+
+Result<std::uint64_t> Sweeper::blocks_out_of_sight(Coverage& coverage, BranchId branch, const Fragment& f) {
+  return engine_.db().read([&](SQLite::Database&) -> Result<std::uint64_t> {
+    const auto hidden = coverage.out_of_sight(branch, f.row.born, f.overtaken, f.row.start, f.row.count);
+    return static_cast<std::uint64_t>(std::count(hidden.begin(), hidden.end(), true));
+  });
 }
 
 namespace {
@@ -334,7 +429,7 @@ bool seen_at(const Fragment& f, std::optional<std::uint64_t> number) {
 }
 
 // The views through which a head sees what it sees, itself first.
-std::vector<Pin> links_of(const Sweeper::Family& family, BranchId head) {
+std::vector<Pin> links_of(const Family& family, BranchId head) {
   std::vector<Pin> links;
   for (std::optional<Pin> link = Pin{head, std::nullopt}; link;) {
     links.push_back(*link);
@@ -345,7 +440,7 @@ std::vector<Pin> links_of(const Sweeper::Family& family, BranchId head) {
 }
 
 // Who sees versions of the branch beside the head that sees it through `link`.
-Viewers others(const Sweeper::Relative& relative, const Pin* link) {
+Viewers others(const Relative& relative, const Pin* link) {
   Viewers viewers = relative;
   viewers.has_head = false;
   if (link == nullptr || !link->number) return viewers;

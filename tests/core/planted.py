@@ -76,6 +76,7 @@ FOUND_BY = {
     "load_without_saves": "a snapshot that is first read*",
     "pause_not_woken": "a write waits for room*",
     "counted_while_written": "a figure that was counted beside writers*",
+    "covered_by_later": "what only children see*",
     "hold_not_kept": "the oldest snapshots are dropped*",
 }
 HANGS = {"lost_wakeup", "pause_not_woken"}  # found by its never coming to an end
