@@ -225,6 +225,9 @@ class BehindItsBack(AdoptTest):
 
     def test_snapshots_can_be_dropped(self):
         write_at(self.image, 5 * MIB, b"changed")
+        said = self.adopt(None, "v", "--changed=drop-snapshots", "-n").out
+        self.assertEqual("would remove p/v@s\n", said)
+        self.lab.vsnap("info", "p/v@s")
         self.adopt(None, "v", "--changed=drop-snapshots")
         self.lab.vsnap("info", "p/v@s", code=3)
         point = self.lab.mount()

@@ -217,6 +217,8 @@ class Refresh(FullTest):
                     self.assertIn("in use", self.lab.vsnap("refresh", "p/v@s", code=4).err)
                 self.content = self.random.randbytes(self.size)
                 write_at(self.point / "v", 0, self.content)
+                self.assertIn("would free", self.lab.vsnap("refresh", "-n", "p/v@s").out)
+                self.assertEqual(before, os.stat(self.point / "v@s").st_ino)
                 self.lab.vsnap("refresh", "p/v@s")
                 self.assertNotEqual(before, os.stat(self.point / "v@s").st_ino)
                 write_at(self.point / "v", 0, b"later")
