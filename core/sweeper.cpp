@@ -220,17 +220,19 @@ std::size_t Sweeper::sweep_region(const Branch& branch, RegionIndex region, std:
     ++changed;
   }
   drop_released(rows, branch.adopted());
-  for_fragments(std::move(rows), region, [&](const ExtentRow& row, const std::vector<Fragment>& fragments) {
-    const std::vector<Remnant> remnants = remnants_of(branch, fragments);
-    const auto stays = [](const Remnant& remnant) { return remnant.fate == Remnant::Fate::stays; };
-    if (std::all_of(remnants.begin(), remnants.end(), stays)) return true;
-    if (changed >= max_changes(looked_at) || (changed > 0 && changed + remnants.size() > kRowsAtOnce)) {
-      complete = false;
-      return false;
-    }
-    changed += replace_row(branch, row, remnants, freed);
-    return true;
-  });
+  for_fragments(
+      std::move(rows), region,
+      [&](const ExtentRow& row, const std::vector<Fragment>& fragments) VSNAP_NO_THREAD_SAFETY_ANALYSIS {
+        const std::vector<Remnant> remnants = remnants_of(branch, fragments);
+        const auto stays = [](const Remnant& remnant) { return remnant.fate == Remnant::Fate::stays; };
+        if (std::all_of(remnants.begin(), remnants.end(), stays)) return true;
+        if (changed >= max_changes(looked_at) || (changed > 0 && changed + remnants.size() > kRowsAtOnce)) {
+          complete = false;
+          return false;
+        }
+        changed += replace_row(branch, row, remnants, freed);
+        return true;
+      });
   index.set_sweep(branch.id, first_block(complete ? RegionIndex(region.value() + 1) : region));
   return looked_at;
 }
