@@ -60,6 +60,7 @@ struct Branch : Viewers {
   std::atomic<std::int64_t> floor{kNoFloor};
   std::atomic<std::int64_t> mapped{0}; // blocks mapped in the head
   IoGate gate;
+  bool flattening = false; // under the mutex of Objects
   std::optional<FullCopy> copy; // of what the parent has; under the mutex of Objects
   BranchBase base;
   // One that is under way, and for somebody: a full-sized snapshot, or the volume that it became.

@@ -51,7 +51,22 @@ Result<std::uint64_t> PoolImpl::begin_flatten(const ObjectPtr& volume) {
                                                     name_, volume->name, name_, other.name));
       }
     }
+    VSNAP_TRY(check_not_exported(*branch));
+    branch->flattening = true;
   }
+  auto begun = start_flatten(volume);
+  if (!begun) set_flattening(*branch, false);
+  VSNAP_TRY(begun);
+  return static_cast<std::uint64_t>(branch->mapped.load()) * kBlockBytes;
+}
+
+void PoolImpl::set_flattening(Branch& branch, bool flattening) {
+  MutexLock lock(objects_.mutex());
+  branch.flattening = flattening;
+}
+
+Result<> PoolImpl::start_flatten(const ObjectPtr& volume) {
+  Branch* const branch = volume->branch;
   MutexLock commit(engine_->commit_mutex());
   VSNAP_TRY(engine_->transact([&](SQLite::Database&, std::vector<PlaceRun>&) -> Result<> {
     engine_->index().start_sweep(branch->id); // done at last by whoever opens the pool after a crash
@@ -59,7 +74,7 @@ Result<std::uint64_t> PoolImpl::begin_flatten(const ObjectPtr& volume) {
   }));
   VSNAP_TRY(hold_sweep(*branch, true));
   flattening_.insert(volume->id);
-  return static_cast<std::uint64_t>(branch->mapped.load()) * kBlockBytes;
+  return {};
 }
 
 Result<> PoolImpl::flatten(const std::string& name, const Progress& progress) {
@@ -78,6 +93,7 @@ Result<> PoolImpl::flatten(const std::string& name, const Progress& progress) {
     done = cut_parent(*volume->branch, {});
   }
   flattening_.erase(volume->id);
+  set_flattening(*volume->branch, false);
   // Copies that a newer version of the head has overtaken meanwhile go with the sweep.
   Result<> released = hold_sweep(*volume->branch, false);
   background_wake_.notify_all();

@@ -581,6 +581,7 @@ void PoolImpl::handle_closed(View& view) noexcept {
       background_wake_.notify_all();
     }
     if (--object->open_handles > 0) return;
+    object->exported = false;
     if (object->draining) return; // as with a volume
     object->still_open = object->still_open && keep_unlinked_;
     if (object->name.empty() && keep_unlinked_) return;

@@ -20,6 +20,7 @@
 #include "core/description.h"
 #include "core/env.h"
 #include "core/error.h"
+#include "core/exported_map.h"
 #include "core/names.h"
 #include "core/owner_record.h"
 #include "core/properties.h"
@@ -279,6 +280,13 @@ class Pool {
                                       const std::function<bool(const DiffRange&)>& each) = 0;
   [[nodiscard]] virtual Result<CheckReport> check(bool repair, const Progress& progress) = 0;
   [[nodiscard]] virtual Result<> dump_catalog(const std::string& path, const Progress& progress) = 0;
+
+  // Where the blocks of a region of an open snapshot lie, for a host that reads the members itself; nullopt:
+  // they may move, now. See exported_map.h.
+  [[nodiscard]] virtual Result<std::optional<RegionMap>> export_map(ObjectId /*open*/,
+                                                                    RegionIndex /*region*/) {
+    return std::nullopt;
+  }
 
   // I/O. Not what is unlinked, but for still_open.
   [[nodiscard]] virtual Result<ViewHandle> open_view(ObjectId id) = 0;

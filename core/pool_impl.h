@@ -92,6 +92,7 @@ class PoolImpl final : public Pool {
                 const std::function<bool(const DiffRange&)>& each) override;
   Result<CheckReport> check(bool repair, const Progress& progress) override;
   Result<> dump_catalog(const std::string& path, const Progress& progress) override;
+  Result<std::optional<RegionMap>> export_map(ObjectId open, RegionIndex region) override;
   Result<ViewHandle> open_view(ObjectId id) override;
   Result<> sync() override { return engine_->sync(); }
 
@@ -135,6 +136,10 @@ class PoolImpl final : public Pool {
       VSNAP_REQUIRES(engine_->commit_mutex());
   // Busy where the object is open; a change that needs it closed withholds it from then on.
   [[nodiscard]] Result<> check_idle(const Object& object) VSNAP_REQUIRES(objects_.mutex());
+  // Whether the places that a view shows may change while it is open; see exported_map.h.
+  [[nodiscard]] static bool map_may_move(const Object& object) VSNAP_REQUIRES(objects_.mutex());
+  // Busy where another host has the map of a snapshot that sees the branch.
+  [[nodiscard]] Result<> check_not_exported(const Branch& branch) VSNAP_REQUIRES(objects_.mutex());
   // Busy while the volume is being flattened: then it is neither removed nor rolled back.
   [[nodiscard]] Result<> check_not_flattening(const Object& object)
       VSNAP_REQUIRES(config_mutex_, objects_.mutex());
@@ -186,6 +191,8 @@ class PoolImpl final : public Pool {
 
   // Flatten
   Result<std::uint64_t> begin_flatten(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+  Result<> start_flatten(const ObjectPtr& volume) VSNAP_REQUIRES(config_mutex_);
+  void set_flattening(Branch& branch, bool flattening) VSNAP_EXCLUDES(objects_.mutex());
   Result<> copy_inherited(const ObjectPtr& volume, std::uint64_t most_bytes, const Progress& progress);
   Result<> hold_sweep(const Branch& branch, bool hold);
   // Cuts the link to the parent, of which the branch sees nothing any more; `step` in the same transaction.

@@ -613,6 +613,22 @@ Result<> VolumeIo::reserve_piece(const Span& span) {
   }
 }
 
+Result<> VolumeIo::copy_map(RegionIndex index, RegionMap& map) {
+  const Grace::Section section(engine_.grace());
+  VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, index));
+  for (std::uint64_t block = 0; block < kRegionBlocks;) {
+    const Entry entry = region->entry(block);
+    std::uint64_t end = block + 1;
+    if (entry.kind() == BlockKind::data) {
+      while (end < kRegionBlocks && continues(entry, region->entry(end), end - block)) ++end;
+      map.push_back(
+          {first_block(index) + BlockCount(block), BlockCount(end - block), entry.kind(), entry.place()});
+    }
+    block = end;
+  }
+  return {};
+}
+
 // ---- seeking ----
 
 Result<std::optional<RegionIndex>> VolumeIo::next_mapped_region(RegionIndex from) {

@@ -6,6 +6,7 @@
 
 #include "core/copy_out.h"
 #include "core/engine.h"
+#include "core/exported_map.h"
 #include "core/image_pair.h"
 #include "core/live_counters.h"
 #include "core/objects.h"
@@ -50,6 +51,8 @@ class VolumeIo final : public View {
   Result<> hide_below(std::uint64_t from, std::uint64_t to);
   // Of an adopted volume: copies what others see in the image to the pool.
   Result<> save_image(const Progress& progress);
+  // Of a snapshot: the runs of data of a region, appended; see exported_map.h.
+  Result<> copy_map(RegionIndex region, RegionMap& map);
   // Makes the size at least `size_bytes`.
   void grow_to(std::uint64_t size_bytes);
   // For configuration operations: the map, and the object it belongs to.

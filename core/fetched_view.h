@@ -1,0 +1,82 @@
+// A snapshot of a pool that another host has open: its map comes from there, region by region, and stays; its
+// data is read from the members here. What has no map that stays is read through the other host.
+//
+// Invariants
+// 1. What is read is what the snapshot holds: a map is used as long as the other host keeps the snapshot open
+//    for this one (exported_map.h), and not after MapSource::check_valid() has failed.
+// 2. Read again, a region costs no message, as long as its map is kept: kMaxRuns are, of those used last.
+// Threads: any, as of every View.
+#pragma once
+
+#include <list>
+#include <map>
+#include <memory>
+
+#include "core/exported_map.h"
+#include "core/shared_members.h"
+#include "core/view.h"
+
+namespace vsnap {
+
+// The host that has the pool open, as this one asks it.
+class MapSource {
+ public:
+  virtual ~MapSource() = default;
+  // As Pool::export_map().
+  [[nodiscard]] virtual Result<std::optional<RegionMap>> fetch_map(ObjectId view, RegionIndex region) = 0;
+  // As of View.
+  [[nodiscard]] virtual Result<std::size_t> read(ObjectId view, std::uint64_t offset,
+                                                 std::span<std::byte> out) = 0;
+  [[nodiscard]] virtual Result<std::optional<std::uint64_t>> seek_data(ObjectId view,
+                                                                       std::uint64_t offset) = 0;
+  [[nodiscard]] virtual Result<std::optional<std::uint64_t>> seek_hole(ObjectId view,
+                                                                       std::uint64_t offset) = 0;
+  // Whether what was fetched may still be used. Asked before data is read and after it was: cheap.
+  [[nodiscard]] virtual Result<> check_valid() = 0;
+};
+
+class FetchedView final : public View {
+ public:
+  static constexpr std::size_t kMaxRuns = 4U << 20; // 32 bytes each
+
+  FetchedView(ViewInfo info, MapSource& source, SharedMembers& members)
+      : info_(std::move(info)), source_(source), members_(members) {}
+
+  [[nodiscard]] ObjectId id() const override { return info_.id; }
+  [[nodiscard]] bool writable() const override { return false; }
+  [[nodiscard]] std::uint64_t size_bytes() const override { return info_.size_bytes; }
+  Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> out) override;
+  Result<> write(std::uint64_t, std::span<const std::byte>) override;
+  Result<> discard(std::uint64_t, std::uint64_t) override;
+  Result<> reserve(std::uint64_t, std::uint64_t, bool) override;
+  Result<std::optional<std::uint64_t>> seek_data(std::uint64_t offset) override {
+    return source_.seek_data(id(), offset);
+  }
+  Result<std::optional<std::uint64_t>> seek_hole(std::uint64_t offset) override {
+    return source_.seek_hole(id(), offset);
+  }
+  Result<> fsync() override { return {}; }
+  [[nodiscard]] bool may_wait() const override { return true; }
+
+ private:
+  using Map = std::shared_ptr<const RegionMap>;
+  struct Kept {
+    Map map;
+    std::list<RegionIndex>::iterator use; // in used_
+  };
+  // nullptr: there is none that stays.
+  Result<Map> map_of(RegionIndex region) VSNAP_EXCLUDES(mutex_);
+  void keep(RegionIndex region, const Map& map) VSNAP_REQUIRES(mutex_);
+  Result<> read_region(const RegionMap& map, std::uint64_t offset, std::span<std::byte> out);
+  [[nodiscard]] Failure read_only() const;
+
+  const ViewInfo info_;
+  MapSource& source_;
+  SharedMembers& members_;
+  Mutex mutex_;
+  std::map<RegionIndex, Kept> kept_ VSNAP_GUARDED_BY(mutex_);
+  std::list<RegionIndex> used_ VSNAP_GUARDED_BY(mutex_); // the last used one first
+  std::size_t runs_ VSNAP_GUARDED_BY(mutex_) = 0;        // kept
+};
+
+} // namespace vsnap

@@ -1,0 +1,55 @@
+// Maps of snapshots for other hosts; exported_map.h has the rules.
+#include <fmt/format.h>
+
+#include "core/pool_impl.h"
+
+namespace vsnap {
+
+bool PoolImpl::map_may_move(const Object& object) {
+  if (object.kind != ViewKind::snapshot || object.draining) return true;
+  for (const Branch* link = object.branch; link != nullptr; link = link->parent) {
+    if (link->adopted() || link->flattening || link->parent_draining.load()) return true;
+    if (link->copy && !link->copy->finished()) return true;
+  }
+  return false;
+}
+
+Result<std::optional<RegionMap>> PoolImpl::export_map(ObjectId id, RegionIndex region) {
+  std::shared_ptr<VolumeIo> view;
+  bool first = false;
+  {
+    MutexLock lock(objects_.mutex());
+    const ObjectPtr object = objects_.find(id);
+    if (!object || object->open_handles == 0) return failure(ErrorKind::not_found, "no such open snapshot");
+    if (map_may_move(*object)) return std::nullopt;
+    view = view_of_locked(object);
+    first = !object->exported;
+    object->exported = true;
+  }
+  // Its data does not change any more, so that once is enough; but it may be in a cache of this host.
+  if (first) {
+    if (auto flushed = engine_->sync(); !flushed) {
+      MutexLock lock(objects_.mutex());
+      view->object()->exported = false;
+      return Failure(flushed.error());
+    }
+  }
+  RegionMap map;
+  VSNAP_TRY(view->copy_map(region, map));
+  return map;
+}
+
+Result<> PoolImpl::check_not_exported(const Branch& branch) {
+  for (const ObjectPtr& object : objects_.everything()) {
+    if (!object->exported) continue;
+    for (const Branch* link = object->branch; link != nullptr; link = link->parent) {
+      if (link != &branch) continue;
+      return failure(ErrorKind::busy, fmt::format("{}/{}: another host reads it (close it there first; vsnap "
+                                                  "host list says who is there)",
+                                                  name_, objects_.name_of(*object).text()));
+    }
+  }
+  return {};
+}
+
+} // namespace vsnap
