@@ -492,10 +492,9 @@ Result<ControlReply> dispatch_hosts(Pool& pool, const ControlRequest& request) {
                                "tcp://ADDRESS:PORT shares it)",
                                pool.name()));
   }
-  const bool dry_run = request.revoke_host().dry_run();
   VSNAP_TRY_ASSIGN(const Hosts hosts, request.has_list_hosts()
                                           ? pool.hosts()
-                                          : pool.revoke(request.revoke_host().name(), dry_run));
+                                          : host_list::revoke(pool, request.revoke_host(), request.again()));
   ControlReply reply;
   *reply.mutable_hosts() = host_list::of(hosts, Env::real().wall_clock_ns());
   return reply;

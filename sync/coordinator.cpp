@@ -128,7 +128,7 @@ class Server final : public Coordinator {
   wire::LinkReply serve(const Membership::Execute& asked);
   wire::ControlReply control(wire::ControlRequest request, bool again);
   Result<wire::ControlReply> invite(const wire::InviteHostRequest& request);
-  Result<wire::ControlReply> revoke(const wire::RevokeHostRequest& request);
+  Result<wire::ControlReply> revoke(const wire::RevokeHostRequest& request, bool again);
   wire::ControlReply list();
 
   Pool& pool_;
@@ -275,12 +275,15 @@ void Server::round() {
 }
 
 milliseconds Server::longest_wait() {
-  if (!is_bound_) return kBindEvery;
+  // More often than the machine takes for a coordinator that stood still.
+  const auto pause = std::chrono::floor<milliseconds>(
+      std::chrono::nanoseconds(options_.lease_ns / Membership::kStillFraction / 2));
+  const milliseconds longest = std::min(is_bound_ ? kLongestWait : kBindEvery, pause);
   MutexLock lock(mutex_);
   const auto deadline_ns = machine_->deadline_ns();
-  if (!deadline_ns) return kLongestWait;
+  if (!deadline_ns) return longest;
   const std::chrono::nanoseconds left(std::max<std::int64_t>(*deadline_ns - env_.monotonic_ns(), 0));
-  return std::min(std::chrono::ceil<milliseconds>(left), kLongestWait);
+  return std::min(std::chrono::ceil<milliseconds>(left), longest);
 }
 
 void Server::note_generation() {
@@ -546,7 +549,7 @@ std::optional<wire::ControlReply> Server::answer(const wire::ControlRequest& req
   };
   if (request.version() != wire::kProtocolVersion) return std::nullopt;
   if (request.has_invite_host()) return reply_of(invite(request.invite_host()));
-  if (request.has_revoke_host()) return reply_of(revoke(request.revoke_host()));
+  if (request.has_revoke_host()) return reply_of(revoke(request.revoke_host(), request.again()));
   if (request.has_list_hosts()) return list();
   return std::nullopt;
 }
@@ -571,11 +574,11 @@ Result<wire::ControlReply> Server::invite(const wire::InviteHostRequest& request
   return reply;
 }
 
-Result<wire::ControlReply> Server::revoke(const wire::RevokeHostRequest& request) {
+Result<wire::ControlReply> Server::revoke(const wire::RevokeHostRequest& request, bool again) {
   wire::ControlReply reply;
   {
     const MutexLock roster(roster_mutex_);
-    VSNAP_TRY_ASSIGN(const Hosts gone, pool_.revoke(request.name(), request.dry_run()));
+    VSNAP_TRY_ASSIGN(const Hosts gone, host_list::revoke(pool_, request, again));
     *reply.mutable_hosts() = host_list::of(gone, env_.wall_clock_ns());
     if (request.dry_run()) return reply;
     MutexLock lock(mutex_);

@@ -48,6 +48,12 @@ void add(wire::HostList& list, std::span<const Invitation> invitations, std::int
   }
 }
 
+Result<Hosts> revoke(Pool& pool, const wire::RevokeHostRequest& request, bool again) {
+  auto gone = pool.revoke(request.name(), request.dry_run());
+  if (gone || !again || gone.error().kind != ErrorKind::not_found) return gone;
+  return Hosts{};
+}
+
 wire::HostList of(const Hosts& hosts, std::int64_t wall_clock_ns) {
   wire::HostList list;
   for (const HostInfo& host : hosts.hosts) add(list, HostStatus{host});

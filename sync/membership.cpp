@@ -25,7 +25,7 @@ Membership::Actions Membership::step(const Event& event, std::int64_t now_ns) {
   if (now_ns_) {
     now_ns = std::max(now_ns, *now_ns_);
     const std::int64_t gap = now_ns - *now_ns_;
-    if (gap > settings_.lease_ns / 4) {
+    if (gap > settings_.lease_ns / kStillFraction) {
       for (auto& [id, host] : hosts_) {
         if (host.session) host.session->expires_ns += gap;
       }

@@ -69,6 +69,8 @@ struct HostStatus {
 class Membership {
  public:
   static constexpr int kMarginPercent = 5;
+  // Who does not call step() for that part of a lease is taken to have stood still.
+  static constexpr int kStillFraction = 4;
   static constexpr std::size_t kMaxRunning = 16;
   static constexpr std::size_t kMaxRecords = 128;
   static constexpr std::size_t kMaxKeptReply = 256U << 10; // bytes

@@ -142,6 +142,19 @@ TEST_CASE_METHOD(SharedLab, "who is connected when it is revoked is refused with
   CHECK(hosts().refused_strangers() == 1);
 }
 
+TEST_CASE_METHOD(SharedLab, "a host that is silent loses its session, also where nothing else happens") {
+  const KeyPair own = joined("beta");
+  zmq::context_t context;
+  auto socket = LinkSocket::open(context, Env::real(), {address, server_key.public_key, own});
+  REQUIRE(socket.has_value());
+  wire::Hello hello;
+  hello.set_incarnation(1);
+  const LinkMessage message{LinkType::hello, 0, 0, 0, 1, hello.SerializeAsString()};
+  REQUIRE(becomes([&] { return socket->send(message); }));
+  CHECK(becomes([&] { return host("beta").state() == wire::HOST_LIVE; }));
+  CHECK(becomes([&] { return host("beta").state() == wire::HOST_LOST; }));
+}
+
 TEST_CASE_METHOD(SharedLab, "a second process of a host takes the place of the first") {
   const KeyPair own = joined("beta");
   Notes notes;
