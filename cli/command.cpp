@@ -374,6 +374,9 @@ void register_all(Program& program) {
   register_df(program);
   register_top(program);
   register_tree(program);
+  program.add_group("host", "Share a pool with other hosts.");
+  register_host(program);
+  register_host_join(program);
   register_check(program);
   program.add_group("catalog", "Write the catalog of a pool to a file.");
   register_catalog(program);

@@ -12,11 +12,13 @@
 #include "cli/keeper_line.h"
 #include "cli/mount_table.h"
 #include "cli/registry.h"
+#include "cli/shared_pool.h"
 #include "cli/stop_watch.h"
 #include "core/log.h"
 #include "core/pool.h"
 #include "fuse/session.h"
 #include "sync/control_server.h"
+#include "sync/coordinator.h"
 
 namespace vsnap::cli {
 namespace {
@@ -67,6 +69,8 @@ class Daemon {
  private:
   Result<> open_pool(std::vector<int> held);
   Result<> serve();
+  Result<> start_coordinator(bool again);
+  Result<std::unique_ptr<ControlServer>> start_server();
   Result<> make_session();
   Result<> serve_mount(ControlServer& server, bool again);
   void keep_mount();
@@ -81,7 +85,8 @@ class Daemon {
   DaemonRecord record_;
   std::unique_ptr<KernelMount> mount_; // until the session has it
   std::unique_ptr<MountSession> session_;
-  std::atomic<bool> kept_{false}; // the mount has a keeper
+  std::unique_ptr<Coordinator> coordinator_; // where the pool is shared
+  std::atomic<bool> kept_{false};            // the mount has a keeper
   enum class Wanted { nothing, end, successor };
   std::atomic<Wanted> wanted_{Wanted::nothing}; // the first that somebody asked for
   bool handed_over_ = false;
@@ -179,6 +184,7 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
     if (wanted_ != Wanted::successor) return session_->stop(MountSession::Stop::unmount);
     // While there is somebody who tells the kernel what commands have changed.
     server.stop(ControlServer::Stop::hand_over);
+    if (coordinator_) coordinator_->stop();
     session_->stop(MountSession::Stop::hand_over);
   });
   ready_();
@@ -189,7 +195,39 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
   if (handed_over_ && StopWatch::is_signalled()) ::kill(static_cast<pid_t>(options_.keeper_pid), SIGTERM);
   // Running jobs give up, and answer.
   server.stop(handed_over_ ? ControlServer::Stop::hand_over : ControlServer::Stop::for_good);
+  if (coordinator_) coordinator_->stop();
   return served;
+}
+
+// A successor serves its mount whether or not other hosts can reach it.
+Result<> Daemon::start_coordinator(bool again) {
+  if (options_.listen.empty()) return {};
+  const auto started = [&]() -> Result<> {
+    if (pool_->is_read_only())
+      return failure(ErrorKind::usage, fmt::format("{}: read-only, so it is not shared", options_.pool));
+    Coordinator::Options coordinator;
+    coordinator.address = options_.listen;
+    coordinator.keep_trying = again;
+    if (options_.lease_ns != 0) coordinator.lease_ns = options_.lease_ns;
+    VSNAP_TRY_ASSIGN(coordinator.key, host_key());
+    VSNAP_TRY_ASSIGN(coordinator_, Coordinator::start(*pool_, Env::real(), std::move(coordinator)));
+    return {};
+  }();
+  if (started || !again) return started;
+  log::error("{}: not shared with other hosts any more: {}", options_.pool, started.error().message);
+  return {};
+}
+
+Result<std::unique_ptr<ControlServer>> Daemon::start_server() {
+  ControlServer::Options options;
+  options.identity = record_;
+  options.on_shutdown = [this] { watch_.request(); };
+  options.on_upgrade = [this](const std::string& program) { return hand_over(program); };
+  if (coordinator_)
+    options.before_pool = [this](const wire::ControlRequest& request) {
+      return coordinator_->answer(request);
+    };
+  return ControlServer::start(*pool_, std::move(options));
 }
 
 // The record goes while the pool is still locked: the next daemon cannot have written its own yet. Should the
@@ -198,16 +236,15 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
 Result<> Daemon::serve() {
   const bool again = mount_ != nullptr;
   if (again) VSNAP_TRY(make_session());
-  VSNAP_TRY_ASSIGN(
-      auto server,
-      ControlServer::start(*pool_, {record_, [this] { watch_.request(); },
-                                    [this](const std::string& program) { return hand_over(program); }}));
+  VSNAP_TRY(start_coordinator(again));
+  VSNAP_TRY_ASSIGN(auto server, start_server());
   if (!again) {
     VSNAP_TRY_ASSIGN(mount_, KernelMount::make(mount_options(*pool_, options_)));
     VSNAP_TRY(make_session());
   }
   const Result<> result = serve_mount(*server, again);
   server->stop();
+  coordinator_.reset(); // nobody asks it any more
   session_.reset();
   if (handed_over_ || (again && !result)) return result;
   leave_last_words(record_, false, {});

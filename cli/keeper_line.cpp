@@ -115,6 +115,8 @@ Result<std::string> text_of(const DaemonOptions& options) {
                                    {"background", options.background},
                                    {"threads", options.threads},
                                    {"cache_bytes", options.cache_bytes},
+                                   {"listen", options.listen},
+                                   {"lease_ns", options.lease_ns},
                                    {"descriptors", options.descriptors},
                                    {"held_members", options.held_members},
                                    {"keeper_pid", options.keeper_pid}};
@@ -143,6 +145,8 @@ Result<DaemonOptions> options_of(const std::string& text) {
     options.background = json.value("background", false);
     options.threads = json.value("threads", 0U);
     options.cache_bytes = json.value("cache_bytes", std::uint64_t{0});
+    options.listen = json.value("listen", "");
+    options.lease_ns = json.value("lease_ns", std::int64_t{0});
     options.descriptors = json.value("descriptors", std::size_t{0});
     options.held_members = json.value("held_members", std::size_t{0});
     options.keeper_pid = json.value("keeper_pid", std::int64_t{0});

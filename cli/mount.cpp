@@ -8,12 +8,16 @@
 #include <filesystem>
 
 #include "cli/command.h"
+#include "cli/duration.h"
 #include "cli/keeper.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"
 #include "cli/registry.h"
+#include "cli/shared_pool.h"
 #include "fuse/unmount.h"
+#include "sync/coordinator.h"
 #include "sync/daemon_record.h"
+#include "sync/invitation_token.h"
 
 namespace vsnap::cli {
 namespace {
@@ -22,6 +26,8 @@ struct Options {
   std::string pool;
   std::string directory;
   std::vector<std::string> mount_options;
+  std::string listen;
+  std::string lease;
   bool foreground = false;
 };
 
@@ -126,6 +132,23 @@ Result<std::string> check_mount_point(const std::string& pool, const std::string
   return path;
 }
 
+Result<> parse_sharing(const Options& options, DaemonOptions& out) {
+  if (options.listen.empty()) {
+    if (options.lease.empty()) return {};
+    return failure(ErrorKind::usage, "mount: --lease is for a pool that is shared (--listen)");
+  }
+  if (out.degraded) return failure(ErrorKind::usage, "mount: what is mounted degraded is not shared");
+  VSNAP_TRY(check_address("mount --listen", options.listen));
+  out.listen = options.listen;
+  if (options.lease.empty()) return {};
+  VSNAP_TRY_ASSIGN(out.lease_ns, parse_duration(options.lease));
+  if (out.lease_ns >= Coordinator::kShortestLease_ns && out.lease_ns <= Coordinator::kLongestLease_ns)
+    return {};
+  return failure(ErrorKind::usage, fmt::format("mount --lease {}: from {} to {}", options.lease,
+                                               format_duration(Coordinator::kShortestLease_ns),
+                                               format_duration(Coordinator::kLongestLease_ns)));
+}
+
 Result<int> run(const CommonOptions& common, const Options& options) {
   DaemonOptions daemon;
   if (!registry_find(options.pool) && valid_name(options.directory) &&
@@ -135,6 +158,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   }
   VSNAP_TRY(check_name("pool", options.pool));
   VSNAP_TRY(parse_mount_options(options.mount_options, daemon));
+  VSNAP_TRY(parse_sharing(options, daemon));
+  VSNAP_TRY(check_not_guest(options.pool));
   if (const auto running = live_daemon(Env::real(), options.pool)) {
     return failure(ErrorKind::busy,
                    fmt::format("{0}: mounted already, at {1} by pid {2} (vsnap umount {0} unmounts it)",
@@ -159,12 +184,15 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_mount(Program& program) {
-  Command command =
-      program.add("mount", "POOL DIR [-o OPTIONS] [-f]", "Show a pool as a directory of files.");
+  Command command = program.add("mount", "POOL DIR [-o OPTIONS] [-f] [--listen ADDRESS [--lease DURATION]]",
+                                "Show a pool as a directory of files.");
   auto options = std::make_shared<Options>();
   command.argument("POOL", options->pool);
   command.argument("DIR", options->directory);
   command.repeated_option("-o", options->mount_options, kOptions, "OPT,OPT");
+  command.option("--listen", options->listen, "share the pool with other hosts, at tcp://ADDR:PORT",
+                 "ADDRESS");
+  command.option("--lease", options->lease, "of those hosts; 10s", "DURATION");
   command.flag("-f,--foreground", options->foreground, "stay in the foreground, log to standard error");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }

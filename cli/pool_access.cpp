@@ -16,6 +16,7 @@
 #include "cli/pool_daemon.h"
 #include "cli/registry.h"
 #include "cli/resuming_sink.h"
+#include "cli/shared_pool.h"
 
 namespace vsnap::cli {
 namespace {
@@ -88,6 +89,7 @@ Result<PoolAccess> PoolAccess::open(const std::string& pool, bool for_check) {
 }
 
 Result<> PoolAccess::open_own() {
+  VSNAP_TRY(check_not_guest(name_));
   VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(name_));
   VSNAP_TRY(check_members_present(entry));
   OpenPoolOptions options;

@@ -10,6 +10,7 @@
 #include "cli/own_mount.h"
 #include "cli/pool_access.h"
 #include "cli/registry.h"
+#include "cli/shared_pool.h"
 
 namespace vsnap::cli {
 namespace {
@@ -156,7 +157,17 @@ Result<int> run_attach(const CommonOptions& common, const std::vector<std::strin
   return 0;
 }
 
+// Of a pool that another host coordinates; its member entry, if there is one too, stays.
+Result<int> detach_shared(const CommonOptions& common, const std::string& name) {
+  VSNAP_TRY(shared_pool_remove(name));
+  if (common.json) print_json({{"name", name}});
+  return 0;
+}
+
 Result<int> run_detach(const CommonOptions& common, const std::string& name) {
+  if (const auto shared = shared_pool_find(name);
+      shared ? shared->has_value() : shared.error().kind == ErrorKind::damaged)
+    return detach_shared(common, name);
   VSNAP_TRY(registry_find(name));
   if (const auto daemon = live_daemon(Env::real(), name)) {
     return failure(ErrorKind::busy, fmt::format("{0}: mounted at {1} by pid {2} (vsnap umount {0} first)",

@@ -1,6 +1,5 @@
 #include "cli/registry.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "cli/state_file.h"
 #include "core/names.h"
 #include "core/pool.h"
 
@@ -26,30 +26,6 @@ Result<std::string> entry_path(const std::string& pool) {
   VSNAP_TRY(check_name("pool", pool));
   VSNAP_TRY_ASSIGN(const std::string dir, pools_dir());
   return dir + "/" + pool + ".json";
-}
-
-Result<> write_synced(const std::string& path, const std::string& text) {
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
-  if (fd < 0) return system_failure(errno, path);
-  int code = 0;
-  for (std::size_t at = 0; at < text.size() && code == 0;) {
-    const ssize_t n = ::write(fd, text.data() + at, text.size() - at);
-    if (n < 0 && errno != EINTR) code = errno;
-    if (n > 0) at += static_cast<std::size_t>(n);
-  }
-  if (code == 0 && ::fsync(fd) != 0) code = errno;
-  ::close(fd);
-  if (code != 0) return system_failure(code, path);
-  return {};
-}
-
-Result<> sync_directory(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return system_failure(errno, path);
-  const int code = ::fsync(fd) != 0 ? errno : 0;
-  ::close(fd);
-  if (code != 0) return system_failure(code, path);
-  return {};
 }
 
 Failure no_such_pool(const std::string& pool) {
@@ -139,34 +115,19 @@ Result<> registry_save(const RegistryEntry& entry, bool must_be_new) {
   } catch (const nlohmann::json::exception&) {
     return failure(ErrorKind::usage, fmt::format("{}: the path of a member is not UTF-8", entry.pool));
   }
-  const std::string dir = fs::path(path).parent_path().string();
-  std::error_code made;
-  fs::create_directories(dir, made);
-  if (made) return system_failure(made.value(), dir);
-  const std::string fresh = fmt::format("{}.{}.new", path, ::getpid());
-  const auto written = write_synced(fresh, text);
-  int code = 0;
-  if (written && must_be_new) { // link, unlike rename, never replaces
-    code = ::link(fresh.c_str(), path.c_str()) != 0 ? errno : 0;
-  } else if (written) {
-    code = ::rename(fresh.c_str(), path.c_str()) != 0 ? errno : 0;
-  }
-  ::unlink(fresh.c_str());
-  VSNAP_TRY(written);
-  if (code == EEXIST) {
-    return failure(ErrorKind::busy, EEXIST,
-                   fmt::format("{0}: a pool of this name is known here already (vsnap pool status "
-                               "{0})",
-                               entry.pool));
-  }
-  if (code != 0) return system_failure(code, path);
-  return sync_directory(dir);
+  auto written = write_state_file(path, text, must_be_new);
+  if (written || !must_be_new || written.error().errno_value != EEXIST) return written;
+  return failure(ErrorKind::busy, EEXIST,
+                 fmt::format("{0}: a pool of this name is known here already (vsnap pool status "
+                             "{0})",
+                             entry.pool));
 }
 
 Result<> registry_remove(const std::string& pool) {
   VSNAP_TRY_ASSIGN(const std::string path, entry_path(pool));
-  if (::unlink(path.c_str()) != 0) return errno == ENOENT ? no_such_pool(pool) : system_failure(errno, path);
-  return sync_directory(fs::path(path).parent_path().string());
+  auto removed = remove_state_file(path);
+  if (!removed && removed.error().errno_value == ENOENT) return no_such_pool(pool);
+  return removed;
 }
 
 Result<> check_members_present(const RegistryEntry& entry) {

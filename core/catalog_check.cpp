@@ -5,6 +5,7 @@
 
 #include "core/catalog.h"
 #include "core/format.h"
+#include "core/host_rows.h"
 #include "core/names.h"
 #include "core/snapshot_level.h"
 
@@ -78,6 +79,7 @@ Result<> CatalogCheck::run(const Progress& progress) {
   }
   check_properties();
   check_holds();
+  check_hosts();
   VSNAP_TRY(check_extents(progress));
   check_space();
   check_levels();
@@ -94,6 +96,7 @@ void CatalogCheck::repair() {
   for (const ObjectId snapshot : wrong_levels_) catalog::level_rows::erase(db_, snapshot);
   for (const property_rows::Row& row : wrong_properties_) property_rows::erase(db_, row);
   for (const hold_rows::Row& row : wrong_holds_) hold_rows::erase(db_, row.snapshot, row.tag);
+  for (const std::string& statement : removals_of_hosts_) db_.exec(statement);
   repaired_ = true;
   for (Finding& finding : report_.findings) finding.repaired = finding.repaired || finding.repairable;
 }
@@ -266,6 +269,13 @@ void CatalogCheck::check_holds() {
     else
       continue;
     wrong_holds_.push_back(row);
+  }
+}
+
+void CatalogCheck::check_hosts() {
+  for (const host_rows::Wrong& wrong : host_rows::wrong_rows(db_)) {
+    find(wrong.what, true);
+    removals_of_hosts_.push_back(wrong.remove);
   }
 }
 

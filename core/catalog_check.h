@@ -69,6 +69,7 @@ class CatalogCheck {
   void check_levels();
   void check_properties();
   void check_holds();
+  void check_hosts();
 
   SQLite::Database& db_;
   const Superblock layout_;
@@ -91,6 +92,7 @@ class CatalogCheck {
   std::vector<ObjectId> wrong_levels_; // rows to be deleted
   std::vector<property_rows::Row> wrong_properties_; // rows to be deleted
   std::vector<hold_rows::Row> wrong_holds_;
+  std::vector<std::string> removals_of_hosts_;
 };
 
 } // namespace vsnap

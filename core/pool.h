@@ -21,6 +21,7 @@
 #include "core/env.h"
 #include "core/error.h"
 #include "core/exported_map.h"
+#include "core/host.h"
 #include "core/names.h"
 #include "core/owner_record.h"
 #include "core/properties.h"
@@ -148,6 +149,7 @@ class Pool {
   // Description
   [[nodiscard]] virtual std::string name() const = 0;
   virtual PoolStatus status() = 0;
+  [[nodiscard]] virtual std::uint64_t generation() { return status().generation; } // cheap
   [[nodiscard]] virtual std::vector<ViewInfo>
   list() = 0; // volumes by name, each followed by its snapshots, oldest first
   [[nodiscard]] virtual Result<ViewInfo> find(const ViewName& name) = 0;
@@ -261,6 +263,25 @@ class Pool {
   // one. May read the index of volumes that have a limit.
   enum class Figures { known, exact };
   virtual void count_snapshot_space(Figures /*wanted*/) {}
+  // Hosts that share the pool (host.h).
+  [[nodiscard]] virtual Result<Hosts> hosts() { return Hosts{}; }
+  // By a coordinator that starts: its epoch, which is durable and higher than any before.
+  [[nodiscard]] virtual Result<std::uint64_t> begin_reign() { return system_failure(ENOTSUP, "hosts"); }
+  // `name`: that the host is to have; empty: as it likes.
+  [[nodiscard]] virtual Result<Invitation> invite(const HostKey& /*key*/, const std::string& /*name*/,
+                                                  std::int64_t /*valid_ns*/) {
+    return system_failure(ENOTSUP, "hosts");
+  }
+  // Uses an invitation up. A host of that key that is in already stays as it is. Kind failed, EACCES: there
+  // is no such invitation, or not any more.
+  [[nodiscard]] virtual Result<HostInfo> join(const HostKey& /*invited*/, const std::string& /*wished_name*/,
+                                              const HostKey& /*key*/) {
+    return system_failure(ENOTSUP, "hosts");
+  }
+  // The host of that name, and invitations for one: what goes, or went.
+  [[nodiscard]] virtual Result<Hosts> revoke(const std::string& /*name*/, bool /*dry_run*/) {
+    return system_failure(ENOTSUP, "hosts");
+  }
 
   struct RemoveOptions {
     bool recursive = false; // volumes with their snapshots

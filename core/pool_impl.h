@@ -5,6 +5,7 @@
 //   pool_preserve.cpp (a second image while programs write to the first)
 //   pool_full.cpp (full-sized snapshots, split)   pool_copying.cpp (their copies)   pool_refresh.cpp
 //   pool_properties.cpp   pool_limit.cpp (the limit on the space of snapshots)   pool_hold.cpp
+//   pool_hosts.cpp (hosts that share it)
 //   flatten.cpp   diff.cpp   check.cpp
 //
 // Lock order: core/README.md. handle_closed() may need the config lock, so no handle is closed under any
@@ -48,6 +49,7 @@ class PoolImpl final : public Pool {
   void settle() override;
   [[nodiscard]] std::string name() const override { return name_; }
   PoolStatus status() override;
+  [[nodiscard]] std::uint64_t generation() override { return generation_.load(); }
   [[nodiscard]] std::vector<ViewInfo> list() override;
   Result<ViewInfo> find(const ViewName& name) override;
   Result<ViewInfo> info(ObjectId id) override;
@@ -84,6 +86,11 @@ class PoolImpl final : public Pool {
   Result<std::vector<PropertyInfo>> properties(const std::string& volume) override;
   Result<> hold(std::span<const ViewName> names, const std::string& tag) override;
   Result<> release_hold(std::span<const ViewName> names, const std::string& tag) override;
+  Result<Hosts> hosts() override;
+  Result<std::uint64_t> begin_reign() override;
+  Result<Invitation> invite(const HostKey& key, const std::string& name, std::int64_t valid_ns) override;
+  Result<HostInfo> join(const HostKey& invited, const std::string& wished, const HostKey& key) override;
+  Result<Hosts> revoke(const std::string& name, bool dry_run) override;
   void count_snapshot_space(Figures wanted) override;
   void stop_waiting() override;
   Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;

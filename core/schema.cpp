@@ -111,6 +111,20 @@ CREATE TABLE hold(              -- what keeps snapshots from being removed (vsna
   created  INTEGER NOT NULL,
   PRIMARY KEY(snapshot, tag)
 ) WITHOUT ROWID;
+
+CREATE TABLE host(              -- that share the pool (vsnap host)
+  id     INTEGER PRIMARY KEY,   -- never used twice
+  name   TEXT NOT NULL UNIQUE,
+  key    BLOB NOT NULL UNIQUE,  -- its public key: 32 bytes, of CURVE
+  joined INTEGER NOT NULL
+);
+
+CREATE TABLE invitation(        -- for hosts that may join, each for one
+  key     BLOB PRIMARY KEY,     -- the public key of a pair that is used once
+  name    TEXT,                 -- that the host is to have; NULL: as it likes
+  created INTEGER NOT NULL,
+  expires INTEGER NOT NULL
+) WITHOUT ROWID;
 )sql";
 
 } // namespace vsnap::schema

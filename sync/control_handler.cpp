@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <algorithm>
 
+#include "sync/host_list.h"
+
 namespace vsnap {
 namespace {
 
@@ -485,6 +487,22 @@ Result<ControlReply> dispatch_copies(Pool& pool, const ControlRequest& request, 
   return refresh(pool, request.refresh());
 }
 
+// Of a pool that has no coordinator running, which answers these itself (coordinator.h).
+Result<ControlReply> dispatch_hosts(Pool& pool, const ControlRequest& request) {
+  if (request.has_invite_host()) {
+    return failure(ErrorKind::failed, ENOTCONN,
+                   fmt::format("{0}: not shared, so nobody could come in (vsnap mount {0} DIR --listen "
+                               "tcp://ADDRESS:PORT shares it)",
+                               pool.name()));
+  }
+  VSNAP_TRY_ASSIGN(const Hosts hosts, request.has_list_hosts()
+                                          ? pool.hosts()
+                                          : host_list::revoke(pool, request.revoke_host(), request.again()));
+  ControlReply reply;
+  *reply.mutable_hosts() = host_list::of(hosts, Env::real().wall_clock_ns());
+  return reply;
+}
+
 // Properties and holds.
 Result<ControlReply> dispatch_settings(Pool& pool, const ControlRequest& request) {
   if (request.has_set_properties()) return set_properties(pool, request.set_properties());
@@ -493,10 +511,17 @@ Result<ControlReply> dispatch_settings(Pool& pool, const ControlRequest& request
   return hold(pool, request.release_hold(), true);
 }
 
+Progress progress_to(ControlSink& sink) {
+  return [&sink](std::uint64_t at, std::uint64_t total) { return sink.progress(at, total); };
+}
+
+Failure unknown_operation() {
+  return failure(ErrorKind::usage,
+                 "unknown operation (the daemon and the command are of different versions)");
+}
+
 Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, ControlSink& sink) {
-  const Progress progress = [&sink](std::uint64_t at, std::uint64_t total) {
-    return sink.progress(at, total);
-  };
+  const Progress progress = progress_to(sink);
   switch (request.operation_case()) {
     case ControlRequest::kStatus:
       return status(pool);
@@ -551,6 +576,10 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
     case ControlRequest::kHold:
     case ControlRequest::kReleaseHold:
       return dispatch_settings(pool, request);
+    case ControlRequest::kInviteHost:
+    case ControlRequest::kListHosts:
+    case ControlRequest::kRevokeHost:
+      return dispatch_hosts(pool, request);
     case ControlRequest::kPing:
     case ControlRequest::kShutdown:
     case ControlRequest::kUpgrade:
@@ -559,8 +588,7 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
     case ControlRequest::OPERATION_NOT_SET:
       break;
   }
-  return failure(ErrorKind::usage,
-                 "unknown operation (the daemon and the command are of different versions)");
+  return unknown_operation();
 }
 
 Result<ControlReply> execute_once(Pool& pool, const ControlRequest& request, ControlSink& sink) {

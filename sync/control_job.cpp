@@ -15,11 +15,12 @@ Error handed_over(const std::string& pool) {
 ControlJob::ControlJob(std::string peer, wire::ControlRequest request, std::function<void()> wake)
     : peer_(std::move(peer)), request_(std::move(request)), wake_(std::move(wake)) {}
 
-void ControlJob::run(Pool& pool) {
+void ControlJob::run(Pool& pool, const Answerer& before_pool) {
   wire::ControlMessage message;
   message.set_version(wire::kProtocolVersion);
   try {
-    *message.mutable_reply() = execute(pool, request_, *this);
+    auto reply = before_pool ? before_pool(request_) : std::nullopt;
+    *message.mutable_reply() = reply ? std::move(*reply) : execute(pool, request_, *this);
   } catch (
       const std::exception& e) { // nothing below should throw; a stray must not end the daemon and its I/O
     log::error("control request failed: {}", e.what());

@@ -29,7 +29,9 @@ class ControlJob final : private ControlSink {
   ControlJob(std::string peer, wire::ControlRequest request, std::function<void()> wake);
 
   [[nodiscard]] const std::string& peer() const { return peer_; }
-  void run(Pool& pool);                 // queues the reply
+  using Answerer = std::function<std::optional<wire::ControlReply>(const wire::ControlRequest&)>;
+  // Queues the reply: that of `before_pool`, if it has one.
+  void run(Pool& pool, const Answerer& before_pool);
   void cancel() VSNAP_EXCLUDES(mutex_); // asks a long operation to stop
   // The same, for a successor to be asked: one that gave up for it says so.
   void hand_over() VSNAP_EXCLUDES(mutex_);

@@ -340,7 +340,7 @@ void Server::worker() {
       job = std::move(waiting_.front());
       waiting_.pop_front();
     }
-    job->run(pool_);
+    job->run(pool_, options_.before_pool);
   }
 }
 

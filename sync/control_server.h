@@ -20,10 +20,12 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "core/pool.h"
 #include "sync/daemon_record.h"
+#include "sync/protocol.pb.h"
 
 namespace vsnap {
 
@@ -34,6 +36,8 @@ class ControlServer {
     std::function<void()> on_shutdown; // somebody asks the daemon to stop; must not block
     // Somebody asks for that program in its place; must not block. An error is the answer.
     std::function<Result<>(const std::string& program)> on_upgrade = {};
+    // Asked before the pool, by a worker: nullopt: the pool is to answer. Empty: there is nobody else.
+    std::function<std::optional<wire::ControlReply>(const wire::ControlRequest& request)> before_pool = {};
   };
   static constexpr std::size_t kMaxJobs = 256;
   static constexpr std::size_t kMaxWorkers = 16;

@@ -40,6 +40,15 @@ TEST_CASE_METHOD(Fixture, "wrong usage is exit code 2") {
   CHECK(run({"mount", "lab", "/", "-o", "bogus"}) == 2);
   CHECK(run({"mount", "lab", "/", "-o", "threads=0"}) == 2);
   CHECK(run({"mount", "lab", "/", "-o", "direct=maybe"}) == 2);
+  CHECK(run({"mount", "lab", "/", "--listen", "tcp://*:7800"}) == 2);
+  CHECK(run({"mount", "lab", "/", "--lease", "5s"}) == 2); // of whom?
+  CHECK(run({"mount", "lab", "/", "--listen", "tcp://10.0.0.1:7800", "--lease", "1ms"}) == 2);
+  CHECK(run({"mount", "lab", "/", "--listen", "tcp://10.0.0.1:7800", "-o", "degraded"}) == 2);
+  CHECK(run({"host"}) == 2);
+  CHECK(run({"host", "invite", "lab", "--expires", "soon"}) == 2);
+  CHECK(run({"host", "invite", "lab", "--name", "../x"}) == 2);
+  CHECK(run({"host", "join", "vsnap-join-1.xyz"}) == 2);
+  CHECK(run({"host", "revoke", "lab", "a/b"}) == 2);
   CHECK(run({"map", "lab/v", "--sector-size", "513"}) == 2);
   CHECK(run({"--json"}) == 2);
 }
@@ -49,6 +58,9 @@ TEST_CASE_METHOD(Fixture, "a pool that is not known is exit code 3") {
   CHECK(run({"create", "lab/v", "--size", "5"}) == 3);
   CHECK(run({"create", "--size", "5", "--json", "lab/v"}) == 3);
   CHECK(run({"pool", "status", "lab"}) == 3);
+  CHECK(run({"host", "list", "lab"}) == 3);
+  CHECK(run({"host", "invite", "lab"}) == 3);
+  CHECK(run({"host", "revoke", "lab", "beta", "-y"}) == 3);
   CHECK(run({"pool", "destroy", "lab", "-y"}) == 3);
   CHECK(run({"mount", "lab", "/"}) == 3);
   CHECK(run({"umount", "lab"}) == 3);

@@ -73,6 +73,8 @@ TEST_CASE("options go over as they are, and unknown ones are left out") {
   options.restart = false;
   options.threads = 64;
   options.cache_bytes = 1ULL << 33;
+  options.listen = "tcp://10.0.0.1:7800";
+  options.lease_ns = 5'000'000'000;
   options.descriptors = 66;
   options.held_members = 3;
   options.keeper_pid = 4711;
@@ -83,6 +85,8 @@ TEST_CASE("options go over as they are, and unknown ones are left out") {
   CHECK(got.members == options.members);
   CHECK_FALSE(got.restart);
   CHECK(got.cache_bytes == options.cache_bytes);
+  CHECK(got.listen == options.listen);
+  CHECK(got.lease_ns == options.lease_ns);
   CHECK_FALSE(options_of("nonsense"));
   CHECK_FALSE(options_of("{}"));
   options.mount_point = "/mnt/\xff";
