@@ -19,6 +19,8 @@
 #include "fuse/session.h"
 #include "sync/control_server.h"
 #include "sync/coordinator.h"
+#include "sync/joined_pool.h"
+#include "sync/view_exports.h"
 
 namespace vsnap::cli {
 namespace {
@@ -50,7 +52,7 @@ Result<DaemonRecord> make_record(Pool& pool, const DaemonOptions& options) {
   VSNAP_TRY_ASSIGN(const std::string socket, control_socket_path(options.pool));
   DaemonRecord record = own_record(Env::real(), options.pool, pool.status().uuid, options.mount_point, socket,
                                    options.keeper_pid);
-  record.first_member = options.members.front();
+  if (!options.members.empty()) record.first_member = options.members.front();
   return record;
 }
 
@@ -68,6 +70,7 @@ class Daemon {
 
  private:
   Result<> open_pool(std::vector<int> held);
+  Result<> open_joined();
   Result<> serve();
   Result<> start_coordinator(bool again);
   Result<std::unique_ptr<ControlServer>> start_server();
@@ -82,18 +85,37 @@ class Daemon {
   const std::function<void()>& ready_;
   StopWatch watch_;
   std::unique_ptr<Pool> pool_;
+  JoinedPool* joined_ = nullptr; // pool_, where another host coordinates it
   DaemonRecord record_;
   std::unique_ptr<KernelMount> mount_; // until the session has it
   std::unique_ptr<MountSession> session_;
-  std::unique_ptr<Coordinator> coordinator_; // where the pool is shared
-  std::atomic<bool> kept_{false};            // the mount has a keeper
+  std::unique_ptr<ViewExports> exports_; // where the pool is shared, as the next
+  std::unique_ptr<Coordinator> coordinator_;
+  std::atomic<bool> kept_{false}; // the mount has a keeper
   enum class Wanted { nothing, end, successor };
   std::atomic<Wanted> wanted_{Wanted::nothing}; // the first that somebody asked for
   bool handed_over_ = false;
 };
 
+Result<> Daemon::open_joined() {
+  VSNAP_TRY_ASSIGN(const auto shared, shared_pool_find(options_.pool));
+  if (!shared || to_string(shared->uuid) != options_.uuid)
+    return failure(ErrorKind::not_found,
+                   fmt::format("{}: this host is no guest of it any more", options_.pool));
+  JoinedPool::Options open;
+  open.link = {options_.pool, shared->uuid, shared->address, shared->server_key, {}};
+  VSNAP_TRY_ASSIGN(open.link.own, host_key());
+  open.members = options_.members;
+  open.only = options_.only;
+  VSNAP_TRY_ASSIGN(auto pool, JoinedPool::open(Env::real(), std::move(open)));
+  joined_ = pool.get();
+  pool_ = std::move(pool);
+  return {};
+}
+
 // A successor takes the members as the registry knows them now: some may have been added.
 Result<> Daemon::open_pool(std::vector<int> held) {
+  if (options_.joined) return open_joined();
   OpenPoolOptions open;
   open.member_paths = options_.members;
   if (const auto entry = registry_find(options_.pool); mount_ && entry && entry->uuid == options_.uuid)
@@ -209,6 +231,11 @@ Result<> Daemon::start_coordinator(bool again) {
     coordinator.address = options_.listen;
     coordinator.keep_trying = again;
     if (options_.lease_ns != 0) coordinator.lease_ns = options_.lease_ns;
+    VSNAP_TRY_ASSIGN(exports_, ViewExports::start(*pool_, Env::real(), coordinator.lease_ns));
+    coordinator.listener = exports_.get();
+    coordinator.serve = [this](const HostInfo& host, const wire::LinkRequest& request) {
+      return exports_->serve(host, request);
+    };
     VSNAP_TRY_ASSIGN(coordinator.key, host_key());
     VSNAP_TRY_ASSIGN(coordinator_, Coordinator::start(*pool_, Env::real(), std::move(coordinator)));
     return {};
@@ -223,6 +250,10 @@ Result<std::unique_ptr<ControlServer>> Daemon::start_server() {
   options.identity = record_;
   options.on_shutdown = [this] { watch_.request(); };
   options.on_upgrade = [this](const std::string& program) { return hand_over(program); };
+  if (joined_ != nullptr)
+    options.before_pool = [this](const wire::ControlRequest& request) {
+      return std::optional(joined_->forward(request));
+    };
   if (coordinator_)
     options.before_pool = [this](const wire::ControlRequest& request) {
       return coordinator_->answer(request);
@@ -245,6 +276,7 @@ Result<> Daemon::serve() {
   const Result<> result = serve_mount(*server, again);
   server->stop();
   coordinator_.reset(); // nobody asks it any more
+  exports_.reset();
   session_.reset();
   if (handed_over_ || (again && !result)) return result;
   leave_last_words(record_, false, {});
@@ -276,6 +308,8 @@ Result<> Daemon::run(Inheritance inheritance) {
   VSNAP_TRY_ASSIGN(record_, make_record(*pool_, options_));
   const auto served = serve();
   session_.reset(); // where it was made and something else failed
+  coordinator_.reset();
+  exports_.reset();
   const auto closed = close_pool();
   VSNAP_TRY(served);
   return closed;

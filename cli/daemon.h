@@ -2,7 +2,8 @@
 // it dies, its successor.
 //
 // Invariants
-// 1. Set up in the order pool, coordinator, control socket, mount, record; a successor has the mount first, and its open
+// 1. Set up in the order pool, coordinator, control socket, mount, record; a successor has the mount first,
+// and its open
 //    files before the control socket. Torn down the other way round. Whatever step fails, the earlier ones
 //    are undone.
 // 2. SIGTERM, SIGINT, a shutdown request and an unmount from outside all end in the same orderly stop.
@@ -38,6 +39,8 @@ struct DaemonOptions {
   bool background = false;       // its messages go to the log
   unsigned threads = 0;          // 0: default
   std::uint64_t cache_bytes = 0; // 0: default
+  bool joined = false;           // another host coordinates the pool (shared_pool.h)
+  std::vector<std::string> only; // of a joined pool: see JoinedPool::Options
   std::string listen = {};       // tcp://ADDR:PORT at which it coordinates other hosts; empty: it does not
   std::int64_t lease_ns = 0;     // of those hosts; 0: default
   std::size_t descriptors = 0;   // that the keeper gives of the mount

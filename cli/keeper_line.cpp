@@ -115,6 +115,8 @@ Result<std::string> text_of(const DaemonOptions& options) {
                                    {"background", options.background},
                                    {"threads", options.threads},
                                    {"cache_bytes", options.cache_bytes},
+                                   {"joined", options.joined},
+                                   {"only", options.only},
                                    {"listen", options.listen},
                                    {"lease_ns", options.lease_ns},
                                    {"descriptors", options.descriptors},
@@ -145,6 +147,8 @@ Result<DaemonOptions> options_of(const std::string& text) {
     options.background = json.value("background", false);
     options.threads = json.value("threads", 0U);
     options.cache_bytes = json.value("cache_bytes", std::uint64_t{0});
+    options.joined = json.value("joined", false);
+    options.only = json.value("only", std::vector<std::string>{});
     options.listen = json.value("listen", "");
     options.lease_ns = json.value("lease_ns", std::int64_t{0});
     options.descriptors = json.value("descriptors", std::size_t{0});

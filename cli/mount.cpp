@@ -10,10 +10,12 @@
 #include "cli/command.h"
 #include "cli/duration.h"
 #include "cli/keeper.h"
+#include "cli/member_search.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"
 #include "cli/registry.h"
 #include "cli/shared_pool.h"
+#include "core/names.h"
 #include "fuse/unmount.h"
 #include "sync/coordinator.h"
 #include "sync/daemon_record.h"
@@ -28,6 +30,7 @@ struct Options {
   std::vector<std::string> mount_options;
   std::string listen;
   std::string lease;
+  std::vector<std::string> only;
   bool foreground = false;
 };
 
@@ -149,6 +152,35 @@ Result<> parse_sharing(const Options& options, DaemonOptions& out) {
                                                format_duration(Coordinator::kLongestLease_ns)));
 }
 
+// What there is to mount, and where its members are. A pool that another host coordinates is mounted as it
+// lets this one.
+Result<> find_pool(const Options& options, DaemonOptions& daemon) {
+  daemon.pool = options.pool;
+  VSNAP_TRY_ASSIGN(const auto shared, shared_pool_find(options.pool));
+  if (!shared) {
+    if (!options.only.empty())
+      return failure(ErrorKind::usage, "mount: --only is for a pool that another host coordinates");
+    VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(options.pool));
+    if (!daemon.degraded) VSNAP_TRY(check_members_present(entry));
+    daemon.members = entry.members;
+    daemon.uuid = entry.uuid;
+    return {};
+  }
+  if (!options.listen.empty() || daemon.degraded) {
+    return failure(ErrorKind::busy, fmt::format("{}: {} coordinates it, so here it is neither shared on nor "
+                                                "mounted degraded",
+                                                options.pool, shared->address));
+  }
+  for (const std::string& name : options.only) {
+    VSNAP_TRY_ASSIGN(const ViewName view, parse_view_name(name));
+    daemon.only.push_back(view.text());
+  }
+  daemon.joined = true;
+  daemon.members = shared->members.empty() ? find_members(Env::real(), shared->uuid) : shared->members;
+  daemon.uuid = to_string(shared->uuid);
+  return {};
+}
+
 Result<int> run(const CommonOptions& common, const Options& options) {
   DaemonOptions daemon;
   if (!registry_find(options.pool) && valid_name(options.directory) &&
@@ -159,18 +191,13 @@ Result<int> run(const CommonOptions& common, const Options& options) {
   VSNAP_TRY(check_name("pool", options.pool));
   VSNAP_TRY(parse_mount_options(options.mount_options, daemon));
   VSNAP_TRY(parse_sharing(options, daemon));
-  VSNAP_TRY(check_not_guest(options.pool));
   if (const auto running = live_daemon(Env::real(), options.pool)) {
     return failure(ErrorKind::busy,
                    fmt::format("{0}: mounted already, at {1} by pid {2} (vsnap umount {0} unmounts it)",
                                options.pool, running->mount_point, running->pid));
   }
-  VSNAP_TRY_ASSIGN(const RegistryEntry entry, registry_find(options.pool));
-  if (!daemon.degraded) VSNAP_TRY(check_members_present(entry));
+  VSNAP_TRY(find_pool(options, daemon));
   VSNAP_TRY_ASSIGN(daemon.mount_point, check_mount_point(options.pool, options.directory));
-  daemon.pool = options.pool;
-  daemon.members = entry.members;
-  daemon.uuid = entry.uuid;
   if (options.foreground) {
     VSNAP_TRY(run_keeper(daemon, [&] { ::sd_notify(0, "READY=1"); }));
   } else {
@@ -184,8 +211,9 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 } // namespace
 
 void register_mount(Program& program) {
-  Command command = program.add("mount", "POOL DIR [-o OPTIONS] [-f] [--listen ADDRESS [--lease DURATION]]",
-                                "Show a pool as a directory of files.");
+  Command command = program.add(
+      "mount", "POOL DIR [-o OPTIONS] [-f] [--listen ADDRESS [--lease DURATION]] [--only NAME]...",
+      "Show a pool as a directory of files.");
   auto options = std::make_shared<Options>();
   command.argument("POOL", options->pool);
   command.argument("DIR", options->directory);
@@ -193,6 +221,9 @@ void register_mount(Program& program) {
   command.option("--listen", options->listen, "share the pool with other hosts, at tcp://ADDR:PORT",
                  "ADDRESS");
   command.option("--lease", options->lease, "of those hosts; 10s", "DURATION");
+  command.repeated_option("--only", options->only,
+                          "of a pool that another host coordinates: that snapshot, or those of that volume",
+                          "NAME");
   command.flag("-f,--foreground", options->foreground, "stay in the foreground, log to standard error");
   program.on(command, [options](const CommonOptions& common) { return run(common, *options); });
 }

@@ -20,13 +20,23 @@ Result<> FetchedView::reserve(std::uint64_t, std::uint64_t, bool) { return read_
 Result<std::size_t> FetchedView::read(std::uint64_t offset, std::span<std::byte> out) {
   if (offset >= info_.size_bytes) return std::size_t{0};
   out = out.first(static_cast<std::size_t>(std::min<std::uint64_t>(out.size(), info_.size_bytes - offset)));
-  VSNAP_TRY(source_.check_valid());
+  for (;;) {
+    VSNAP_TRY_ASSIGN(const std::uint64_t session, source_.session());
+    auto read = read_in(session, offset, out);
+    VSNAP_TRY_ASSIGN(const std::uint64_t after, source_.session());
+    if (after != session) continue; // places may have been given away while they were read
+    VSNAP_TRY(read);
+    return out.size();
+  }
+}
+
+Result<> FetchedView::read_in(std::uint64_t session, std::uint64_t offset, std::span<std::byte> out) {
   for (std::size_t done = 0; done < out.size();) {
     const std::uint64_t at = offset + done;
     const std::uint64_t in_region = kRegionBytes - at % kRegionBytes;
     const std::span<std::byte> part =
         out.subspan(done, static_cast<std::size_t>(std::min<std::uint64_t>(in_region, out.size() - done)));
-    VSNAP_TRY_ASSIGN(const Map map, map_of(RegionIndex(at / kRegionBytes)));
+    VSNAP_TRY_ASSIGN(const Map map, map_of(session, RegionIndex(at / kRegionBytes)));
     if (map) {
       VSNAP_TRY(read_region(*map, at, part));
     } else {
@@ -36,8 +46,7 @@ Result<std::size_t> FetchedView::read(std::uint64_t offset, std::span<std::byte>
     }
     done += part.size();
   }
-  VSNAP_TRY(source_.check_valid()); // places may have been given away while they were read
-  return out.size();
+  return {};
 }
 
 Result<> FetchedView::read_region(const RegionMap& map, std::uint64_t offset, std::span<std::byte> out) {
@@ -54,9 +63,10 @@ Result<> FetchedView::read_region(const RegionMap& map, std::uint64_t offset, st
   return {};
 }
 
-Result<FetchedView::Map> FetchedView::map_of(RegionIndex region) {
+Result<FetchedView::Map> FetchedView::map_of(std::uint64_t session, RegionIndex region) {
   {
     MutexLock lock(mutex_);
+    forget_other(session);
     if (const auto found = kept_.find(region); found != kept_.end()) {
       used_.splice(used_.begin(), used_, found->second.use);
       return found->second.map;
@@ -66,8 +76,16 @@ Result<FetchedView::Map> FetchedView::map_of(RegionIndex region) {
   if (!fetched) return Map();
   const auto map = std::make_shared<const RegionMap>(std::move(*fetched));
   MutexLock lock(mutex_);
-  keep(region, map);
+  if (session == session_) keep(region, map);
   return map;
+}
+
+void FetchedView::forget_other(std::uint64_t session) {
+  if (session <= session_) return; // a thread of the session before comes late
+  kept_.clear();
+  used_.clear();
+  runs_ = 0;
+  session_ = session;
 }
 
 void FetchedView::keep(RegionIndex region, const Map& map) {

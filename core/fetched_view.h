@@ -2,8 +2,9 @@
 // data is read from the members here. What has no map that stays is read through the other host.
 //
 // Invariants
-// 1. What is read is what the snapshot holds: a map is used as long as the other host keeps the snapshot open
-//    for this one (exported_map.h), and not after MapSource::check_valid() has failed.
+// 1. What is read is what the snapshot holds: a map is used only in the session (MapSource::session()) in
+//    which it was fetched, in which the other host keeps the snapshot open for this one (exported_map.h).
+//    What was read across the end of a session is read again.
 // 2. Read again, a region costs no message, as long as its map is kept: kMaxRuns are, of those used last.
 // Threads: any, as of every View.
 #pragma once
@@ -31,8 +32,8 @@ class MapSource {
                                                                        std::uint64_t offset) = 0;
   [[nodiscard]] virtual Result<std::optional<std::uint64_t>> seek_hole(ObjectId view,
                                                                        std::uint64_t offset) = 0;
-  // Whether what was fetched may still be used. Asked before data is read and after it was: cheap.
-  [[nodiscard]] virtual Result<> check_valid() = 0;
+  // The session under way: what was fetched in it may be used. Waits for one for a while, then fails. Cheap.
+  [[nodiscard]] virtual Result<std::uint64_t> session() = 0;
 };
 
 class FetchedView final : public View {
@@ -64,8 +65,10 @@ class FetchedView final : public View {
     Map map;
     std::list<RegionIndex>::iterator use; // in used_
   };
+  Result<> read_in(std::uint64_t session, std::uint64_t offset, std::span<std::byte> out);
   // nullptr: there is none that stays.
-  Result<Map> map_of(RegionIndex region) VSNAP_EXCLUDES(mutex_);
+  Result<Map> map_of(std::uint64_t session, RegionIndex region) VSNAP_EXCLUDES(mutex_);
+  void forget_other(std::uint64_t session) VSNAP_REQUIRES(mutex_);
   void keep(RegionIndex region, const Map& map) VSNAP_REQUIRES(mutex_);
   Result<> read_region(const RegionMap& map, std::uint64_t offset, std::span<std::byte> out);
   [[nodiscard]] Failure read_only() const;
@@ -77,6 +80,7 @@ class FetchedView final : public View {
   std::map<RegionIndex, Kept> kept_ VSNAP_GUARDED_BY(mutex_);
   std::list<RegionIndex> used_ VSNAP_GUARDED_BY(mutex_); // the last used one first
   std::size_t runs_ VSNAP_GUARDED_BY(mutex_) = 0;        // kept
+  std::uint64_t session_ VSNAP_GUARDED_BY(mutex_) = 0;   // of all that is kept
 };
 
 } // namespace vsnap

@@ -194,6 +194,7 @@ Result<> PoolImpl::start() {
     load_holds(db);
     return load_bases(db);
   }));
+  VSNAP_TRY(load_places_kept());
   engine_->set_room_maker([this](const ObjectPtr& volume) { return make_snapshot_room(volume); });
   VSNAP_TRY(attach_bases());
   VSNAP_TRY(hold_sweeps_of_copies());

@@ -309,6 +309,10 @@ class Pool {
     return std::nullopt;
   }
 
+  // Other hosts may go on reading by exported maps for that long after this process has gone, if it dies: who
+  // opens the pool next frees no places of removed versions for as long. Durable; 0: nobody reads any more.
+  [[nodiscard]] virtual Result<> keep_places_for(std::int64_t /*lease_ns*/) { return {}; }
+
   // I/O. Not what is unlinked, but for still_open.
   [[nodiscard]] virtual Result<ViewHandle> open_view(ObjectId id) = 0;
   [[nodiscard]] virtual Result<> sync() = 0; // fsync of everything

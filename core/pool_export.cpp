@@ -1,9 +1,17 @@
 // Maps of snapshots for other hosts; exported_map.h has the rules.
 #include <fmt/format.h>
 
+#include "core/catalog.h"
 #include "core/pool_impl.h"
 
 namespace vsnap {
+
+namespace {
+
+constexpr const char* kPlacesKept = "places_kept_ns";        // in the table pool
+constexpr std::uint64_t kLongestKept_ns = 7'200'000'000'000; // where the catalog says more, it is damaged
+
+} // namespace
 
 bool PoolImpl::map_may_move(const Object& object) {
   if (object.kind != ViewKind::snapshot || object.draining) return true;
@@ -37,6 +45,28 @@ Result<std::optional<RegionMap>> PoolImpl::export_map(ObjectId id, RegionIndex r
   RegionMap map;
   VSNAP_TRY(view->copy_map(region, map));
   return map;
+}
+
+Result<> PoolImpl::keep_places_for(std::int64_t lease_ns) {
+  MutexLock config(config_mutex_);
+  VSNAP_TRY(check_room());
+  return configure([lease_ns](SQLite::Database& db) -> Result<> {
+    catalog::set_value(db, kPlacesKept, static_cast<std::uint64_t>(lease_ns));
+    return {};
+  });
+}
+
+// A margin, as the clocks of hosts do not go alike.
+Result<> PoolImpl::load_places_kept() {
+  std::uint64_t lease_ns = 0;
+  VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
+    lease_ns = catalog::value(db, kPlacesKept);
+    return {};
+  }));
+  if (lease_ns == 0) return {};
+  const std::uint64_t longest = std::min<std::uint64_t>(lease_ns, kLongestKept_ns);
+  places_kept_until_ns_ = env_.monotonic_ns() + static_cast<std::int64_t>(longest + longest / 16);
+  return {};
 }
 
 Result<> PoolImpl::check_not_exported(const Branch& branch) {

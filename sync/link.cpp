@@ -251,7 +251,9 @@ void Actor::note_status() {
   status_.epoch = machine_.epoch();
   status_.session = machine_.session();
   status_.generation = machine_.generation();
-  status_.lease_left_ns = machine_.lease_left_ns(env_.monotonic_ns());
+  const std::int64_t now_ns = env_.monotonic_ns();
+  status_.lease_left_ns = machine_.lease_left_ns(now_ns);
+  status_.lease_until_ns = now_ns + status_.lease_left_ns;
   status_.is_refused = is_refused_;
   status_.refused = machine_.refused();
 }

@@ -41,6 +41,7 @@ struct LinkStatus {
   std::uint64_t session = 0; // 0: none
   std::uint64_t generation = 0;
   std::int64_t lease_left_ns = 0;
+  std::int64_t lease_until_ns = 0; // on the monotonic clock; as of when this was noted
   bool is_refused = false; // the coordinator does not let this host's key in
   RefusalCounts refused;   // of what came
 };

@@ -34,12 +34,13 @@ class Direct final : public MapSource {
     VSNAP_TRY_ASSIGN(const ViewHandle handle, pool_.open_view(view));
     return handle->seek_hole(offset);
   }
-  Result<> check_valid() override {
-    if (valid) return {};
+  Result<std::uint64_t> session() override {
+    if (valid) return number.load();
     return failure(ErrorKind::failed, EIO, "the other host is gone");
   }
   std::atomic<int> fetched{0}, read_through{0};
   std::atomic<bool> valid{true};
+  std::atomic<std::uint64_t> number{1};
 
  private:
   Pool& pool_;
@@ -114,6 +115,31 @@ TEST_CASE("nothing is read by a map once the other host may have let go of it") 
   lab.source.valid = false;
   std::vector<std::byte> out(kBlockBytes);
   CHECK(refusal(view.read(0, out)).errno_value == EIO);
+  lab.source.valid = true;
+  REQUIRE(read_from(view, 0) == block_of(1));
+  CHECK(lab.source.fetched == 1);
+  lab.source.number = 2; // another session
+  REQUIRE(read_from(view, 0) == block_of(1));
+  CHECK(lab.source.fetched == 2);
+}
+
+TEST_CASE("places that other hosts may read by are kept over a restart") {
+  SharedLab lab;
+  constexpr std::int64_t kHour = 3'600'000'000'000;
+  REQUIRE(lab.pool->keep_places_for(kHour).has_value());
+  lab.reopen();
+  const std::uint64_t before = lab.pool->status().space.data_bytes;
+  lab.fill("v", 20);
+  REQUIRE(lab.remove("v@s").has_value());
+  const std::uint64_t kept = lab.pool->status().space.data_bytes;
+  CHECK(kept > before);
+  lab.reopen();
+  CHECK(lab.pool->status().space.data_bytes == kept);
+  REQUIRE(lab.pool->keep_places_for(0).has_value());
+  lab.reopen();
+  REQUIRE(lab.pool->wait_for_removals({}).has_value());
+  CHECK(lab.pool->status().space.data_bytes == before);
+  CHECK(lab.findings().empty());
 }
 
 TEST_CASE("a map is exported of an open snapshot only, and not of what may move") {

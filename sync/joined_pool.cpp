@@ -1,0 +1,415 @@
+#include "sync/joined_pool.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <system_error>
+
+#include "core/log.h"
+#include "sync/wire.h"
+
+namespace vsnap {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kLongestRequest(30'000);
+constexpr milliseconds kLookAgain(100);      // at the session, where nobody says that it has changed
+constexpr std::uint32_t kMaxRead = 1U << 20; // bytes at once, through the coordinator
+
+// Higher with each session: epochs only grow, and so do the sessions of one.
+std::uint64_t number_of(const LinkStatus& status) { return (status.epoch << 32U) + status.session; }
+
+} // namespace
+
+JoinedPool::JoinedPool(Env& env, Options options)
+    : env_(env),
+      name_(options.link.pool),
+      only_(std::move(options.only)),
+      members_(env, options.link.pool_uuid, std::move(options.members)) {}
+
+JoinedPool::~JoinedPool() { static_cast<void>(close()); }
+
+Result<std::unique_ptr<JoinedPool>> JoinedPool::open(Env& env, Options options) {
+  Link::Options link = options.link;
+  std::unique_ptr<JoinedPool> pool(new JoinedPool(env, std::move(options)));
+  VSNAP_TRY(pool->start(std::move(link)));
+  return pool;
+}
+
+Result<> JoinedPool::start(Link::Options options) {
+  const std::string address = options.address;
+  VSNAP_TRY_ASSIGN(link_, Link::start(env_, std::move(options), this));
+  const std::int64_t until_ns = env_.monotonic_ns() + std::chrono::nanoseconds(kLongestStart).count();
+  for (LinkStatus status = link_->status(); status.session == 0; status = link_->status()) {
+    if (status.is_refused || status.phase == HostSession::Phase::ended) {
+      return failure(
+          ErrorKind::failed, EACCES,
+          fmt::format("{0}: {1} does not let this host in (there: vsnap host invite {0}; here: vsnap "
+                      "host join)",
+                      name_, address));
+    }
+    if (env_.monotonic_ns() >= until_ns) {
+      return failure(
+          ErrorKind::no_answer,
+          fmt::format("{0}: no answer from its coordinator at {1} (is it mounted there, with --listen?)",
+                      name_, address));
+    }
+    MutexLock lock(mutex_);
+    changed_.wait_for(mutex_, kLookAgain);
+  }
+  wire::ControlRequest request;
+  request.mutable_status();
+  VSNAP_TRY_ASSIGN(const wire::ControlReply reply, control(std::move(request)));
+  const PoolStatus known = wire::from_wire(reply.status());
+  if (auto here = members_.require(known.members); !here)
+    return failure(here.error().kind, fmt::format("{}: {}", name_, here.error().message));
+  VSNAP_TRY(refresh_list());
+  try {
+    follower_ = std::thread([this] { follow(); });
+  } catch (const std::system_error& e) {
+    return system_failure(e.code().value(), "joined pool: thread");
+  }
+  return {};
+}
+
+Result<> JoinedPool::close() {
+  {
+    MutexLock lock(mutex_);
+    stop_ = true;
+    changed_.notify_all();
+  }
+  if (follower_.joinable()) follower_.join();
+  if (link_) link_->stop();
+  return {};
+}
+
+// ---- the link ----
+
+Result<wire::LinkReply> JoinedPool::ask(wire::LinkRequest request) const {
+  VSNAP_TRY_ASSIGN(wire::LinkReply reply, link_->call(std::move(request), kLongestRequest));
+  if (reply.has_error()) return Failure(wire::from_wire(reply.error()));
+  return reply;
+}
+
+Result<wire::ControlReply> JoinedPool::control(wire::ControlRequest request) const {
+  VSNAP_TRY_ASSIGN(wire::ControlReply reply, link_->control(std::move(request), kLongestRequest));
+  if (reply.has_error()) return Failure(wire::from_wire(reply.error()));
+  return reply;
+}
+
+wire::ControlReply JoinedPool::forward(wire::ControlRequest request) {
+  auto reply = link_->control(std::move(request), std::chrono::duration_cast<milliseconds>(kLongestCommand));
+  return reply ? std::move(*reply) : wire::error_reply(reply.error());
+}
+
+void JoinedPool::phase_is(HostSession::Phase phase) {
+  if (phase == HostSession::Phase::away)
+    log::warning("{}: no session with its coordinator any more; reads wait for one", name_);
+  MutexLock lock(mutex_);
+  changed_.notify_all();
+}
+
+void JoinedPool::session_began(const HostSession::Began& session) {
+  log::info("{}: session {} of epoch {} with its coordinator", name_, session.session, session.epoch);
+  MutexLock lock(mutex_);
+  stale_ = true; // while there was none nobody told anything
+  changed_.notify_all();
+}
+
+void JoinedPool::session_lost() {
+  MutexLock lock(mutex_);
+  changed_.notify_all();
+}
+
+void JoinedPool::ended(wire::RefusalReason reason) {
+  log::error("{}: {}", name_,
+             reason == wire::REFUSED_REVOKED ? "this host was revoked; nothing can be read any more"
+                                             : "the coordinator has ended the session for good");
+  MutexLock lock(mutex_);
+  ended_ = true;
+  changed_.notify_all();
+}
+
+void JoinedPool::told(const wire::Notice& notice) {
+  if (!notice.has_generation()) return;
+  MutexLock lock(mutex_);
+  stale_ = true;
+  changed_.notify_all();
+}
+
+Result<std::uint64_t> JoinedPool::session() {
+  const std::int64_t until_ns = env_.monotonic_ns() + std::chrono::nanoseconds(kLongestWait).count();
+  for (;;) {
+    const LinkStatus status = link_->status();
+    // By the clock as well: this process may have stood still, and the link's thread not have run since.
+    const bool valid = status.phase == HostSession::Phase::normal && status.session != 0 &&
+                       env_.monotonic_ns() < status.lease_until_ns;
+    if (valid) return number_of(status);
+    MutexLock lock(mutex_);
+    if (ended_ || stop_ || env_.monotonic_ns() >= until_ns) {
+      return failure(
+          ErrorKind::failed, EIO,
+          fmt::format("{}: {}", name_,
+                      ended_ ? "this host has no part in it any more" : "no session with its coordinator"));
+    }
+    changed_.wait_for(mutex_, kLookAgain);
+  }
+}
+
+// ---- what there is ----
+
+bool JoinedPool::is_shown(const ViewInfo& view) const {
+  if (view.kind != ViewKind::snapshot) return false;
+  return only_.empty() || std::any_of(only_.begin(), only_.end(), [&](const std::string& name) {
+           return name == view.name.text() || name == view.name.volume;
+         });
+}
+
+Result<> JoinedPool::refresh_list() {
+  wire::ControlRequest request;
+  request.mutable_list()->set_without_figures(true);
+  const std::uint64_t generation = link_->status().generation; // what is told from here on may be missing
+  {
+    MutexLock lock(mutex_);
+    stale_ = false;
+  }
+  auto reply = control(std::move(request));
+  if (!reply) {
+    MutexLock lock(mutex_);
+    stale_ = true;
+    return Failure(reply.error());
+  }
+  std::map<std::uint64_t, ViewInfo> views;
+  for (const wire::ViewInfo& wired : reply->views().views()) {
+    ViewInfo view = wire::from_wire(wired);
+    view.mode &= ~0222U;
+    if (is_shown(view)) views.emplace(view.id.value(), std::move(view));
+  }
+  std::set<std::string> changed;
+  {
+    MutexLock lock(mutex_);
+    const auto differs = [](const auto& from, const auto& to, std::set<std::string>& names) {
+      for (const auto& [id, view] : from) {
+        const auto found = to.find(id);
+        if (found == to.end() || found->second.name != view.name) names.insert(view.name.text());
+      }
+    };
+    differs(views, views_, changed);
+    differs(views_, views, changed);
+    views_ = std::move(views);
+  }
+  link_->works_by(generation);
+  MutexLock lock(observer_mutex_);
+  if (observer_ == nullptr) return {};
+  for (const std::string& name : changed) observer_->entry_changed(name);
+  return {};
+}
+
+void JoinedPool::follow() {
+  for (;;) {
+    {
+      MutexLock lock(mutex_);
+      while (!stop_ && !stale_) changed_.wait(mutex_);
+      if (stop_) return;
+    }
+    if (const auto read = refresh_list(); read) continue;
+    MutexLock lock(mutex_);
+    if (!stop_) changed_.wait_for(mutex_, kLookAgain);
+  }
+}
+
+void JoinedPool::set_observer(PoolObserver* observer) {
+  MutexLock lock(observer_mutex_);
+  observer_ = observer;
+}
+
+PoolStatus JoinedPool::status() {
+  wire::ControlRequest request;
+  request.mutable_status();
+  auto reply = control(std::move(request));
+  if (reply) return wire::from_wire(reply->status());
+  PoolStatus status;
+  status.name = name_;
+  status.health = reply.error().message;
+  return status;
+}
+
+std::vector<ViewInfo> JoinedPool::list() {
+  std::vector<ViewInfo> views;
+  MutexLock lock(mutex_);
+  for (const auto& [id, view] : views_) views.push_back(view);
+  std::sort(views.begin(), views.end(),
+            [](const ViewInfo& a, const ViewInfo& b) { return a.name.text() < b.name.text(); });
+  return views;
+}
+
+Result<ViewInfo> JoinedPool::find(const ViewName& name) {
+  for (const bool again : {false, true}) {
+    if (again) VSNAP_TRY(refresh_list());
+    MutexLock lock(mutex_);
+    for (const auto& [id, view] : views_) {
+      if (view.name == name) return view;
+    }
+  }
+  return failure(
+      ErrorKind::not_found,
+      fmt::format("{}/{}: no such snapshot here (volumes are used on the host that coordinates the "
+                  "pool)",
+                  name_, name.text()));
+}
+
+Result<ViewInfo> JoinedPool::info(ObjectId id) {
+  MutexLock lock(mutex_);
+  if (const auto found = views_.find(id.value()); found != views_.end()) return found->second;
+  return failure(ErrorKind::not_found, "no such snapshot");
+}
+
+// ---- views ----
+
+Result<ViewInfo> JoinedPool::ensure_open(ObjectId view) {
+  VSNAP_TRY_ASSIGN(const std::uint64_t now, session());
+  {
+    MutexLock lock(mutex_);
+    if (const auto found = open_.find(view.value()); found != open_.end() && found->second.session == now)
+      return ViewInfo();
+  }
+  wire::LinkRequest request;
+  request.mutable_open_view()->set_view(view.value());
+  VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(request)));
+  MutexLock lock(mutex_);
+  if (const auto found = open_.find(view.value()); found != open_.end()) found->second.session = now;
+  return wire::from_wire(reply.opened().view());
+}
+
+Result<ViewHandle> JoinedPool::open_view(ObjectId id) {
+  VSNAP_TRY_ASSIGN(const ViewInfo info, this->info(id));
+  std::shared_ptr<FetchedView> view;
+  {
+    MutexLock lock(mutex_);
+    Open& open = open_[id.value()];
+    if (!open.view) open.view = std::make_shared<FetchedView>(info, static_cast<MapSource&>(*this), members_);
+    ++open.handles;
+    view = open.view;
+  }
+  ViewHandle handle(this, view);
+  VSNAP_TRY(ensure_open(id));
+  return handle;
+}
+
+void JoinedPool::handle_closed(View& view) noexcept {
+  const std::uint64_t id = view.id().value();
+  std::shared_ptr<FetchedView> last;
+  {
+    MutexLock lock(mutex_);
+    const auto found = open_.find(id);
+    if (found == open_.end() || --found->second.handles > 0) return;
+    last = std::move(found->second.view);
+    open_.erase(found);
+  }
+  try {
+    wire::LinkRequest request;
+    request.mutable_close_view()->set_view(id);
+    link_->call(std::move(request), Link::Answered()); // where it does not arrive, the session ends
+  } catch (const std::exception& e) {
+    log::error("{}: closing a snapshot: {}", name_, e.what());
+  }
+}
+
+// ---- MapSource ----
+
+Result<std::optional<RegionMap>> JoinedPool::fetch_map(ObjectId view, RegionIndex region) {
+  VSNAP_TRY(ensure_open(view));
+  wire::LinkRequest request;
+  request.mutable_map()->set_view(view.value());
+  request.mutable_map()->set_region(region.value());
+  VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(request)));
+  const wire::MapReply& got = reply.map();
+  if (got.may_move()) return std::nullopt;
+  const auto broken = [this] {
+    return failure(ErrorKind::failed, EPROTO, fmt::format("{}: a map that says nothing came", name_));
+  };
+  if (got.starts_size() != got.counts_size() || got.starts_size() != got.places_size()) return broken();
+  RegionMap map;
+  std::uint64_t end = 0;
+  for (int i = 0; i < got.starts_size(); ++i) {
+    if (got.starts(i) < end || got.counts(i) == 0 ||
+        std::uint64_t{got.starts(i)} + got.counts(i) > kRegionBlocks)
+      return broken();
+    end = std::uint64_t{got.starts(i)} + got.counts(i);
+    map.push_back({first_block(region) + BlockCount(got.starts(i)), BlockCount(got.counts(i)),
+                   BlockKind::data, Place::unpack(got.places(i))});
+  }
+  return map;
+}
+
+Result<std::size_t> JoinedPool::read(ObjectId view, std::uint64_t offset, std::span<std::byte> out) {
+  VSNAP_TRY(ensure_open(view));
+  std::size_t done = 0;
+  while (done < out.size()) {
+    wire::LinkRequest request;
+    wire::ReadRequest& read = *request.mutable_read();
+    read.set_view(view.value());
+    read.set_offset(offset + done);
+    read.set_length(static_cast<std::uint32_t>(std::min<std::size_t>(out.size() - done, kMaxRead)));
+    const std::uint32_t wanted = read.length();
+    VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(request)));
+    const std::string& data = reply.read().data();
+    if (data.size() > wanted) return failure(ErrorKind::failed, EPROTO, "more came than was asked for");
+    std::memcpy(out.data() + done, data.data(), data.size());
+    done += data.size();
+    if (data.size() < wanted) break;
+  }
+  return done;
+}
+
+Result<std::optional<std::uint64_t>> JoinedPool::seek(ObjectId view, std::uint64_t offset, bool hole) {
+  VSNAP_TRY(ensure_open(view));
+  wire::LinkRequest request;
+  request.mutable_seek()->set_view(view.value());
+  request.mutable_seek()->set_offset(offset);
+  request.mutable_seek()->set_hole(hole);
+  VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(request)));
+  return reply.seek().has_offset() ? std::optional(reply.seek().offset()) : std::nullopt;
+}
+
+// ---- what this host does not do by itself ----
+
+Failure JoinedPool::read_only() const {
+  return failure(ErrorKind::failed, EROFS,
+                 fmt::format("{}: shared by another host, and read-only here", name_));
+}
+
+Result<DiskUsage> JoinedPool::disk_usage() { return read_only(); }
+Result<std::optional<ObjectId>> JoinedPool::carried_out(RequestId) { return std::optional<ObjectId>(); }
+Result<> JoinedPool::add_member(const MemberSpec&, bool) { return read_only(); }
+Result<ViewInfo> JoinedPool::create_volume(const std::string&, std::uint64_t) { return read_only(); }
+Result<> JoinedPool::rename(const ViewName&, const std::string&, bool) { return read_only(); }
+Result<> JoinedPool::resize(ObjectId, std::uint64_t, bool) { return read_only(); }
+Result<> JoinedPool::set_attributes(ObjectId, std::optional<std::uint32_t>, std::optional<std::uint32_t>,
+                                    std::optional<std::uint32_t>, std::optional<std::int64_t>) {
+  return read_only();
+}
+Result<> JoinedPool::snapshot(std::span<const ViewName>) { return read_only(); }
+Result<RollbackResult> JoinedPool::rollback(const ViewName&, bool, bool, const Progress&) {
+  return read_only();
+}
+Result<ViewInfo> JoinedPool::clone(const ViewName&, const std::string&) { return read_only(); }
+Result<> JoinedPool::share_into(ObjectId, ObjectId) { return read_only(); }
+Result<ViewInfo> JoinedPool::preserve(const ViewName&) { return read_only(); }
+Result<> JoinedPool::flatten(const std::string&, const Progress&) { return read_only(); }
+Result<> JoinedPool::snapshot_full(const ViewName&, const FullSnapshotOptions&) { return read_only(); }
+Result<> JoinedPool::wait_for_copy(const ViewName&, const Progress&) { return read_only(); }
+Result<> JoinedPool::set_copy(const ViewName&, const CopySettings&) { return read_only(); }
+Result<ViewInfo> JoinedPool::split(const ViewName&, const std::string&) { return read_only(); }
+Result<ViewInfo> JoinedPool::refresh(const ViewName&) { return read_only(); }
+Result<RemovalPlan> JoinedPool::remove(std::span<const ViewName>, RemoveOptions) { return read_only(); }
+Result<> JoinedPool::wait_for_removals(const Progress&) { return read_only(); }
+Result<> JoinedPool::diff(const ViewName&, const ViewName&, const std::function<bool(const DiffRange&)>&) {
+  return read_only();
+}
+Result<CheckReport> JoinedPool::check(bool, const Progress&) { return read_only(); }
+Result<> JoinedPool::dump_catalog(const std::string&, const Progress&) { return read_only(); }
+
+} // namespace vsnap

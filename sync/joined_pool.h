@@ -1,0 +1,144 @@
+// A pool that another host coordinates, as this one sees it: its snapshots, read from the members here by
+// maps that the coordinator hands out. Everything else is asked of the coordinator, over the link.
+//
+// Invariants
+// 1. Nothing is written to the members.
+// 2. A view is open at the coordinator, in the session under way, before a map of it is fetched; so what it
+//    shows stays readable (core/fetched_view.h, sync/view_exports.h).
+// 3. I/O goes on as long as the lease admits new I/O; without a session it waits for one, kLongestWait at
+//    most, and then fails (EIO). A link that has ended for good fails it at once.
+// 4. The list of views is that of a generation that the coordinator has told of; a name that is not in it is
+//    asked for before it is said not to exist.
+// Threads: any, as of every Pool. The observer is called by a thread of this.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <set>
+#include <thread>
+
+#include "core/fetched_view.h"
+#include "core/pool.h"
+#include "sync/link.h"
+
+namespace vsnap {
+
+class JoinedPool final : public Pool, private MapSource, private LinkListener {
+ public:
+  static constexpr std::chrono::seconds kLongestWait{60};
+  static constexpr std::chrono::seconds kLongestStart{15};
+  static constexpr std::chrono::minutes kLongestCommand{60};
+
+  struct Options {
+    Link::Options link;
+    std::vector<std::string> members; // where they may be, on this host
+    std::vector<std::string> only;    // names of snapshots, or of volumes for all of theirs; none: all
+  };
+  // Kinds: no_answer (no coordinator), not_found (a member is not here).
+  static Result<std::unique_ptr<JoinedPool>> open(Env& env, Options options);
+  ~JoinedPool() override;
+
+  // As a command on the coordinator's host would ask for it.
+  [[nodiscard]] wire::ControlReply forward(wire::ControlRequest request);
+  [[nodiscard]] LinkStatus link_status() { return link_->status(); }
+
+  Result<> close() override;
+  void keep_unlinked() override {}
+  [[nodiscard]] bool is_read_only() const override { return true; }
+  void set_observer(PoolObserver* observer) override VSNAP_EXCLUDES(mutex_);
+  void settle() override {}
+  [[nodiscard]] std::string name() const override { return name_; }
+  PoolStatus status() override;
+  std::vector<ViewInfo> list() override;
+  Result<ViewInfo> find(const ViewName& name) override;
+  Result<ViewInfo> info(ObjectId id) override;
+  SpaceInfo space() override { return status().space; }
+  Result<ViewHandle> open_view(ObjectId id) override;
+  Result<> sync() override { return {}; }
+  bool shares_all_of(ObjectId, ObjectId) override { return false; }
+
+  // Changes are asked for by commands, of the coordinator (forward()); here there is nobody who does: EROFS.
+  Result<DiskUsage> disk_usage() override;
+  Result<std::optional<ObjectId>> carried_out(RequestId) override;
+  Result<> add_member(const MemberSpec&, bool) override;
+  Result<ViewInfo> create_volume(const std::string&, std::uint64_t) override;
+  using Pool::rename;
+  Result<> rename(const ViewName&, const std::string&, bool) override;
+  using Pool::resize;
+  Result<> resize(ObjectId, std::uint64_t, bool) override;
+  Result<> set_attributes(ObjectId, std::optional<std::uint32_t>, std::optional<std::uint32_t>,
+                          std::optional<std::uint32_t>, std::optional<std::int64_t>) override;
+  Result<> snapshot(std::span<const ViewName>) override;
+  using Pool::rollback;
+  Result<RollbackResult> rollback(const ViewName&, bool, bool, const Progress&) override;
+  Result<ViewInfo> clone(const ViewName&, const std::string&) override;
+  Result<> share_into(ObjectId, ObjectId) override;
+  Result<ViewInfo> preserve(const ViewName&) override;
+  Result<> flatten(const std::string&, const Progress&) override;
+  Result<> snapshot_full(const ViewName&, const FullSnapshotOptions&) override;
+  Result<> wait_for_copy(const ViewName&, const Progress&) override;
+  Result<> set_copy(const ViewName&, const CopySettings&) override;
+  Result<ViewInfo> split(const ViewName&, const std::string&) override;
+  Result<ViewInfo> refresh(const ViewName&) override;
+  Result<RemovalPlan> remove(std::span<const ViewName>, RemoveOptions) override;
+  Result<> wait_for_removals(const Progress&) override;
+  Result<> diff(const ViewName&, const ViewName&, const std::function<bool(const DiffRange&)>&) override;
+  Result<CheckReport> check(bool, const Progress&) override;
+  Result<> dump_catalog(const std::string&, const Progress&) override;
+
+ private:
+  struct Open { // a view that this host has open
+    std::shared_ptr<FetchedView> view;
+    std::uint64_t handles = 0;
+    std::uint64_t session = 0; // in which the coordinator has it open, too
+  };
+  JoinedPool(Env& env, Options options);
+  Result<> start(Link::Options options);
+  void handle_closed(View& view) noexcept override;
+  [[nodiscard]] bool is_shown(const ViewInfo& view) const;
+  Result<wire::LinkReply> ask(wire::LinkRequest request) const;
+  Result<wire::ControlReply> control(wire::ControlRequest request) const;
+  Result<> refresh_list() VSNAP_EXCLUDES(mutex_);
+  void follow(); // the thread that tells the observer
+  // Opens it at the coordinator, if that has not been done in the session under way.
+  Result<ViewInfo> ensure_open(ObjectId view) VSNAP_EXCLUDES(mutex_);
+  [[nodiscard]] Failure read_only() const;
+
+  // MapSource
+  Result<std::optional<RegionMap>> fetch_map(ObjectId view, RegionIndex region) override;
+  Result<std::size_t> read(ObjectId view, std::uint64_t offset, std::span<std::byte> out) override;
+  Result<std::optional<std::uint64_t>> seek(ObjectId view, std::uint64_t offset, bool hole);
+  Result<std::optional<std::uint64_t>> seek_data(ObjectId view, std::uint64_t offset) override {
+    return seek(view, offset, false);
+  }
+  Result<std::optional<std::uint64_t>> seek_hole(ObjectId view, std::uint64_t offset) override {
+    return seek(view, offset, true);
+  }
+  Result<std::uint64_t> session() override VSNAP_EXCLUDES(mutex_);
+
+  // LinkListener; from the link's thread
+  void phase_is(HostSession::Phase phase) override VSNAP_EXCLUDES(mutex_);
+  void session_began(const HostSession::Began& session) override VSNAP_EXCLUDES(mutex_);
+  void session_lost() override VSNAP_EXCLUDES(mutex_);
+  void ended(wire::RefusalReason reason) override VSNAP_EXCLUDES(mutex_);
+  void told(const wire::Notice& notice) override VSNAP_EXCLUDES(mutex_);
+
+  Env& env_;
+  const std::string name_;
+  const std::vector<std::string> only_;
+  SharedMembers members_;
+  std::unique_ptr<Link> link_;
+  Mutex mutex_; // never held while something is asked
+  CondVar changed_;
+  bool ended_ VSNAP_GUARDED_BY(mutex_) = false;
+  bool stale_ VSNAP_GUARDED_BY(mutex_) = true; // the list may be of an older generation
+  bool stop_ VSNAP_GUARDED_BY(mutex_) = false;
+  std::map<std::uint64_t, ViewInfo> views_ VSNAP_GUARDED_BY(mutex_); // that are shown, by id
+  std::map<std::uint64_t, Open> open_ VSNAP_GUARDED_BY(mutex_);      // by id
+  Mutex observer_mutex_; // above mutex_: while the observer is called, it stays
+  PoolObserver* observer_ VSNAP_GUARDED_BY(observer_mutex_) = nullptr;
+  std::thread follower_;
+};
+
+} // namespace vsnap
