@@ -51,6 +51,21 @@ class CopyOut {
   [[nodiscard]] Result<> settle(const ViewMap& head, const Region& region, Range range);
   // One of the last changes had to wait for that, so the next may. A hint.
   [[nodiscard]] bool waited_lately() const { return waited_lately_.load(std::memory_order_relaxed) != 0; }
+  // Lives while a change of the image is carried out, from before its save on.
+  class Change {
+   public:
+    explicit Change(CopyOut& copy_out) : copy_out_(copy_out) {
+      copy_out_.changes_.fetch_add(1, std::memory_order_relaxed);
+    }
+    ~Change() { copy_out_.changes_.fetch_sub(1, std::memory_order_relaxed); }
+    Change(const Change&) = delete;
+    Change& operator=(const Change&) = delete;
+
+   private:
+    CopyOut& copy_out_;
+  };
+  // A hint as well.
+  [[nodiscard]] bool is_under_way() const { return changes_.load(std::memory_order_relaxed) != 0; }
 
  private:
   [[nodiscard]] Result<> save_run(const ViewMap& head, Region& region, Range run);
@@ -62,6 +77,7 @@ class CopyOut {
   std::atomic<std::uint64_t> pace_{0};
   std::atomic<std::int64_t> settle_ns_{0};       // how long the last one took
   std::atomic<std::uint32_t> waited_lately_{0}; // for so many changes more
+  std::atomic<std::uint32_t> changes_{0};       // under way
 };
 
 } // namespace vsnap

@@ -29,6 +29,7 @@ Result<> VolumeIo::prepare_image(std::uint64_t end) {
 // Holds the range, saves what others see of it, and changes it once that is durable.
 template <class Change>
 Result<> VolumeIo::change_image(const Span& span, Change change) {
+  const CopyOut::Change under_way(copy_out_);
   for (;;) {
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
     if (!planted(Fault::own_not_refreshed)) region->refresh_own(map_.branch->version());

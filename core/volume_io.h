@@ -29,7 +29,7 @@ class VolumeIo final : public View {
   Result<std::optional<std::size_t>> start_read(std::uint64_t offset, std::span<std::byte> out,
                                                 ReadDone done) override;
   [[nodiscard]] bool may_wait() const override { return engine_.members().may_wait(); }
-  bool write_may_wait() const override;
+  WriteWait write_wait() const override;
   Result<> write(std::uint64_t offset, std::span<const std::byte> data) override;
   Result<> discard(std::uint64_t offset, std::uint64_t length) override;
   Result<> reserve(std::uint64_t offset, std::uint64_t length, bool extend) override;

@@ -113,6 +113,34 @@ TEST_CASE("a snapshot that is first read after the image was overwritten shows w
   CHECK((read_from(*s, 0, kImageBytes) == before));
 }
 
+TEST_CASE("a write that saves waits for a flush, and for others of its volume where there are some") {
+  AdoptedPool pool;
+  const ViewHandle head = pool.view("v");
+  pool.write(*head, 0, 1);
+  CHECK(head->write_wait() == WriteWait::none);
+  REQUIRE(pool.snapshot("v@s").has_value());
+  CHECK(head->write_wait() == WriteWait::none); // nobody knows yet
+  pool.write(*head, 0, 2);
+  CHECK(head->write_wait() == WriteWait::flush);
+  pool.env.slow_reads_of("/img");
+  bool beside = false;
+  for (int round = 0; !beside; ++round) {
+    REQUIRE(pool.snapshot("v@s" + std::to_string(round)).has_value());
+    std::atomic<bool> done{false};
+    std::thread writer([&, view = pool.view("v")] {
+      for (std::uint64_t at = 0; at + kBlockBytes < kImageBytes; at += 16 * kBlockBytes)
+        static_cast<void>(view->write(at, block_of(3)));
+      done = true;
+    });
+    while (!done && !beside) beside = head->write_wait() == WriteWait::others;
+    writer.join();
+  }
+  pool.env.slow_reads_of("");
+  CHECK(head->write_wait() == WriteWait::flush);
+  for (int i = 0; i < 64; ++i) REQUIRE(head->write(0, block_of(4)).has_value()); // of its own by now
+  CHECK(head->write_wait() == WriteWait::none);
+}
+
 TEST_CASE("discarding in an adopted volume zeros the image, and keeps what snapshots see") {
   AdoptedPool pool;
   const auto before = pool.content;

@@ -486,8 +486,8 @@ TEST_CASE("a write waits for room where that is asked for, and holds up nobody e
   lab.create("w", 4 * kMiB);
   lab.limit(10, "pause");
   REQUIRE(lab.snapshot("v@s").has_value());
-  CHECK(lab.view("v")->write_may_wait());
-  CHECK_FALSE(lab.view("w")->write_may_wait());
+  CHECK(lab.view("v")->write_wait() == WriteWait::others);
+  CHECK(lab.view("w")->write_wait() == WriteWait::none);
   REQUIRE(lab.write(0, 10, 2).has_value());
   const ViewHandle v = lab.view("v");
   std::atomic<bool> ok{false};
