@@ -31,6 +31,33 @@ bool continues(const MapChange& a, const MapChange& b) {
 void NetChanges::add(const MapChange& change) {
   VSNAP_ASSERT(change.count.value() > 0);
   mapped_change[change.branch] += change.mapped_change;
+  if (change.saves)
+    put_first(change);
+  else
+    put(change);
+}
+
+void NetChanges::put_first(const MapChange& save) {
+  const auto& pieces = by_version[{save.branch, save.born}];
+  const BlockIndex end = save.start + save.count;
+  for (BlockIndex from = save.start; from < end;) {
+    const auto after = pieces.upper_bound(from);
+    BlockIndex to = after == pieces.end() ? end : std::min(after->first, end);
+    const bool saved = after != pieces.begin() &&
+                       from < std::prev(after)->first + std::prev(after)->second.count;
+    if (saved) {
+      const MapChange& first = std::prev(after)->second;
+      VSNAP_ASSERT(first.saves);
+      to = std::min(first.start + first.count, end);
+      overtaken.push_back({save.place + (from - save.start), to - from});
+    } else {
+      put(part(save, from, to - from));
+    }
+    from = to;
+  }
+}
+
+void NetChanges::put(const MapChange& change) {
   auto& pieces = by_version[{change.branch, change.born}];
   const BlockIndex end = change.start + change.count;
   MapChange placed_change = change;

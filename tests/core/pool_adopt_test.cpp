@@ -3,6 +3,7 @@
 #include <random>
 #include <thread>
 
+#include "core/log.h"
 #include "core/pool_impl.h"
 #include "tests/core/small_pool.h"
 
@@ -580,6 +581,43 @@ TEST_CASE("an adopted image through a kill at any call: what was answered, and s
     life.check_after(false);
     if (through) break;
   }
+}
+
+TEST_CASE("a crash amid a snapshot, beside writes of an adopted image, leaves older ones as they were") {
+  log::set_level(log::Level::off);
+  AdoptedPool pool(64 * kMiB, 64 * kBlockBytes);
+  pool.env.slow_flushes(true); // so that a write gets between the line and the row
+  for (int round = 0; round < 30; ++round) {
+    CAPTURE(round);
+    const std::string name = "v@s" + std::to_string(round);
+    REQUIRE(pool.pool->sync().has_value());
+    REQUIRE(pool.snapshot(name).has_value());
+    const std::vector<std::byte> held = pool.content;
+    pool.write(*pool.view("v"), 0, static_cast<std::uint8_t>(round)); // saved, and not in the catalog yet
+    std::atomic<bool> done{false};
+    std::thread other([&] {
+      static_cast<void>(pool.snapshot("v@t" + std::to_string(round)));
+      done = true;
+    });
+    std::vector<std::unique_ptr<MemoryEnv>> crashes;
+    const ViewHandle head = pool.view("v");
+    for (std::uint8_t stamp = 0; !done; ++stamp) {
+      pool.write(*head, 0, stamp);
+      if (crashes.size() > 5) crashes.erase(crashes.begin());
+      crashes.push_back(pool.env.fork());
+    }
+    other.join();
+    for (const auto& crashed : crashes) {
+      auto opened = Pool::open(*crashed, {.member_paths = pool.paths});
+      REQUIRE(opened.has_value());
+      const auto info = (*opened)->find(*parse_view_name(name));
+      REQUIRE(info.has_value());
+      auto view = (*opened)->open_view(info->id);
+      REQUIRE(view.has_value());
+      REQUIRE((read_from(**view, 0, held.size()) == held));
+    }
+  }
+  CHECK(pool.findings().empty());
 }
 
 TEST_CASE("readers of snapshots and clones beside writers of an adopted image see what was there") {

@@ -108,6 +108,7 @@ class MemoryFile final : public File {
     return {};
   }
   Result<> flush() override {
+    if (env_.slow_flushes_) std::this_thread::sleep_for(std::chrono::microseconds(200));
     MutexLock lock(env_.mutex_);
     if (gone() || env_.fails() || std::exchange(env_.fail_flush_, false))
       return failure(ErrorKind::failed, EIO, "flush");
