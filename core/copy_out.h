@@ -21,6 +21,7 @@
 // 3. A reader of another view that finds a block in the image reads it there and then asks its map again: if
 //    the block is still there, nobody had begun to overwrite it; if not, the copy counts.
 // 4. A map that is loaded shows what was saved, in the catalog or not (PendingSaves).
+// 5. What held zeros goes nowhere (zeros.h): its record alone is its copy.
 // The image itself needs no flush for any of this: that of a snapshot or an fsync covers it.
 // What is saved at once is 64 KiB where that is soon durable, up to 256 KiB where it takes as long as copying
 // so much, and up to 1 MiB for writes in sequence. Concurrent writers share flushes and frames.
@@ -69,6 +70,14 @@ class CopyOut {
 
  private:
   [[nodiscard]] Result<> save_run(const ViewMap& head, Region& region, Range run);
+  [[nodiscard]] MapChange change_of(const ViewMap& head, const Region& region, std::uint64_t from,
+                                    BlockCount count) const;
+  // From that block on; how many were saved.
+  [[nodiscard]] Result<BlockCount> save_zeros(const ViewMap& head, Region& region, std::uint64_t from,
+                                              BlockCount count);
+  [[nodiscard]] Result<BlockCount> save_content(const ViewMap& head, Region& region, std::uint64_t from,
+                                                std::span<const std::byte> content);
+  [[nodiscard]] Result<> switch_to(const ViewMap& head, Region& region, const MapChange& change);
 
   Engine& engine_;
   SnapshotLimit& limit_; // of the volume

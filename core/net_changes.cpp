@@ -9,6 +9,7 @@ namespace vsnap {
 namespace {
 
 bool has_place(const MapChange& c) { return c.kind != BlockKind::hole; }
+bool takes_space(const MapChange& c) { return has_place(c) && c.place.in_pool(); }
 
 // The part of `c` that starts at `start` and has `count` blocks.
 MapChange part(const MapChange& c, BlockIndex start, BlockCount count) {
@@ -49,7 +50,7 @@ void NetChanges::put_first(const MapChange& save) {
       const MapChange& first = std::prev(after)->second;
       VSNAP_ASSERT(first.saves);
       to = std::min(first.start + first.count, end);
-      overtaken.push_back({save.place + (from - save.start), to - from});
+      if (takes_space(save)) overtaken.push_back({save.place + (from - save.start), to - from});
     } else {
       put(part(save, from, to - from));
     }
@@ -78,7 +79,7 @@ void NetChanges::put(const MapChange& change) {
     // A reserved place that is written becomes data where it is: the same place, still owned.
     const bool kept = has_place(old) && has_place(change) &&
                       old.place + (from - old.start) == change.place + (from - change.start);
-    if (has_place(old) && !kept) overtaken.push_back({old.place + (from - old.start), to - from});
+    if (takes_space(old) && !kept) overtaken.push_back({old.place + (from - old.start), to - from});
     if (old.start < from) pieces.emplace(old.start, part(old, old.start, from - old.start));
     if (to < old_end) at = pieces.emplace(to, part(old, to, old_end - to)).first;
   }

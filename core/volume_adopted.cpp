@@ -110,7 +110,7 @@ Result<> VolumeIo::read_through_image(RegionIndex index, std::uint64_t block, En
     const std::uint64_t part = std::min(out.size() - done, kBlockBytes - in_block);
     const Entry now = region->entry(at);
     if (now.kind() != BlockKind::data) {
-      std::memset(out.data() + done, 0, part); // a clone has discarded it meanwhile
+      std::memset(out.data() + done, 0, part); // it was saved as zeros, or a clone has discarded it meanwhile
     } else if (now.place() != first.place() + BlockCount(at - block)) {
       VSNAP_TRY(engine_.check_kept({now.place(), BlockCount(1)}));
       VSNAP_TRY(engine_.members().read(now.place(), in_block, out.subspan(done, part)));

@@ -8,7 +8,7 @@ namespace {
 // What may be written before somebody looks at the hint again.
 constexpr std::uint64_t kNearTheLimit = 16384; // blocks: 64 MiB
 
-bool is_kept(Entry e) { return e.mapped() && !e.own() && !e.place().is_base(); }
+bool is_kept(Entry e) { return e.mapped() && !e.own() && e.place().in_pool(); }
 
 } // namespace
 
