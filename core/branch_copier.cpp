@@ -144,20 +144,33 @@ Result<std::vector<BranchCopier::Copied>> BranchCopier::allocate(const Plan& pla
   for (const Run& run : plan.runs) {
     for (BlockCount done; done < run.count;) {
       const BlockIndex start = run.start + done;
-      const BlockCount wanted = run.count - done;
-      const std::uint64_t phase = start.value() % kNeighbourhoodBlocks;
-      const auto place = members.empty() ? engine_.allocate(wanted, std::nullopt, phase)
-                                         : engine_.allocate_among(members, wanted, phase);
-      if (!place) {
-        give_back(copies);
-        return failure(ErrorKind::no_space, "no space for a copy");
+      const ZeroPart part = part_of(run, done, offset);
+      ExtentRow row{start, 0, part.count, BlockKind::reserved, Place::zeros(start)};
+      if (!part.zeros) {
+        const std::uint64_t phase = start.value() % kNeighbourhoodBlocks;
+        const auto place = members.empty() ? engine_.allocate(part.count, std::nullopt, phase)
+                                           : engine_.allocate_among(members, part.count, phase);
+        if (!place) {
+          give_back(copies);
+          return failure(ErrorKind::no_space, "no space for a copy");
+        }
+        row = {start, 0, place->count, run.source.kind(), place->start};
       }
-      copies.push_back({{start, 0, place->count, run.source.kind(), place->start}, offset});
-      offset += bytes(place->count);
-      done = done + place->count;
+      copies.push_back({row, offset});
+      offset += bytes(row.count);
+      done = done + row.count;
     }
   }
   return copies;
+}
+
+// From block `done` of the run on, which lie there in the buffer: what gets a place, or none. Only images are
+// looked through: what was written to the pool as zeros was wanted there.
+ZeroPart BranchCopier::part_of(const Run& run, BlockCount done, std::uint64_t offset_bytes) const {
+  const BlockCount rest = run.count - done;
+  const bool in_image = run.source.kind() == BlockKind::data && run.source.place().is_base();
+  if (!in_image) return {rest, run.source.place().is_zeros()};
+  return first_part(run.start + done, std::span(buffer_).subspan(offset_bytes, bytes(rest)));
 }
 
 Result<> BranchCopier::write(const std::vector<Copied>& copies) {
@@ -177,7 +190,7 @@ Result<> BranchCopier::store(BranchId branch, const Piece& piece, const std::vec
   auto done = engine_.transact([&](SQLite::Database& db, std::vector<PlaceRun>&) -> Result<> {
     for (const Copied& copy : copies) {
       engine_.index().insert(branch, copy.row);
-      allocator.set_durable({copy.row.place, copy.row.count}, true);
+      if (copy.row.place.in_pool()) allocator.set_durable({copy.row.place, copy.row.count}, true);
     }
     if (hooks.also) hooks.also(db, piece);
     return {};
@@ -197,7 +210,9 @@ Result<> BranchCopier::store(BranchId branch, const Piece& piece, const std::vec
 // Nobody knows of these places; in a pool that has failed nothing is given away any more.
 void BranchCopier::give_back(const std::vector<Copied>& copies) {
   if (!engine_.check_writable()) return;
-  for (const Copied& copy : copies) engine_.allocator().release({copy.row.place, copy.row.count});
+  for (const Copied& copy : copies) {
+    if (copy.row.place.in_pool()) engine_.allocator().release({copy.row.place, copy.row.count});
+  }
 }
 
 } // namespace vsnap

@@ -1,7 +1,8 @@
 // Gives a branch places of its own for what it sees through its parent, piece by piece: what flatten and the
 // copies of full-sized snapshots are made of.
 //
-// Blocks in the image of an adopted volume are overwritten in place: they are read as a view of the parent.
+// Blocks in the image of an adopted volume are overwritten in place: they are read as a view of the parent,
+// and those that hold zeros get no place (zeros.h).
 //
 // Copies become rows born at 0, under all versions of the branch, so that everything that looks at the branch
 // is complete by them. Sources are versions that nobody changes: a piece is read without a lock, in a grace
@@ -22,6 +23,7 @@
 #include "core/engine.h"
 #include "core/objects.h"
 #include "core/volume_io.h"
+#include "core/zeros.h"
 
 namespace vsnap {
 
@@ -65,6 +67,7 @@ class BranchCopier {
   void choose_runs(const Branch& branch, RegionIndex region, BlockIndex from, Plan& plan);
   Result<> read(const Plan& plan);
   void open_parent(BranchId branch, Plan& plan) VSNAP_REQUIRES(engine_.commit_mutex());
+  [[nodiscard]] ZeroPart part_of(const Run& run, BlockCount done, std::uint64_t offset_bytes) const;
   Result<std::vector<Copied>> allocate(const Plan& plan, std::span<const std::uint32_t> members);
   Result<> write(const std::vector<Copied>& copies);
   Result<> store(BranchId branch, const Piece& piece, const std::vector<Copied>& copies, const Hooks& hooks)

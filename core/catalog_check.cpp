@@ -165,7 +165,7 @@ void CatalogCheck::check_region(const RegionRows& region) {
         find_here("names an image that is not that of its volume");
       continue;
     }
-    if (row.kind != BlockKind::hole && !ownership_.claim({row.place, row.count}))
+    if (row.kind != BlockKind::hole && !row.place.is_zeros() && !ownership_.claim({row.place, row.count}))
       find_here("its blocks belong to somebody else as well");
   }
 }

@@ -6,6 +6,7 @@
 #include "core/assert.h"
 #include "core/planted.h"
 #include "core/superblock.h"
+#include "core/zeros.h"
 
 namespace vsnap {
 namespace {
@@ -61,51 +62,83 @@ Result<> CopyOut::save(const ViewMap& head, Region& region, Range range) {
 }
 
 Result<> CopyOut::save_run(const ViewMap& head, Region& region, Range run) {
-  Branch& branch = *head.branch;
   thread_local std::vector<std::byte> buffer;
+  buffer.resize((run.to - run.from) * kBlockBytes);
+  const BlockIndex start = first_block(region.index()) + BlockCount(run.from);
+  VSNAP_TRY(engine_.members().read(head.branch->identity(start), 0, buffer));
+  std::span<const std::byte> rest(buffer);
   while (run.from < run.to) {
-    const BlockIndex start = first_block(region.index()) + BlockCount(run.from);
-    const bool limited = limit_.active();
-    const std::uint64_t room = limited ? limit_.take(run.to - run.from) : run.to - run.from;
-    if (room == 0) return SnapshotLimit::refusal();
-    const auto place = engine_.allocate(BlockCount(room), std::nullopt, run.from % kNeighbourhoodBlocks);
-    if (limited) limit_.give_back(room - (place ? place->count.value() : 0));
-    if (!place) return failure(ErrorKind::no_space, "the pool is full (vsnap rm, or vsnap pool add)");
-    MapChange change;
-    change.branch = branch.id;
-    change.start = start;
-    change.count = place->count;
-    change.place = place->start;
-    change.born = branch.version();
-    change.floor = branch.floor.load(std::memory_order_relaxed);
-    change.saves = true;
-    buffer.resize(bytes(place->count));
-    auto copied = engine_.members().read(branch.identity(start), 0, buffer);
-    if (copied) copied = engine_.members().write(place->start, 0, buffer);
-    if (!copied) {
-      engine_.allocator().release(*place);
-      if (limited) limit_.give_back(place->count.value());
-      return copied;
-    }
-    change.checksum = crc32c(buffer);
-    const Entry own(BlockKind::data, branch.identity(start), true);
-    {
-      MutexLock lock(region.mutex());
-      region.make_room(run.from, place->count.value(), own);
-    }
-    // Where this fails, maps may show the place already: it stays taken until the pool is opened again.
-    VSNAP_TRY(engine_.cache().switch_to_saved(head, change, [&] {
-      MutexLock lock(region.mutex());
-      const std::uint64_t sequence =
-          engine_.log().append(change, region.last_record() <= engine_.log().line());
-      region.note_record(sequence);
-      region.note_save(sequence);
-      region.set_run(run.from, place->count.value(), own);
-      return sequence;
-    }));
-    run.from += place->count.value();
+    const ZeroPart part = first_part(first_block(region.index()) + BlockCount(run.from), rest);
+    const auto content = rest.first(bytes(part.count));
+    VSNAP_TRY_ASSIGN(const BlockCount saved, part.zeros ? save_zeros(head, region, run.from, part.count)
+                                                        : save_content(head, region, run.from, content));
+    run.from += saved.value();
+    rest = rest.subspan(bytes(saved));
   }
   return {};
+}
+
+MapChange CopyOut::change_of(const ViewMap& head, const Region& region, std::uint64_t from,
+                             BlockCount count) const {
+  MapChange change;
+  change.branch = head.branch->id;
+  change.start = first_block(region.index()) + BlockCount(from);
+  change.count = count;
+  change.born = head.branch->version();
+  change.floor = head.branch->floor.load(std::memory_order_relaxed);
+  change.saves = true;
+  return change;
+}
+
+Result<BlockCount> CopyOut::save_zeros(const ViewMap& head, Region& region, std::uint64_t from,
+                                       BlockCount count) {
+  MapChange change = change_of(head, region, from, count);
+  change.kind = BlockKind::reserved;
+  change.place = Place::zeros(change.start);
+  VSNAP_TRY(switch_to(head, region, change));
+  return count;
+}
+
+// As much of it as there is room and a place for.
+Result<BlockCount> CopyOut::save_content(const ViewMap& head, Region& region, std::uint64_t from,
+                                         std::span<const std::byte> content) {
+  const std::uint64_t wanted = content.size() / kBlockBytes;
+  const bool limited = limit_.active();
+  const std::uint64_t room = limited ? limit_.take(wanted) : wanted;
+  if (room == 0) return SnapshotLimit::refusal();
+  const auto place = engine_.allocate(BlockCount(room), std::nullopt, from % kNeighbourhoodBlocks);
+  if (limited) limit_.give_back(room - (place ? place->count.value() : 0));
+  if (!place) return failure(ErrorKind::no_space, "the pool is full (vsnap rm, or vsnap pool add)");
+  content = content.first(bytes(place->count));
+  if (auto written = engine_.members().write(place->start, 0, content); !written) {
+    engine_.allocator().release(*place);
+    if (limited) limit_.give_back(place->count.value());
+    return Failure(std::move(written).error());
+  }
+  MapChange change = change_of(head, region, from, place->count);
+  change.place = place->start;
+  change.checksum = crc32c(content);
+  VSNAP_TRY(switch_to(head, region, change));
+  return place->count;
+}
+
+// Where this fails, maps may show the place already: it stays taken until the pool is opened again.
+Result<> CopyOut::switch_to(const ViewMap& head, Region& region, const MapChange& change) {
+  const std::uint64_t from = (change.start - first_block(region.index())).value();
+  const Entry own(BlockKind::data, head.branch->identity(change.start), true);
+  {
+    MutexLock lock(region.mutex());
+    region.make_room(from, change.count.value(), own);
+  }
+  return engine_.cache().switch_to_saved(head, change, [&] {
+    MutexLock lock(region.mutex());
+    const std::uint64_t sequence =
+        engine_.log().append(change, region.last_record() <= engine_.log().line());
+    region.note_record(sequence);
+    region.note_save(sequence);
+    region.set_run(from, change.count.value(), own);
+    return sequence;
+  });
 }
 
 Result<> CopyOut::settle(const ViewMap& head, const Region& region, Range range) {

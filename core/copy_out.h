@@ -21,6 +21,7 @@
 // 3. A reader of another view that finds a block in the image reads it there and then asks its map again: if
 //    the block is still there, nobody had begun to overwrite it; if not, the copy counts.
 // 4. A map that is loaded shows what was saved, in the catalog or not (PendingSaves).
+// 5. What held zeros goes nowhere (zeros.h): its record alone is its copy.
 // The image itself needs no flush for any of this: that of a snapshot or an fsync covers it.
 // What is saved at once is 64 KiB where that is soon durable, up to 256 KiB where it takes as long as copying
 // so much, and up to 1 MiB for writes in sequence. Concurrent writers share flushes and frames.
@@ -51,9 +52,32 @@ class CopyOut {
   [[nodiscard]] Result<> settle(const ViewMap& head, const Region& region, Range range);
   // One of the last changes had to wait for that, so the next may. A hint.
   [[nodiscard]] bool waited_lately() const { return waited_lately_.load(std::memory_order_relaxed) != 0; }
+  // Lives while a change of the image is carried out, from before its save on.
+  class Change {
+   public:
+    explicit Change(CopyOut& copy_out) : copy_out_(copy_out) {
+      copy_out_.changes_.fetch_add(1, std::memory_order_relaxed);
+    }
+    ~Change() { copy_out_.changes_.fetch_sub(1, std::memory_order_relaxed); }
+    Change(const Change&) = delete;
+    Change& operator=(const Change&) = delete;
+
+   private:
+    CopyOut& copy_out_;
+  };
+  // A hint as well.
+  [[nodiscard]] bool is_under_way() const { return changes_.load(std::memory_order_relaxed) != 0; }
 
  private:
   [[nodiscard]] Result<> save_run(const ViewMap& head, Region& region, Range run);
+  [[nodiscard]] MapChange change_of(const ViewMap& head, const Region& region, std::uint64_t from,
+                                    BlockCount count) const;
+  // From that block on; how many were saved.
+  [[nodiscard]] Result<BlockCount> save_zeros(const ViewMap& head, Region& region, std::uint64_t from,
+                                              BlockCount count);
+  [[nodiscard]] Result<BlockCount> save_content(const ViewMap& head, Region& region, std::uint64_t from,
+                                                std::span<const std::byte> content);
+  [[nodiscard]] Result<> switch_to(const ViewMap& head, Region& region, const MapChange& change);
 
   Engine& engine_;
   SnapshotLimit& limit_; // of the volume
@@ -62,6 +86,7 @@ class CopyOut {
   std::atomic<std::uint64_t> pace_{0};
   std::atomic<std::int64_t> settle_ns_{0};       // how long the last one took
   std::atomic<std::uint32_t> waited_lately_{0}; // for so many changes more
+  std::atomic<std::uint32_t> changes_{0};       // under way
 };
 
 } // namespace vsnap

@@ -59,6 +59,8 @@ class File {
   // Takes space for the bytes below, where they are a hole: writing them later needs none. Best effort.
   virtual void take_space(std::uint64_t, std::uint64_t) {}
   [[nodiscard]] virtual std::uint64_t size_bytes() const = 0;
+  // What it takes of the file system that it lies on: of a sparse file less than its size. An estimate.
+  [[nodiscard]] virtual std::uint64_t allocated_bytes() const { return size_bytes(); }
   [[nodiscard]] virtual Result<> resize(std::uint64_t size_bytes) = 0;
   // Two opens of the same file or device, by whatever path, give the same identity.
   [[nodiscard]] virtual std::string identity() const = 0;

@@ -160,6 +160,12 @@ class PosixFile final : public File {
 
   [[nodiscard]] std::uint64_t size_bytes() const override { return size_bytes_; }
 
+  [[nodiscard]] std::uint64_t allocated_bytes() const override {
+    struct stat found = {};
+    if (block_device_ || ::fstat(fd_, &found) != 0) return size_bytes_;
+    return static_cast<std::uint64_t>(found.st_blocks) * 512; // of this size, whatever st_blksize says
+  }
+
   Result<> resize(std::uint64_t size_bytes) override {
     if (block_device_)
       return failure(ErrorKind::usage, fmt::format("{}: a block device has the size it has", path_));

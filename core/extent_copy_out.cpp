@@ -3,7 +3,8 @@
 // The newest version of a block lies in the image, in an explicit row or, as long as there is no row at all,
 // without one. A change says that what was there before version `born` has been saved at a place of the pool.
 // So the row of the newest version moves to that place (where there was none it gets one, born at 0), and a
-// row with the new version says that the image has it from now on.
+// row with the new version says that the image has it from now on. Where it held zeros the place is none
+// (zeros.h).
 //
 // A version that was born after the change's floor is seen by nobody but the head: it is overwritten without
 // being kept. As a rule no change says such a thing; one does after a crash, when a snapshot that was never
@@ -74,7 +75,7 @@ void ExtentIndex::apply_copy_outs(std::span<const MapChange> changes, std::uint3
       const PlaceRun saved{change.place + (from - change.start), to - from};
       const ExtentRow* const old = newest->at(from);
       if (static_cast<std::int64_t>(old == nullptr ? 0 : old->born) > change.floor) {
-        places.unused.push_back(saved);
+        if (saved.start.in_pool()) places.unused.push_back(saved);
         from = to;
         continue;
       }
@@ -86,9 +87,11 @@ void ExtentIndex::apply_copy_outs(std::span<const MapChange> changes, std::uint3
         if (whole.start < from) keep(whole.part(whole.start, from));
         if (to < whole.end()) keep(whole.part(to, whole.end()));
       }
-      insert(branch, {from, born, saved.count, BlockKind::data, saved.start});
-      allocator.set_durable(saved, true);
-      places.added.push_back(saved);
+      insert(branch, {from, born, saved.count, change.kind, saved.start});
+      if (saved.start.in_pool()) {
+        allocator.set_durable(saved, true);
+        places.added.push_back(saved);
+      }
       keep({from, change.born.value(), saved.count, BlockKind::data, Place(base_member, from.value())});
       from = to;
     }

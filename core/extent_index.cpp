@@ -36,6 +36,7 @@ constexpr std::size_t kRememberedRows = 1U << 15; // 3 MiB
 constexpr std::uint64_t kMaxBlocks = blocks_for(kMaxVolumeBytes).value();
 
 bool has_place(BlockKind kind) { return kind != BlockKind::hole; }
+bool takes_space(const ExtentRow& row) { return has_place(row.kind) && row.place.in_pool(); }
 
 // The member and the block there; both NULL where the kind has no place.
 void bind_place(SQLite::Statement& s, int first, BlockKind kind, Place place) {
@@ -70,6 +71,10 @@ const char* ExtentIndex::problem_of(const ExtentRow& row, std::int64_t member, s
   if (!has_place(row.kind)) return nullptr;
   if (member >= Place::kFirstBase && member < Place::kFirstBase + Place::kMaxBases)
     return static_cast<std::uint64_t>(physical) == row.start.value() ? nullptr : "lies outside its image";
+  if (member == Place::kZeros) {
+    const bool own_number = static_cast<std::uint64_t>(physical) == row.start.value();
+    return own_number && row.kind == BlockKind::reserved ? nullptr : "lies nowhere, and is not zeros";
+  }
   if (member < 0 || static_cast<std::uint64_t>(member) >= member_blocks_.size() ||
       physical < static_cast<std::int64_t>(format::kHeaderBlocks)) {
     return "lies outside the members";
@@ -281,7 +286,7 @@ void ExtentIndex::cut_own_rows(const MapChange& change, Allocator& allocator, st
     const BlockIndex to = std::min(row.end(), end);
     if (row.start < from) insert(change.branch, row.part(row.start, from));
     if (to < row.end()) insert(change.branch, row.part(to, row.end()));
-    if (!has_place(row.kind)) continue;
+    if (!takes_space(row)) continue;
     const PlaceRun run{row.place + (from - row.start), to - from};
     if (has_place(change.kind) && run.start == change.place + (from - change.start)) {
       kept.push_back(run);

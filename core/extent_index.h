@@ -10,7 +10,8 @@
 // 1. Rows do not cross a region. Rows of one branch and one `born` do not overlap; nor, once the branch is
 //    swept, do rows born after the floor.
 // 2. No two rows name the same block of a member. Rows that name a block of an image are those of its own
-//    branch, at the block's own number, newest versions all of them: nothing else is kept there.
+//    branch, at the block's own number, newest versions all of them: nothing else is kept there. A row of
+//    kind `reserved` at Place::zeros() says that its blocks were found to hold zeros, and names none.
 // 3. The space table has exactly the blocks that rows name, in every committed state.
 // 4. The value "extents" of the table pool is the number of rows, in every committed state; a catalog without
 //    it gets it with the next change.

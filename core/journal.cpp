@@ -247,6 +247,7 @@ Failure damaged(std::uint64_t frame, std::string_view what) {
 // Where it cannot be read the record counts: reading an error is better than reading what came later.
 bool Journal::has_copy(const LogRecord& save) {
   const MapChange change = change_of(save);
+  if (change.place.is_zeros()) return true; // there is nothing to have
   if (change.place.member() >= members_.count()) return true; // whoever gets the record tells
   std::vector<std::byte> copy(bytes(change.count));
   if (!members_.read(change.place, 0, copy) || planted(Fault::copy_not_compared)) return true;

@@ -15,6 +15,12 @@ std::uint64_t take(const std::byte*& at, std::size_t size) {
   return value;
 }
 
+bool has_blocks(const LogRecord& record) {
+  return record.count > 0 && record.start <= blocks_for(kMaxVolumeBytes).value() &&
+         record.start % kRegionBlocks + record.count <= kRegionBlocks &&
+         record.flags < 2 * LogRecord::kMayJoin;
+}
+
 } // namespace
 
 LogRecord record_of(const MapChange& change) {
@@ -82,16 +88,17 @@ bool valid(const LogRecord& record) {
     case RecordType::note:
       return true;
     case RecordType::copy_out:
+      if (record.place == Place::zeros(BlockIndex(record.start)).packed())
+        return record.kind == static_cast<std::uint8_t>(BlockKind::reserved) && record.mapped_change == 0 &&
+               has_blocks(record);
       if (record.kind != static_cast<std::uint8_t>(BlockKind::data) || record.mapped_change < 0 ||
           record.mapped_change > std::numeric_limits<std::uint32_t>::max())
         return false;
       [[fallthrough]];
     case RecordType::map:
       return record.kind >= static_cast<std::uint8_t>(BlockKind::data) &&
-             record.kind <= static_cast<std::uint8_t>(BlockKind::hole) && record.count > 0 &&
-             record.start <= blocks_for(kMaxVolumeBytes).value() &&
-             record.start % kRegionBlocks + record.count <= kRegionBlocks &&
-             record.place < Place(Place::kFirstBase, 0).packed() && record.flags < 2 * LogRecord::kMayJoin;
+             record.kind <= static_cast<std::uint8_t>(BlockKind::hole) && has_blocks(record) &&
+             Place::unpack(record.place).in_pool();
     case RecordType::size:
       return record.start <= kMaxVolumeBytes;
     case RecordType::attributes:

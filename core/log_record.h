@@ -20,7 +20,7 @@ enum class RecordType : std::uint8_t {
   map = 1,        // a MapChange
   size = 2,       // a volume's size, time and trim
   attributes = 3, // a volume's mode, owner and time
-  copy_out = 4,   // a MapChange that saves: old content went to its place
+  copy_out = 4,   // a MapChange that saves: old content went to its place, or was zeros and went nowhere
 };
 
 struct LogRecord {
@@ -52,7 +52,7 @@ static_assert(sizeof(LogRecord) == kLogRecordBytes);
   return type == RecordType::map || type == RecordType::copy_out;
 }
 // Nothing but a flush can tell whether the data that the record names is where it says. Of a copy-out its
-// checksum tells; others name none.
+// checksum tells, unless it was zeros; others name none.
 [[nodiscard]] constexpr bool needs_flushed_data(const LogRecord& record) {
   return record.type == RecordType::map && record.kind == static_cast<std::uint8_t>(BlockKind::data);
 }

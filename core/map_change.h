@@ -24,9 +24,9 @@ struct MapChange {
   bool keep_hole = false; // of a hole: older versions or a parent would show through without a row
   std::int64_t mapped_change = 0; // blocks mapped after minus before
   // Of an adopted volume (copy_out.h): `place` has what these blocks held before `born`; from `born` on they
-  // are where they always are, in the image.
+  // are where they always are, in the image. Kind data; or reserved, at Place::zeros(), where that was zeros.
   bool saves = false;
-  std::uint32_t checksum = 0; // then: CRC-32C of what was saved, all of it
+  std::uint32_t checksum = 0; // then, of data: CRC-32C of what was saved, all of it
 };
 
 } // namespace vsnap

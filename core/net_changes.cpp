@@ -9,6 +9,7 @@ namespace vsnap {
 namespace {
 
 bool has_place(const MapChange& c) { return c.kind != BlockKind::hole; }
+bool takes_space(const MapChange& c) { return has_place(c) && c.place.in_pool(); }
 
 // The part of `c` that starts at `start` and has `count` blocks.
 MapChange part(const MapChange& c, BlockIndex start, BlockCount count) {
@@ -31,6 +32,33 @@ bool continues(const MapChange& a, const MapChange& b) {
 void NetChanges::add(const MapChange& change) {
   VSNAP_ASSERT(change.count.value() > 0);
   mapped_change[change.branch] += change.mapped_change;
+  if (change.saves)
+    put_first(change);
+  else
+    put(change);
+}
+
+void NetChanges::put_first(const MapChange& save) {
+  const auto& pieces = by_version[{save.branch, save.born}];
+  const BlockIndex end = save.start + save.count;
+  for (BlockIndex from = save.start; from < end;) {
+    const auto after = pieces.upper_bound(from);
+    BlockIndex to = after == pieces.end() ? end : std::min(after->first, end);
+    const bool saved = after != pieces.begin() &&
+                       from < std::prev(after)->first + std::prev(after)->second.count;
+    if (saved) {
+      const MapChange& first = std::prev(after)->second;
+      VSNAP_ASSERT(first.saves);
+      to = std::min(first.start + first.count, end);
+      if (takes_space(save)) overtaken.push_back({save.place + (from - save.start), to - from});
+    } else {
+      put(part(save, from, to - from));
+    }
+    from = to;
+  }
+}
+
+void NetChanges::put(const MapChange& change) {
   auto& pieces = by_version[{change.branch, change.born}];
   const BlockIndex end = change.start + change.count;
   MapChange placed_change = change;
@@ -51,7 +79,7 @@ void NetChanges::add(const MapChange& change) {
     // A reserved place that is written becomes data where it is: the same place, still owned.
     const bool kept = has_place(old) && has_place(change) &&
                       old.place + (from - old.start) == change.place + (from - change.start);
-    if (has_place(old) && !kept) overtaken.push_back({old.place + (from - old.start), to - from});
+    if (takes_space(old) && !kept) overtaken.push_back({old.place + (from - old.start), to - from});
     if (old.start < from) pieces.emplace(old.start, part(old, old.start, from - old.start));
     if (to < old_end) at = pieces.emplace(to, part(old, to, old_end - to)).first;
   }

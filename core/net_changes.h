@@ -1,4 +1,6 @@
-// Changes of maps in net form: of each block, and of each version of it, only the last one counts.
+// Changes of maps in net form: of each block, and of each version of it, only the last one counts; of saves
+// (copy_out.h) the first, as what is saved once more in a version was never seen by anybody: it is saved for
+// a snapshot that was not confirmed before a crash (recovery.cpp).
 //
 // Invariants
 // 1. Pieces of one branch and version do not overlap and do not cross a region.
@@ -24,6 +26,10 @@ struct NetChanges {
   std::vector<PlaceRun> overtaken;
   [[nodiscard]] std::uint64_t size() const; // pieces
   void add(const MapChange& change);
+
+ private:
+  void put(const MapChange& change);
+  void put_first(const MapChange& save);
 };
 
 } // namespace vsnap

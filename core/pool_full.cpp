@@ -67,7 +67,10 @@ Result<std::vector<std::uint32_t>> PoolImpl::members_named(const std::vector<std
 // What the copy needs at most; whether it gets it shows while it is made.
 Result<> PoolImpl::check_fits(const ViewName& name, const Object& volume,
                               const std::vector<std::uint32_t>& members) {
-  const std::uint64_t needed = static_cast<std::uint64_t>(volume.branch->mapped.load());
+  std::uint64_t needed = static_cast<std::uint64_t>(volume.branch->mapped.load());
+  // Holes of an image need nothing. Where its file system compresses, this is too little.
+  if (const std::uint32_t base = volume.branch->base.member; base != 0 && engine_->members().has_base(base))
+    needed = std::min(needed, blocks_for(engine_->members().base(base).allocated_bytes()).value());
   std::uint64_t free = engine_->allocator().free_blocks();
   std::string where = "the pool";
   if (!members.empty()) {

@@ -138,6 +138,7 @@ constexpr std::uint64_t kCopyBlocks = 256; // 1 MiB
 
 struct Piece { // blocks of a region
   std::uint64_t from = 0, to = 0;
+  bool zeros = false;
 };
 
 } // namespace
@@ -160,17 +161,23 @@ Result<> PoolImpl::restore_image(const ObjectPtr& volume, const ObjectPtr& targe
       VSNAP_TRY_ASSIGN(const Region* is, engine_->cache().get(head->map(), index));
       for (std::uint64_t block = 0; block < kRegionBlocks; ++block) {
         const Entry a = was->entry(block);
-        if (a.kind() != BlockKind::data || a.place() == is->entry(block).place()) continue;
-        if (!pieces.empty() && pieces.back().to == block && block - pieces.back().from < kCopyBlocks)
+        if (!a.mapped() || a.place() == is->entry(block).place()) continue;
+        const bool zeros = a.place().is_zeros();
+        if (!pieces.empty() && pieces.back().to == block && pieces.back().zeros == zeros &&
+            block - pieces.back().from < kCopyBlocks)
           ++pieces.back().to;
         else
-          pieces.push_back({block, block + 1});
+          pieces.push_back({block, block + 1, zeros});
       }
     }
     for (const Piece& piece : pieces) {
       const std::uint64_t offset = (first_block(index).value() + piece.from) * kBlockBytes;
       if (offset >= size) break;
       buffer.resize(std::min((piece.to - piece.from) * kBlockBytes, size - offset));
+      if (piece.zeros) {
+        VSNAP_TRY(head->discard(offset, buffer.size()));
+        continue;
+      }
       VSNAP_TRY(old->read(offset, buffer));
       VSNAP_TRY(head->write(offset, buffer));
     }

@@ -99,7 +99,7 @@ Result<> PoolImpl::replay_change(const LogRecord& record) {
   }
   change.fresh = false;
   change.may_join = true;
-  if (change.kind != BlockKind::hole) VSNAP_TRY(replay_places(record, change));
+  if (change.kind != BlockKind::hole && change.place.in_pool()) VSNAP_TRY(replay_places(record, change));
   branch->mapped.fetch_add(change.mapped_change);
   engine_->log().append(change, false);
   return {};

@@ -50,7 +50,7 @@ void show_saved(Region& region, const MapChange& save, Place identity) VSNAP_REQ
     }
     std::uint64_t end = i + 1;
     while (end < save.count.value() && shows(end)) ++end;
-    const Entry saved(BlockKind::data, save.place + BlockCount(i), false);
+    const Entry saved(save.kind, save.place + BlockCount(i), false);
     region.make_room(first + i, end - i, saved);
     region.set_run(first + i, end - i, saved);
     i = end;

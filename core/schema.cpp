@@ -46,7 +46,7 @@ CREATE TABLE extent(            -- blocks [start, start + count) of the branch, 
   start    INTEGER NOT NULL,
   born     INTEGER NOT NULL,
   count    INTEGER NOT NULL,
-  kind     INTEGER NOT NULL,    -- 1 data, 2 reserved (has a place, reads as zeros), 3 hole (no place)
+  kind     INTEGER NOT NULL,    -- 1 data, 2 reserved (reads as zeros; member 512: no place), 3 hole
   member   INTEGER,
   physical INTEGER,             -- block of the member
   PRIMARY KEY(branch, start, born)

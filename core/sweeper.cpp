@@ -55,8 +55,8 @@ void for_fragments(std::vector<ExtentRow> rows, RegionIndex region, EachRow each
   }
 }
 
-// What lies in the image of an adopted volume takes no space of the pool.
-bool has_place(const ExtentRow& row) { return row.kind != BlockKind::hole && !row.place.is_base(); }
+// What lies in the image of an adopted volume, or nowhere, takes no space of the pool.
+bool has_place(const ExtentRow& row) { return row.kind != BlockKind::hole && row.place.in_pool(); }
 
 // Rows of an image that was given back say nothing any more, and hide nothing.
 bool is_released(const ExtentRow& row, bool adopted) { return !adopted && row.place.is_base(); }

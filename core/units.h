@@ -55,22 +55,28 @@ constexpr BlockCount blocks_for(std::uint64_t size_bytes) {
   return BlockCount(size_bytes / kBlockBytes + (size_bytes % kBlockBytes != 0 ? 1 : 0));
 }
 
-// Where a block lies: a member of the pool, or the image of an adopted volume (base.h), and a block of it.
+// Where a block lies: a member of the pool, or the image of an adopted volume (base.h), and a block of it; or
+// nowhere, as it reads as zeros (zeros.h): then it has its own number here.
 class Place {
  public:
   static constexpr unsigned kBlockBits = 40; // 4 PiB; format::kMaxMemberBytes is less
   static constexpr unsigned kMemberBits = 10;
   static constexpr std::uint32_t kFirstBase = 256; // below: members; from here on: images
   static constexpr std::uint32_t kMaxBases = 256;
+  static constexpr std::uint32_t kZeros = kFirstBase + kMaxBases;
   constexpr Place() = default;
   constexpr Place(std::uint32_t member, std::uint64_t block)
       : packed_((static_cast<std::uint64_t>(member) << kBlockBits) | block) {}
+  static constexpr Place zeros(BlockIndex block) { return Place(kZeros, block.value()); }
   static constexpr Place unpack(std::uint64_t packed) { return Place(packed); }
   [[nodiscard]] constexpr std::uint32_t member() const {
     return static_cast<std::uint32_t>(packed_ >> kBlockBits);
   }
   // In an image, which belongs to nobody but its volume: the allocator knows nothing of it.
-  [[nodiscard]] constexpr bool is_base() const { return member() >= kFirstBase; }
+  [[nodiscard]] constexpr bool is_base() const { return member() >= kFirstBase && member() < kZeros; }
+  [[nodiscard]] constexpr bool is_zeros() const { return member() == kZeros; }
+  // On a member: space that the allocator knows of.
+  [[nodiscard]] constexpr bool in_pool() const { return member() < kFirstBase; }
   [[nodiscard]] constexpr std::uint64_t block() const { return packed_ & ((1ULL << kBlockBits) - 1); }
   [[nodiscard]] constexpr std::uint64_t packed() const { return packed_; }
   constexpr auto operator<=>(const Place&) const = default;

@@ -27,6 +27,12 @@ namespace vsnap {
 
 class Pool;
 
+enum class WriteWait : std::uint8_t {
+  none,
+  flush, // of members: it ends by itself, and no other write of the view is at one
+  others, // of the view, which are at one; or for whoever makes room
+};
+
 class View {
  public:
   virtual ~View() = default;
@@ -64,8 +70,8 @@ class View {
   }
   // Whether start_read() is worth it: false where all members lie in memory.
   [[nodiscard]] virtual bool may_wait() const { return false; }
-  // A hint, cheap and without a lock: a write may have to wait long for something else than its device.
-  virtual bool write_may_wait() const { return false; }
+  // What a write may have to wait for besides its own device. A hint, cheap and without a lock.
+  virtual WriteWait write_wait() const { return WriteWait::none; }
 };
 
 // An open file on a view: keeps it alive, and counts in ViewInfo::open_handles. Movable; closes when

@@ -21,6 +21,13 @@ bool continues(Entry previous, Entry e, std::uint64_t distance) {
   return e.kind() == BlockKind::data && e.place() == previous.place() + BlockCount(distance);
 }
 
+// The head may write to the place.
+bool is_reserved_for(Entry e) {
+  return e.own() && e.kind() == BlockKind::reserved && e.place().in_pool();
+}
+
+bool has_space(Entry e) { return e.mapped() && !e.place().is_zeros(); }
+
 } // namespace
 
 VolumeIo::VolumeIo(Engine& engine, Objects& objects, ObjectPtr object, std::shared_ptr<ViewCounters> counters)
@@ -387,12 +394,12 @@ Result<std::uint64_t> VolumeIo::write_in_place(Region& region, const Span& span,
 Result<std::uint64_t> VolumeIo::write_elsewhere(Region& region, const Span& span, std::uint64_t block,
                                                 std::span<const std::byte> data) {
   const Entry first = region.entry(block);
-  const bool reserved = first.own() && first.kind() == BlockKind::reserved;
+  const bool reserved = is_reserved_for(first);
   std::uint64_t end = block + 1;
   for (; end < span.end_block(); ++end) {
     const Entry e = region.entry(end);
     if (e.own() && e.kind() == BlockKind::data) break;
-    const bool reserved_too = e.own() && e.kind() == BlockKind::reserved;
+    const bool reserved_too = is_reserved_for(e);
     if (reserved_too != reserved || (reserved && e.place() != first.place() + BlockCount(end - block))) break;
   }
   if (reserved) {
@@ -413,7 +420,7 @@ Result<std::uint64_t> VolumeIo::write_elsewhere(Region& region, const Span& span
   const std::uint64_t phase = block % kNeighbourhoodBlocks;
   for (std::uint64_t other = block - phase; other < block - phase + kNeighbourhoodBlocks && !near; ++other) {
     const Entry e = region.entry(other);
-    if (other == block || !e.own() || !e.mapped()) continue;
+    if (other == block || !e.own() || !e.mapped() || !e.place().in_pool()) continue;
     const std::uint64_t base = e.place().block() + block;
     if (base >= other) near = Place(e.place().member(), base - other);
   }
@@ -595,14 +602,14 @@ Result<> VolumeIo::reserve_piece(const Span& span) {
     region->refresh_own(map_.branch->version());
     for (std::uint64_t block = span.first_block(); block < span.end_block();) {
       VSNAP_TRY_ASSIGN(const Entry seen, seen_entry(below_.load(), *region, block));
-      if (seen.mapped()) {
+      if (has_space(seen)) {
         ++block;
         continue;
       }
       std::uint64_t end = block + 1;
       for (; end < span.end_block(); ++end) {
         VSNAP_TRY_ASSIGN(const Entry next, seen_entry(below_.load(), *region, end));
-        if (next.mapped()) break;
+        if (has_space(next)) break;
       }
       const auto run = engine_.allocate(BlockCount(end - block), std::nullopt, block % kNeighbourhoodBlocks);
       if (!run) return failure(ErrorKind::no_space, "the pool is full (vsnap rm, or vsnap pool add)");

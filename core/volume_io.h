@@ -30,7 +30,7 @@ class VolumeIo final : public View {
   Result<std::optional<std::size_t>> start_read(std::uint64_t offset, std::span<std::byte> out,
                                                 ReadDone done) override;
   [[nodiscard]] bool may_wait() const override { return engine_.members().may_wait(); }
-  bool write_may_wait() const override;
+  WriteWait write_wait() const override;
   Result<> write(std::uint64_t offset, std::span<const std::byte> data) override;
   Result<> discard(std::uint64_t offset, std::uint64_t length) override;
   Result<> reserve(std::uint64_t offset, std::uint64_t length, bool extend) override;
@@ -117,6 +117,8 @@ class VolumeIo final : public View {
   Result<> prepare_image(std::uint64_t end);
   Result<> write_image(const Span& span, std::span<const std::byte> data);
   Result<> zero_image(std::uint64_t from, std::uint64_t to);
+  template <class Then>
+  Result<> save_range(const Span& span, Then then);
   template <class Change>
   Result<> change_image(const Span& span, Change change);
   // The run at `block` as another view than the head sees it; `first` is its entry, and shows the image.

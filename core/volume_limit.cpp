@@ -8,14 +8,15 @@ namespace {
 // What may be written before somebody looks at the hint again.
 constexpr std::uint64_t kNearTheLimit = 16384; // blocks: 64 MiB
 
-bool is_kept(Entry e) { return e.mapped() && !e.own() && !e.place().is_base(); }
+bool is_kept(Entry e) { return e.mapped() && !e.own() && e.place().in_pool(); }
 
 } // namespace
 
-bool VolumeIo::write_may_wait() const {
-  if (copy_out_.waited_lately()) return true; // for what it saves first
+WriteWait VolumeIo::write_wait() const {
   const SnapshotLimit& limit = object_->snapshot_limit;
-  return map_.head && limit.on_full() == OnFull::pause && limit.is_near(kNearTheLimit);
+  if (map_.head && limit.on_full() == OnFull::pause && limit.is_near(kNearTheLimit)) return WriteWait::others;
+  if (!copy_out_.waited_lately()) return WriteWait::none; // for what it saves first
+  return copy_out_.is_under_way() ? WriteWait::others : WriteWait::flush;
 }
 
 std::uint64_t VolumeIo::Counted::kept(const Region& region, std::uint64_t from, std::uint64_t to) const {

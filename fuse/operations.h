@@ -38,6 +38,7 @@ struct Operations {
         mount(kernel_mount),
         files(kernel_mount.state()),
         shared_copies(pool_of_mount, kernel_mount.state()),
+        set_aside(kernel_mount.channels().size()),
         uid(owner),
         gid(group) {}
 

@@ -82,9 +82,15 @@ Result<> carry_out_write(fuse_req_t req, Operations& operations, const OpenFile&
   return {};
 }
 
-// A thread of the view may carry the request out.
-bool may_set_aside(const Operations& operations, const View& view) {
-  return view.write_may_wait() && !operations.over_ring;
+// `body`, as of SetAside, by the worker or by a thread of the view.
+template <class Body>
+Result<> here_or_aside(fuse_req_t req, Operations& operations, View& view, std::span<const std::byte> data,
+                       Body body) {
+  SetAside& set_aside = operations.set_aside;
+  const WriteWait wait = operations.over_ring ? WriteWait::none : view.write_wait();
+  const SetAside::Stay stay(set_aside, wait == WriteWait::flush);
+  if (wait != WriteWait::none && !stay.granted() && set_aside.put(req, view.id(), data, body)) return {};
+  return body(operations, data);
 }
 
 void write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size, off_t offset, fuse_file_info* fi) {
@@ -97,11 +103,10 @@ void write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size, off_t 
     const ObjectId id(ino);
     const auto at = static_cast<std::uint64_t>(offset);
     const auto bytes = std::as_bytes(std::span(data, size));
-    const SetAside::Body body = [req, file, id, at](Operations& later, std::span<const std::byte> copy) {
-      return carry_out_write(req, later, *file, id, at, copy);
-    };
-    if (may_set_aside(operations, *file->view) && operations.set_aside.put(req, id, bytes, body)) return {};
-    return carry_out_write(req, operations, *file, id, at, bytes);
+    return here_or_aside(req, operations, *file->view, bytes,
+                         [req, file, id, at](Operations& here, std::span<const std::byte> all) {
+                           return carry_out_write(req, here, *file, id, at, all);
+                         });
   });
 }
 
@@ -152,11 +157,9 @@ void fallocate(fuse_req_t req, fuse_ino_t, int mode, off_t offset, off_t length,
     }
     const auto from = static_cast<std::uint64_t>(offset);
     const auto size = static_cast<std::uint64_t>(length);
-    const SetAside::Body body = [=, &view](Operations& later, std::span<const std::byte>) {
-      return carry_out_allocate(req, later, view, mode, from, size);
-    };
-    if (may_set_aside(operations, view) && operations.set_aside.put(req, view.id(), {}, body)) return {};
-    return carry_out_allocate(req, operations, view, mode, from, size);
+    return here_or_aside(req, operations, view, {}, [=, &view](Operations& here, std::span<const std::byte>) {
+      return carry_out_allocate(req, here, view, mode, from, size);
+    });
   });
 }
 

@@ -37,6 +37,12 @@ class SetAside::Pause final : public WaitListener {
   Group& group_;
 };
 
+SetAside::Stay::Stay(SetAside& all, bool wanted) : all_(all) {
+  if (!wanted) return;
+  granted_ = all_.staying_.fetch_add(1, std::memory_order_relaxed) < all_.most_staying_;
+  if (!granted_) all_.staying_.fetch_sub(1, std::memory_order_relaxed);
+}
+
 bool SetAside::put(fuse_req_t req, ObjectId view, std::span<const std::byte> data, Body body) {
   Request request{req, current_request(), nullptr, data.size(), std::move(body)};
   {

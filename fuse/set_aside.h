@@ -1,5 +1,6 @@
-// Requests that may wait for long for something else than their device (View::write_may_wait()), taken off
-// the workers of the mount: threads of the view carry them out, so that all other requests go on.
+// Requests that may wait for long for something else than their device (View::write_wait()), taken off the
+// workers of the mount: threads of the view carry them out, so that all other requests go on. A wait for one
+// flush of one's own costs less than handing the request over, so a worker may stay at that.
 //
 //   worker: put() ──► waiting, in order ──► a thread of the view ──► answered
 //                                  └──► end(): left unanswered
@@ -18,10 +19,13 @@
 //    most; what is more, workers carry out by themselves, and so they do where there is no thread or memory.
 // 5. The file of a request is open until it was answered: the kernel sends its release after that. Whoever
 //    ends the session calls end() before it closes what is left open.
+// 6. Of the workers half at most stay at such a request, and one of its view at a time as a rule; what they
+//    wait for ends by itself.
 // A thread is made when a request waits and none is idle, and ends after a while without one.
 // Threads: put() by workers; end() when no worker puts any more.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -48,7 +52,7 @@ class SetAside {
   static constexpr unsigned kMostThreads = 128; // see ChangeLog::kMaxWriters
   static constexpr std::size_t kMostBytes = 1U << 30; // as 1024 requests of the largest size
 
-  SetAside() = default;
+  explicit SetAside(std::size_t workers) : most_staying_(static_cast<unsigned>(workers / 2)) {}
   ~SetAside() { end(); }
   SetAside(const SetAside&) = delete;
   SetAside& operator=(const SetAside&) = delete;
@@ -58,6 +62,21 @@ class SetAside {
   // False: the caller has to carry it out.
   [[nodiscard]] bool put(fuse_req_t req, ObjectId view, std::span<const std::byte> data, Body body)
       VSNAP_EXCLUDES(mutex_);
+  // The leave of a worker to carry out by itself what waits for a flush only (WriteWait::flush).
+  class Stay {
+   public:
+    Stay(SetAside& all, bool wanted);
+    ~Stay() {
+      if (granted_) all_.staying_.fetch_sub(1, std::memory_order_relaxed);
+    }
+    Stay(const Stay&) = delete;
+    Stay& operator=(const Stay&) = delete;
+    [[nodiscard]] bool granted() const { return granted_; }
+
+   private:
+    SetAside& all_;
+    bool granted_ = false;
+  };
   // What nobody has begun stays unanswered; returns when what was begun has ended.
   void end() VSNAP_EXCLUDES(mutex_);
 
@@ -84,6 +103,8 @@ class SetAside {
   void work(ObjectId view, Group& group) VSNAP_EXCLUDES(mutex_);
   void carry_out(ObjectId view, Group& group, Request request) noexcept VSNAP_REQUIRES(mutex_);
 
+  const unsigned most_staying_;
+  std::atomic<unsigned> staying_{0};
   Mutex mutex_;
   CondVar ended_; // the last thread
   std::map<ObjectId, Group> groups_ VSNAP_GUARDED_BY(mutex_);

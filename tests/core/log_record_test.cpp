@@ -73,6 +73,33 @@ TEST_CASE("a save survives that way with the checksum of its copy") {
   }
 }
 
+TEST_CASE("a save of zeros has no place and no checksum") {
+  MapChange c = some_change();
+  c.kind = BlockKind::reserved;
+  c.place = Place::zeros(c.start);
+  c.saves = true;
+  c.mapped_change = 0;
+  const LogRecord good = record_of(c);
+  REQUIRE(valid(good));
+  CHECK_FALSE(needs_flushed_data(good));
+  CHECK(change_of(good).place.is_zeros());
+  LogRecord bad = good;
+  bad.mapped_change = 1;
+  CHECK_FALSE(valid(bad));
+  bad = good;
+  ++bad.place; // of another block
+  CHECK_FALSE(valid(bad));
+  bad = good;
+  bad.kind = static_cast<std::uint8_t>(BlockKind::data);
+  CHECK_FALSE(valid(bad));
+  bad = good;
+  bad.count = 0;
+  CHECK_FALSE(valid(bad));
+  bad = good;
+  bad.type = RecordType::map;
+  CHECK_FALSE(valid(bad));
+}
+
 TEST_CASE("records that nobody could have written are refused") {
   const LogRecord good = record_of(some_change());
   REQUIRE(valid(good));

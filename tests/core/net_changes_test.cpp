@@ -148,6 +148,29 @@ TEST_CASE("the net form is what the records do one after the other") {
   }
 }
 
+TEST_CASE("of saves of one version the first counts") {
+  const auto save = [](std::uint64_t start, std::uint64_t count, std::uint64_t physical) {
+    MapChange c = change(start, count, BlockKind::data, physical);
+    c.saves = true;
+    return c;
+  };
+  NetChanges net;
+  net.add(save(4, 2, 100));
+  net.add(save(10, 2, 110));
+  net.add(save(0, 16, 200));
+  const auto& pieces = net.by_version[{BranchId(1), Version(1)}];
+  REQUIRE(pieces.size() == 5);
+  CHECK(pieces.at(BlockIndex(0)).place == Place(0, 200));
+  CHECK(pieces.at(BlockIndex(0)).count == BlockCount(4));
+  CHECK(pieces.at(BlockIndex(4)).place == Place(0, 100));
+  CHECK(pieces.at(BlockIndex(6)).place == Place(0, 206));
+  CHECK(pieces.at(BlockIndex(10)).place == Place(0, 110));
+  CHECK(pieces.at(BlockIndex(12)).place == Place(0, 212));
+  CHECK(pieces.at(BlockIndex(12)).count == BlockCount(4));
+  const std::multiset<Place> twice{Place(0, 204), Place(0, 205), Place(0, 210), Place(0, 211)};
+  CHECK(overtaken_of(net) == twice);
+}
+
 TEST_CASE("a change inside an older one leaves both of its ends") {
   NetChanges net;
   net.add(change(0, 10, BlockKind::data, 100));

@@ -3,6 +3,7 @@
 #include <random>
 #include <thread>
 
+#include "core/log.h"
 #include "core/pool_impl.h"
 #include "tests/core/small_pool.h"
 
@@ -111,6 +112,34 @@ TEST_CASE("a snapshot that is first read after the image was overwritten shows w
   const ViewHandle s = pool.view("v@s");
   pool.write(*pool.view("v"), 0, 9, 64 * 1024); // in the log, not in the catalog
   CHECK((read_from(*s, 0, kImageBytes) == before));
+}
+
+TEST_CASE("a write that saves waits for a flush, and for others of its volume where there are some") {
+  AdoptedPool pool;
+  const ViewHandle head = pool.view("v");
+  pool.write(*head, 0, 1);
+  CHECK(head->write_wait() == WriteWait::none);
+  REQUIRE(pool.snapshot("v@s").has_value());
+  CHECK(head->write_wait() == WriteWait::none); // nobody knows yet
+  pool.write(*head, 0, 2);
+  CHECK(head->write_wait() == WriteWait::flush);
+  pool.env.slow_reads_of("/img");
+  bool beside = false;
+  for (int round = 0; !beside; ++round) {
+    REQUIRE(pool.snapshot("v@s" + std::to_string(round)).has_value());
+    std::atomic<bool> done{false};
+    std::thread writer([&, view = pool.view("v")] {
+      for (std::uint64_t at = 0; at + kBlockBytes < kImageBytes; at += 16 * kBlockBytes)
+        static_cast<void>(view->write(at, block_of(3)));
+      done = true;
+    });
+    while (!done && !beside) beside = head->write_wait() == WriteWait::others;
+    writer.join();
+  }
+  pool.env.slow_reads_of("");
+  CHECK(head->write_wait() == WriteWait::flush);
+  for (int i = 0; i < 64; ++i) REQUIRE(head->write(0, block_of(4)).has_value()); // of its own by now
+  CHECK(head->write_wait() == WriteWait::none);
 }
 
 TEST_CASE("discarding in an adopted volume zeros the image, and keeps what snapshots see") {
@@ -345,6 +374,169 @@ TEST_CASE("a release with --keep-snapshots makes them independent of the image")
   }
 }
 
+namespace {
+
+// An image whose first MiB is zeros, and with two blocks of data in the second.
+class SparsePool : public AdoptedPool {
+ public:
+  SparsePool() : AdoptedPool(64 * kMiB, 2 * kMiB) {
+    REQUIRE(pool->release("v", {}, {}).has_value());
+    SparseBytes& bytes = env.bytes_of("/img");
+    std::fill_n(bytes.begin(), 2 * kMiB, std::byte{0});
+    bytes[kData] = bytes[kData + kBlockBytes] = std::byte{77};
+    REQUIRE(adopt("/img", "v").has_value());
+    content = env_bytes("/img");
+    sparse = content;
+  }
+  void write_all(std::uint8_t stamp) {
+    const ViewHandle head = view("v");
+    for (std::uint64_t at = 0; at < 2 * kMiB; at += 256 << 10) write(*head, at, stamp, 256 << 10);
+  }
+  std::uint64_t used() {
+    REQUIRE(pool->sync().has_value());
+    return pool->space().data_bytes;
+  }
+  void check_sparse(const std::string& name) {
+    INFO(name);
+    CHECK((all_of(name) == sparse));
+    CHECK(*view(name)->seek_data(0) == std::optional<std::uint64_t>(kData / kNeighbourhood * kNeighbourhood));
+    CHECK_FALSE(view(name)->seek_data(kMiB + (128 << 10))->has_value());
+  }
+  static constexpr std::uint64_t kNeighbourhood = kNeighbourhoodBlocks * kBlockBytes;
+  static constexpr std::uint64_t kData = kMiB + 5 * kBlockBytes;
+  std::vector<std::byte> sparse;
+};
+
+} // namespace
+
+TEST_CASE("what an image holds as zeros takes no space once it is saved") {
+  SparsePool pool;
+  const std::uint64_t before = pool.used();
+  REQUIRE(pool.snapshot("v@s").has_value());
+  REQUIRE(pool.pool->clone({"v", "s"}, "c").has_value());
+  {
+    const ViewHandle open = pool.view("v@s");
+    REQUIRE((read_from(*open, 0, 2 * kMiB) == pool.sparse));
+    pool.write_all(5);
+    CHECK((pool.env_bytes("/img") == pool.content));
+    CHECK((read_from(*open, 0, 2 * kMiB) == pool.sparse));
+  }
+  pool.check_sparse("v@s");
+  pool.check_sparse("c");
+  CHECK(pool.used() - before == SparsePool::kNeighbourhood);
+  CHECK(pool.findings().empty());
+  pool.reopen();
+  pool.check_sparse("v@s");
+  pool.check_sparse("c");
+  // The clone writes there as anywhere.
+  REQUIRE(pool.view("c")->write(100, block_of(6, 10)).has_value());
+  REQUIRE(pool.view("c")->discard(kMiB / 2, kMiB / 4).has_value());
+  pool.check_sparse("v@s");
+  CHECK(read_from(*pool.view("c"), 90, 10) == block_of(0, 10));
+  CHECK(read_from(*pool.view("c"), 100, 10) == block_of(6, 10));
+  CHECK(pool.findings().empty());
+  REQUIRE(pool.remove("c").has_value());
+  REQUIRE(pool.remove("v@s").has_value());
+  REQUIRE(pool.pool->wait_for_removals({}).has_value());
+  CHECK(pool.used() == before);
+  CHECK(pool.findings().empty());
+}
+
+TEST_CASE("a kill or a power cut leaves what was saved as zeros") {
+  for (const bool power : {false, true}) {
+    SparsePool pool;
+    REQUIRE(pool.snapshot("v@s").has_value());
+    pool.write_all(5);
+    if (power)
+      pool.env.power_cut(7);
+    else
+      pool.env.kill();
+    pool.pool.reset();
+    pool.open();
+    pool.check_sparse("v@s");
+    CHECK(pool.findings().empty());
+  }
+}
+
+TEST_CASE("a rollback to what was saved as zeros makes holes of them") {
+  SparsePool pool;
+  REQUIRE(pool.snapshot("v@s").has_value());
+  pool.write_all(5);
+  REQUIRE(pool.pool->rollback({"v", "s"}, false, false).has_value());
+  CHECK((pool.env_bytes("/img") == pool.sparse));
+  CHECK((pool.all_of("v") == pool.sparse));
+  CHECK((pool.all_of("v@before-rollback-1") == pool.content));
+  CHECK(pool.findings().empty());
+}
+
+TEST_CASE("a release with --keep-snapshots copies no zeros, and the volume writes over them") {
+  SparsePool pool;
+  const std::uint64_t before = pool.used();
+  REQUIRE(pool.snapshot("v@s").has_value());
+  REQUIRE(pool.pool->clone({"v", "s"}, "c").has_value());
+  REQUIRE(pool.pool->release("v", {.keep_snapshots = true}, {}).has_value());
+  CHECK(pool.used() - before == SparsePool::kNeighbourhood);
+  for (const char* name : {"v@s", "v", "c"}) pool.check_sparse(name);
+  CHECK(pool.findings().empty());
+  REQUIRE(pool.pool->flatten("c", {}).has_value());
+  CHECK(pool.used() - before == 2 * SparsePool::kNeighbourhood);
+  REQUIRE(pool.remove("v@s").has_value());
+  REQUIRE(pool.pool->wait_for_removals({}).has_value());
+  // Nobody else sees them now.
+  for (const std::string name : {"v", "c"}) {
+    pool.check_sparse(name);
+    const ViewHandle view = pool.view(name);
+    REQUIRE(view->reserve(kMiB / 2, kMiB / 4, false).has_value());
+    REQUIRE(view->write(8192, block_of(3, 3 * kBlockBytes)).has_value());
+    REQUIRE(view->write(kMiB / 2, block_of(4, 5000)).has_value());
+    REQUIRE(view->discard(0, 16384).has_value());
+    auto expected = pool.sparse;
+    std::fill_n(expected.begin() + 16384, kBlockBytes, std::byte{3});
+    std::fill_n(expected.begin() + kMiB / 2, 5000, std::byte{4});
+    CHECK((pool.all_of(name) == expected));
+  }
+  CHECK(pool.findings().empty());
+  CHECK(pool.used() - before == 2 * (SparsePool::kNeighbourhood + kMiB / 4 + kBlockBytes));
+  REQUIRE(pool.remove("v").has_value());
+  REQUIRE(pool.remove("c").has_value());
+  REQUIRE(pool.pool->wait_for_removals({}).has_value());
+  CHECK(pool.used() == before);
+}
+
+TEST_CASE("a full-sized snapshot of a sparse image has no place for its zeros") {
+  SparsePool pool;
+  const std::uint64_t before = pool.used();
+  REQUIRE(pool.pool->snapshot_full({"v", "f"}, {}).has_value());
+  REQUIRE(pool.pool->wait_for_copy({"v", "f"}, {}).has_value());
+  CHECK(pool.used() - before == SparsePool::kNeighbourhood);
+  pool.write_all(5);
+  pool.check_sparse("v@f");
+  CHECK(pool.used() - before == SparsePool::kNeighbourhood);
+  CHECK(pool.findings().empty());
+  REQUIRE(pool.pool->split({"v", "f"}, "w").has_value());
+  REQUIRE(pool.view("w")->write(4096, block_of(3)).has_value());
+  CHECK(read_from(*pool.view("w"), 4096) == block_of(3));
+  CHECK(pool.findings().empty());
+}
+
+TEST_CASE("a sparse image that is longer than the pool has space is copied") {
+  AdoptedPool pool(16 * kMiB, 4096);
+  pool.make_image("/large", 4096);
+  auto file = pool.env.open_file("/large", {});
+  REQUIRE(file.has_value());
+  REQUIRE((*file)->resize(256 * kMiB).has_value());
+  file->reset();
+  REQUIRE(pool.adopt("/large", "large").has_value());
+  const auto expected = pool.env_bytes("/large");
+  REQUIRE(pool.pool->snapshot_full({"large", "f"}, {}).has_value());
+  REQUIRE(pool.pool->wait_for_copy({"large", "f"}, {}).has_value());
+  CHECK((pool.all_of("large@f") == expected));
+  REQUIRE(pool.snapshot("large@s").has_value());
+  REQUIRE(pool.pool->release("large", {.keep_snapshots = true}, {}).has_value());
+  CHECK((pool.all_of("large@s") == expected));
+  CHECK(pool.findings().empty());
+}
+
 TEST_CASE("an image that was changed without us is not taken for the one that was left") {
   AdoptedPool pool;
   pool.create("other", kMiB);
@@ -429,6 +621,7 @@ class Life {
   static constexpr std::uint64_t kSize = 600'000 / 512 * 512;
   explicit Life(std::uint64_t seed) : lab(32 * kMiB, kSize), history(kSize / 512), random(seed) {
     for (std::size_t i = 0; i < kSize; ++i) lab.content[i] = static_cast<std::byte>(i / 512 % 200);
+    std::fill_n(lab.content.begin(), kSize / 3 / 512 * 512, std::byte{0}); // as a hole
     REQUIRE(lab.view("v")->write(0, lab.content).has_value());
     REQUIRE(lab.view("v")->fsync().has_value());
     settle();
@@ -487,8 +680,9 @@ class Life {
     const ViewHandle head = lab.view("v");
     for (int i = 0; i < count; ++i) {
       const std::uint64_t from = random() % (history.size() - 40);
-      const std::uint64_t sectors = 1 + random() % (i % 4 == 0 ? 40 : 8);
       const bool discards = random() % 8 == 0;
+      const std::uint64_t most = discards ? std::min<std::uint64_t>(300, history.size() - from) : 8;
+      const std::uint64_t sectors = 1 + random() % (i % 4 == 0 && !discards ? 40 : most);
       const std::byte stamp{discards ? std::uint8_t{0} : static_cast<std::uint8_t>(200 + random() % 50)};
       for (std::uint64_t s = from; s < from + sectors; ++s) history[s].push_back(stamp);
       std::fill_n(lab.content.begin() + static_cast<std::ptrdiff_t>(from * 512), sectors * 512, stamp);
@@ -552,6 +746,43 @@ TEST_CASE("an adopted image through a kill at any call: what was answered, and s
     life.check_after(false);
     if (through) break;
   }
+}
+
+TEST_CASE("a crash amid a snapshot, beside writes of an adopted image, leaves older ones as they were") {
+  log::set_level(log::Level::off);
+  AdoptedPool pool(64 * kMiB, 64 * kBlockBytes);
+  pool.env.slow_flushes(true); // so that a write gets between the line and the row
+  for (int round = 0; round < 30; ++round) {
+    CAPTURE(round);
+    const std::string name = "v@s" + std::to_string(round);
+    REQUIRE(pool.pool->sync().has_value());
+    REQUIRE(pool.snapshot(name).has_value());
+    const std::vector<std::byte> held = pool.content;
+    pool.write(*pool.view("v"), 0, static_cast<std::uint8_t>(round)); // saved, and not in the catalog yet
+    std::atomic<bool> done{false};
+    std::thread other([&] {
+      static_cast<void>(pool.snapshot("v@t" + std::to_string(round)));
+      done = true;
+    });
+    std::vector<std::unique_ptr<MemoryEnv>> crashes;
+    const ViewHandle head = pool.view("v");
+    for (std::uint8_t stamp = 0; !done; ++stamp) {
+      pool.write(*head, 0, stamp);
+      if (crashes.size() > 5) crashes.erase(crashes.begin());
+      crashes.push_back(pool.env.fork());
+    }
+    other.join();
+    for (const auto& crashed : crashes) {
+      auto opened = Pool::open(*crashed, {.member_paths = pool.paths});
+      REQUIRE(opened.has_value());
+      const auto info = (*opened)->find(*parse_view_name(name));
+      REQUIRE(info.has_value());
+      auto view = (*opened)->open_view(info->id);
+      REQUIRE(view.has_value());
+      REQUIRE((read_from(**view, 0, held.size()) == held));
+    }
+  }
+  CHECK(pool.findings().empty());
 }
 
 TEST_CASE("readers of snapshots and clones beside writers of an adopted image see what was there") {

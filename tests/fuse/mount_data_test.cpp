@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <algorithm>
 
+#include "core/wait_listener.h"
 #include "tests/fuse/mounted_pool.h"
 
 using namespace vsnap;
@@ -403,13 +404,41 @@ TEST_CASE("writes that wait hold no worker, however many they are") {
   CHECK(errno_of(::fallocate(fd.get(), FALLOC_FL_COLLAPSE_RANGE, 0, 4096)) == EOPNOTSUPP);
 }
 
+TEST_CASE("writes that wait for a flush alone stay with workers, and leave half of them to others") {
+  for (const unsigned workers : {1U, 4U}) {
+    const auto mounted = MountedPool::make(workers);
+    if (!mounted) return;
+    constexpr unsigned kWriters = 8;
+    const ViewInfo saving = mounted->make_volume("saving", kWriters * kBlockBytes);
+    mounted->make_volume("vm1", kMegabyte);
+    std::atomic<unsigned> by_workers{0};
+    mounted->pool().set_before_write([&] { by_workers += wait_listener() == nullptr ? 1 : 0; });
+    mounted->pool().pause_writes(saving.id, WriteWait::flush);
+    Writers writers(mounted->path("saving"), kWriters);
+    wait_for_writes(mounted->pool(), kWriters);
+    CHECK(by_workers == workers / 2);
+    const Fd other(mounted->path("vm1"), O_RDWR);
+    CHECK(read_at(other, 4096, 8192) == pattern_bytes(4096, 8192));
+    mounted->pool().let_writes_go();
+    writers.join();
+    CHECK(writers.errors() == std::vector<int>(kWriters, 0));
+    by_workers = 0; // they have come back
+    const Fd fd(mounted->path("saving"), O_RDWR | O_DIRECT);
+    const AlignedBytes data = aligned_bytes(kBlockBytes, 7);
+    for (unsigned i = 0; i < kWriters; ++i)
+      CHECK(::pwrite(fd.get(), data.get(), kBlockBytes, 0) == kBlockBytes);
+    CHECK(by_workers == (workers > 1 ? kWriters : 0));
+    mounted->pool().set_before_write({});
+  }
+}
+
 TEST_CASE("what needs no room goes on beside writes that wait for some") {
   const auto mounted = MountedPool::make(1);
   if (!mounted) return;
   constexpr unsigned kWriters = kThreadsOfAView - 8; // more than a view's threads that do not wait
   constexpr std::uint64_t kEnd = kWriters * kBlockBytes;
   const ViewInfo full = mounted->make_volume("full", 2 * kEnd);
-  mounted->pool().pause_writes(full.id, true, kEnd);
+  mounted->pool().pause_writes(full.id, WriteWait::others, kEnd);
   Writers writers(mounted->path("full"), kWriters);
   wait_for_writes(mounted->pool(), kWriters);
   const Fd fd(mounted->path("full"), O_RDWR | O_DIRECT);

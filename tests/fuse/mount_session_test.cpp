@@ -116,7 +116,7 @@ TEST_CASE("a mount that is taken away ends, though a write waits for room in one
   for (int round = 0; round < 6; ++round) { // any of them
     const TemporaryDirectory directory;
     const auto pool = ModelPool::make("lab");
-    pool->pause_writes(pool->create_volume("v", kBlockBytes)->id, false);
+    pool->pause_writes(pool->create_volume("v", kBlockBytes)->id, WriteWait::none);
     MountOptions options;
     options.mount_point = directory.path();
     options.threads = 2;

@@ -108,6 +108,7 @@ class MemoryFile final : public File {
     return {};
   }
   Result<> flush() override {
+    if (env_.slow_flushes_) std::this_thread::sleep_for(std::chrono::microseconds(200));
     MutexLock lock(env_.mutex_);
     if (gone() || env_.fails() || std::exchange(env_.fail_flush_, false))
       return failure(ErrorKind::failed, EIO, "flush");
@@ -125,6 +126,16 @@ class MemoryFile final : public File {
     std::fill_n(at, length, std::byte{0xdd});
   }
   [[nodiscard]] std::uint64_t size_bytes() const override { return content_->bytes.size(); }
+  [[nodiscard]] std::uint64_t allocated_bytes() const override { // pages that hold something
+    MutexLock lock(env_.mutex_);
+    std::uint64_t taken = 0;
+    for (std::size_t at = 0; at < content_->bytes.size(); at += kPage) {
+      const std::byte* const page = content_->bytes.data() + at;
+      const std::size_t length = std::min<std::size_t>(kPage, content_->bytes.size() - at);
+      taken += std::any_of(page, page + length, [](std::byte b) { return b != std::byte{0}; }) ? kPage : 0;
+    }
+    return taken;
+  }
   Result<> resize(std::uint64_t size) override {
     MutexLock lock(env_.mutex_);
     content_->bytes.resize(size);

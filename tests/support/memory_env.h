@@ -84,6 +84,7 @@ class MemoryEnv final : public Env {
   void new_boot();
   void no_shared_memory(bool none);
   void slow_durable_writes(bool slow) { slow_.store(slow); } // so that others come while one goes on
+  void slow_flushes(bool slow) { slow_flushes_.store(slow); }
   // Reads of that file take a while before they have the bytes; "": of none.
   void slow_reads_of(const std::string& path);
   void fail_from(std::optional<std::uint64_t> nth); // nullopt: no more faults
@@ -118,7 +119,7 @@ class MemoryEnv final : public Env {
   void note(Event::Kind kind, const Content& content, std::uint64_t offset, std::uint64_t length,
             std::span<const std::byte> data) VSNAP_REQUIRES(mutex_);
 
-  std::atomic<bool> slow_{false};
+  std::atomic<bool> slow_{false}, slow_flushes_{false};
   mutable Mutex mutex_;
   std::map<std::string, std::shared_ptr<Content>> files_ VSNAP_GUARDED_BY(mutex_);
   std::mt19937_64 random_ VSNAP_GUARDED_BY(mutex_);

@@ -29,7 +29,7 @@ void ModelPool::set_before_write(std::function<void()> hook) {
   before_write_ = std::move(hook);
 }
 
-void ModelPool::pause_writes(ObjectId view, bool foreseen, std::uint64_t end) {
+void ModelPool::pause_writes(ObjectId view, WriteWait foreseen, std::uint64_t end) {
   MutexLock lock(mutex_);
   pause_end_ = end;
   foreseen_ = foreseen;

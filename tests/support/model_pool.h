@@ -59,9 +59,9 @@ class ModelPool : public Pool {
   void set_before_write(std::function<void()> hook) VSNAP_EXCLUDES(mutex_);
 
   // Writes to this view may have to wait for room, and do from now on; until there is room, or they are to
-  // stop waiting. `foreseen`: View::write_may_wait() says so. From `end` on they need no room.
-  void pause_writes(ObjectId view, bool foreseen = true, std::uint64_t end = kMaxVolumeBytes)
-      VSNAP_EXCLUDES(mutex_);
+  // stop waiting. `foreseen`: what View::write_wait() says. From `end` on they need no room.
+  void pause_writes(ObjectId view, WriteWait foreseen = WriteWait::others,
+                    std::uint64_t end = kMaxVolumeBytes) VSNAP_EXCLUDES(mutex_);
   void let_writes_go() VSNAP_EXCLUDES(mutex_);
   void stop_waiting() override VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] std::size_t waiting_writes() VSNAP_EXCLUDES(mutex_);
@@ -187,7 +187,7 @@ class ModelPool : public Pool {
   std::vector<MemberInfo> members_ VSNAP_GUARDED_BY(mutex_);
   std::function<void()> before_write_ VSNAP_GUARDED_BY(mutex_);
   std::atomic<ObjectId> may_pause_{}; // written under mutex_, as the next
-  std::atomic<bool> foreseen_{false};
+  std::atomic<WriteWait> foreseen_{WriteWait::none};
   CondVar go_on_;
   bool paused_ VSNAP_GUARDED_BY(mutex_) = false;
   std::uint64_t pause_end_ VSNAP_GUARDED_BY(mutex_) = 0;

@@ -21,8 +21,8 @@ class ModelView : public View {
   Result<std::optional<std::uint64_t>> seek_data(std::uint64_t offset) override;
   Result<std::optional<std::uint64_t>> seek_hole(std::uint64_t offset) override;
   Result<> fsync() override { return {}; }
-  bool write_may_wait() const override {
-    return pool_.foreseen_.load() && pool_.may_pause_.load() == object_->info.id;
+  WriteWait write_wait() const override {
+    return pool_.may_pause_.load() == object_->info.id ? pool_.foreseen_.load() : WriteWait::none;
   }
 
  private:
