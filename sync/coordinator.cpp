@@ -179,6 +179,8 @@ Result<> Server::begin() {
       gate_, Gate::start(context_, [this](const HostKey& key, const std::string&) { return admits(key); }));
   VSNAP_TRY(Gate::guard(router_, options_.key));
   VSNAP_TRY(bind());
+  if (!is_bound_)
+    log::warning("{}: cannot listen at {} yet, and tries again", pool_.name(), options_.address);
   try {
     actor_ = std::thread([this] { actor(); });
   } catch (const std::system_error& e) {
@@ -208,7 +210,6 @@ Result<> Server::bind() {
     return failure(ErrorKind::failed, e.num(),
                    fmt::format("{}: cannot listen at {}: {}", pool_.name(), options_.address, e.what()));
   }
-  log::info("{}: shared with other hosts at {}, epoch {}", pool_.name(), address(), epoch_);
   return {};
 }
 
@@ -258,7 +259,10 @@ void Server::actor() {
 }
 
 void Server::round() {
-  if (!is_bound_) static_cast<void>(bind());
+  if (!is_bound_) {
+    static_cast<void>(bind());
+    if (is_bound_) log::info("{}: listens at {} now", pool_.name(), address());
+  }
   zmq::pollitem_t items[] = {{nullptr, wake_fd_, ZMQ_POLLIN, 0}, {router_.handle(), 0, ZMQ_POLLIN, 0}};
   zmq::poll(items, 2, longest_wait());
   std::uint64_t count = 0;
