@@ -117,6 +117,7 @@ class Server final : public Coordinator {
 
   void step(const Membership::Event& event) VSNAP_REQUIRES(mutex_);
   void give_work(Work work) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] static std::size_t bytes_of(const Work& work);
   [[nodiscard]] bool admits(const HostKey& key);
   [[nodiscard]] Invitation* invitation_of(const HostKey& key) VSNAP_REQUIRES(mutex_);
 
@@ -157,6 +158,7 @@ class Server final : public Coordinator {
   std::deque<Membership::Send> outbox_ VSNAP_GUARDED_BY(mutex_);
   std::deque<Membership::Action> sessions_ VSNAP_GUARDED_BY(mutex_); // to be told to the listener
   std::deque<Work> work_ VSNAP_GUARDED_BY(mutex_);
+  std::size_t work_bytes_ VSNAP_GUARDED_BY(mutex_) = 0; // of it
   std::size_t idle_ VSNAP_GUARDED_BY(mutex_) = 0;
   std::vector<std::thread> workers_ VSNAP_GUARDED_BY(mutex_);
 };
@@ -393,7 +395,9 @@ void Server::step(const Membership::Event& event) {
 // Membership bounds what a host may have running; what is beyond the limit of all together is forgotten, and
 // asked for again.
 void Server::give_work(Work work) {
-  if (stopping_.load() || work_.size() >= kMaxWaiting) {
+  if (stopping_.load()) return; // the next coordinator is asked
+  const std::size_t bytes = bytes_of(work);
+  if (work_.size() >= kMaxWaiting || work_bytes_ + bytes > kMaxWaitingBytes) {
     auto* const asked = std::get_if<Membership::Execute>(&work);
     if (asked == nullptr) return;
     wire::LinkReply busy;
@@ -406,6 +410,7 @@ void Server::give_work(Work work) {
     }
     return;
   }
+  work_bytes_ += bytes;
   work_.push_back(std::move(work));
   if (idle_ >= work_.size() || workers_.size() >= kMaxWorkers) return work_there_.notify_one();
   try {
@@ -413,6 +418,11 @@ void Server::give_work(Work work) {
   } catch (const std::exception& e) { // the system's limit of threads: those that there are will take it
     log::warning("coordinator: {}", e.what());
   }
+}
+
+std::size_t Server::bytes_of(const Work& work) {
+  if (const auto* asked = std::get_if<Membership::Execute>(&work)) return asked->request.ByteSizeLong();
+  return std::get<JoinAsked>(work).join.ByteSizeLong();
 }
 
 Invitation* Server::invitation_of(const HostKey& key) {
@@ -451,6 +461,7 @@ void Server::worker() {
       if (stopping_.load()) return; // who asked asks the next coordinator
       work = std::move(work_.front());
       work_.pop_front();
+      work_bytes_ -= bytes_of(*work);
     }
     try {
       std::visit([this](const auto& asked) { do_work(asked); }, *work);
@@ -500,6 +511,10 @@ void Server::do_work(const JoinAsked& asked) {
 }
 
 void Server::do_work(const Membership::Execute& asked) {
+  {
+    MutexLock lock(mutex_);
+    if (machine_->host_of(asked.host.key) == nullptr) return; // revoked while it waited
+  }
   wire::LinkReply reply;
   try {
     reply = serve(asked);

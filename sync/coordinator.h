@@ -10,11 +10,12 @@
 //    to it; what is known here follows it and never comes before it.
 // 3. One thread, the actor, owns the socket, and never waits for the pool. What needs the pool is done by
 // worker
-//    threads: kMaxWorkers of them, with kMaxWaiting pieces of work waiting at most.
+//    threads: kMaxWorkers of them, with kMaxWaiting pieces of work, or kMaxWaitingBytes, waiting
+//    at most.
 // 4. Nothing that arrives can do more than be refused and counted.
 //
 // Threads: start(), stop() and the destructor from the owner's thread; the rest from any. Options::serve is
-// called by workers, Options::listener by the actor or by whoever revokes, one call at a time.
+// called by workers, Options::listener by the actor.
 #pragma once
 
 #include <functional>
@@ -40,6 +41,7 @@ class Coordinator {
  public:
   static constexpr std::size_t kMaxWorkers = 8;
   static constexpr std::size_t kMaxWaiting = 1024;
+  static constexpr std::size_t kMaxWaitingBytes = 32U << 20;
   static constexpr std::int64_t kDefaultLease_ns = 10'000'000'000;
   static constexpr std::int64_t kShortestLease_ns = 100'000'000;
   static constexpr std::int64_t kLongestLease_ns = 3'600'000'000'000;

@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string_view>
 #include <variant>
 #include <vector>
@@ -39,8 +40,10 @@ class HostSession {
   // Per cent of the lease.
   static constexpr int kNoNewIo = 70;
   static constexpr int kDrain = 85;
-  static constexpr std::size_t kMaxOpen = 64;                      // requests
-  static constexpr std::size_t kMaxUnanswered = 16;                // renewals
+  static constexpr std::size_t kMaxOpen = 64;       // requests
+  static constexpr std::size_t kMaxUnanswered = 16; // renewals
+  static constexpr std::size_t kMostTold = 1000;    // requests that were answered, in a renewal
+  static constexpr std::size_t kTold = 32;          // the same in a request
   static constexpr std::int64_t kFirstHelloPause_ns = 100'000'000; // doubled up to the longest
   static constexpr std::int64_t kLongestHelloPause_ns = 1'000'000'000;
 
@@ -109,12 +112,16 @@ class HostSession {
   [[nodiscard]] const RefusalCounts& refused() const { return refused_; }
 
  private:
+  struct Renewal {
+    std::int64_t sent_ns = 0;
+    std::vector<std::uint64_t> answered; // requests that it told of
+  };
   struct Session {
     std::uint64_t number = 0;
     std::uint64_t received = 0; // sequence numbers
     std::uint64_t sent = 0;
     std::int64_t renew_at_ns = 0;
-    std::map<std::uint64_t, std::int64_t> renewals; // not answered: when each was sent, by sequence number
+    std::map<std::uint64_t, Renewal> renewals; // not answered, by sequence number
     std::uint64_t taken = 0;
   };
   struct Lease { // outlives its session while a new coordinator is looked for
@@ -152,6 +159,7 @@ class HostSession {
   void extend_lease(std::int64_t sent_ns);
   void send(LinkType type, std::string payload);
   [[nodiscard]] std::int64_t retry_ns() const;
+  [[nodiscard]] std::uint64_t settled() const { return open_.empty() ? next_request_ : open_.begin()->first; }
 
   const Settings settings_;
   std::optional<Session> session_;
@@ -167,6 +175,8 @@ class HostSession {
   std::optional<std::uint64_t> works_by_;
   std::uint64_t next_request_ = 1;
   std::map<std::uint64_t, Open> open_; // by id
+  // Requests whose answers have come while an earlier one is open, and that the coordinator may not know of.
+  std::set<std::uint64_t> answered_;
   Phase phase_ = Phase::away;
   RefusalCounts refused_;
   std::int64_t now_ns_ = 0;

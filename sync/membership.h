@@ -73,7 +73,7 @@ class Membership {
   static constexpr int kStillFraction = 4;
   static constexpr std::size_t kMaxRunning = 16;
   static constexpr std::size_t kMaxRecords = 128;
-  static constexpr std::size_t kMaxKeptReply = 256U << 10; // bytes
+  static constexpr std::size_t kMaxKeptReply = 64U << 10; // bytes
   static constexpr std::size_t kMaxUntaken = 1024;
   static constexpr std::size_t kMaxGone = 16;
   static constexpr std::int64_t kRefusalPause_ns = 20'000'000;
@@ -198,6 +198,8 @@ class Membership {
   void on_message(Host& host, const LinkPeer& peer, const LinkMessage& message);
   void on_renew(Host& host, const LinkMessage& message);
   void on_request(Host& host, const LinkMessage& message);
+  template <class Message>
+  static void forget_answered(Host& host, const Message& message);
   void on_taken(Host& host, const LinkMessage& message);
   void begin(Host& host, const LinkPeer& peer, const wire::Hello& hello);
   void end(Host& host, End why, HostStatus::State state);
