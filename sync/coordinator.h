@@ -2,16 +2,13 @@
 // sessions (sync/membership.h), and carries out what they ask for.
 //
 // Invariants
-// 1. Everything that comes over TCP has passed the gate (sync/gate.h), and is judged by the key under which
-// it
-//    came. Who is revoked, or used its invitation up, is refused from the next message on.
+// 1. Everything that comes over TCP has passed the gate (sync/gate.h), and is judged by the key under
+//    which it came. Who is revoked, or used its invitation up, is refused from the next message on.
 // 2. The epoch is one higher, durably, before the socket is bound. The pool's catalog is what decides who
-// belongs
-//    to it; what is known here follows it and never comes before it.
+//    belongs to it; what is known here follows it and never comes before it.
 // 3. One thread, the actor, owns the socket, and never waits for the pool. What needs the pool is done by
-// worker
-//    threads: kMaxWorkers of them, with kMaxWaiting pieces of work, or kMaxWaitingBytes, waiting
-//    at most.
+//    worker threads: kMaxWorkers of them, with kMaxWaiting pieces of work, or kMaxWaitingBytes, waiting at
+//    most.
 // 4. Nothing that arrives can do more than be refused and counted.
 //
 // Threads: start(), stop() and the destructor from the owner's thread; the rest from any. Options::serve is

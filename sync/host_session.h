@@ -7,16 +7,14 @@
 //   any ── revoked, superseded, closed ──► ended
 //
 // Invariants
-// 1. The lease is counted from when the Hello or Renew that was answered was sent: it is over here before it
-//    is there. Time that goes back counts as no time; time that jumps ahead is taken for what it says.
-// 2. What is granted in a session ends with it. `reclaim` of Began says that the lease of the one before had
-//    not run out: a new coordinator gives back what the host still has.
+// 1. The lease is counted from when the Hello or Renew that was answered was sent: it is over here before
+//    it is there. Time that goes back counts as no time; time that jumps ahead is taken for what it says.
+// 2. What is granted in a session ends with it. `reclaim` of Began says that the lease of the one before
+//    had not run out: a new coordinator gives back what the host still has.
 // 3. Of a session each message is taken at most once and in order; nothing of an epoch lower than one that
-// was
-//    seen.
-// 4. A request is asked until it is answered, also over sessions, and answered once. After `ended` all that
-// are
-//    open are answered: kind no_answer.
+//    was seen.
+// 4. A request is asked until it is answered, also over sessions, and answered once. After `ended` all
+//    that are open are answered: kind no_answer.
 // 5. Notices are handed on once each, in order, and only then acknowledged; a session's first is number 1.
 // Threads: one at a time.
 #pragma once

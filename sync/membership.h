@@ -7,18 +7,14 @@
 // Invariants
 // 1. A host is who has its key. A message is judged by the key under which it came, never by its route.
 // 2. A host has one session at most, and a session is of one incarnation (process). A new incarnation ends
-// the
-//    session of the one before, which is refused from then on.
+//    the session of the one before, which is refused from then on.
 // 3. Of a session each message is taken at most once and in order: one whose epoch, session or sequence is
-// not
-//    right is refused and counted, and changes nothing else.
-// 4. A lease is counted from when its renewal was received, and is kMarginPercent longer than what the host
-// is
-//    told; while the coordinator itself stood still nothing runs out. So the session is over here only after
-//    it is at the host.
-// 5. A request is carried out once for each (host, incarnation, id), whatever is repeated; where its answer
-// is
-//    not kept, because it is large and so only looks, it is carried out again.
+//    not right is refused and counted, and changes nothing else.
+// 4. A lease is counted from when its renewal was received, and is kMarginPercent longer than what the
+//    host is told; while the coordinator itself stood still nothing runs out. So the session is over here
+//    only after it is at the host.
+// 5. A request is carried out once for each (host, incarnation, id), whatever is repeated; where its
+//    answer is not kept, because it is large and so only looks, it is carried out again.
 // 6. Notices are numbered in a session and sent until they are taken; they end with it.
 // 7. Bounded: kMaxRunning requests of a host at once, kMaxRecords remembered, kMaxUntaken notices,
 //    kMaxGone incarnations, one refusal told in kRefusalPause to each peer.
