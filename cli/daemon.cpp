@@ -211,6 +211,9 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
   });
   ready_();
   if (!again) log::info("{}: mounted at {}, pid {}", record_.pool, record_.mount_point, record_.pid);
+  if (coordinator_)
+    log::info("{}: shared with other hosts at {}, epoch {}", record_.pool, options_.listen,
+              coordinator_->epoch());
   const auto served = session_->serve();
   watch_.finish();
   handed_over_ = session_->was_handed_over();

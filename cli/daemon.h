@@ -3,9 +3,8 @@
 //
 // Invariants
 // 1. Set up in the order pool, coordinator, control socket, mount, record; a successor has the mount first,
-// and its open
-//    files before the control socket. Torn down the other way round. Whatever step fails, the earlier ones
-//    are undone.
+//    and its open files before the control socket. Torn down the other way round. Whatever step fails, the
+//    earlier ones are undone.
 // 2. SIGTERM, SIGINT, a shutdown request and an unmount from outside all end in the same orderly stop.
 // 3. A successor has the mount already, and never asks the kernel about anything below the mount point before
 //    it serves. If it fails the mount stays, for the next one.

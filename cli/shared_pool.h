@@ -6,8 +6,8 @@
 //
 // Invariants
 // 1. A file holds all of an entry or does not exist.
-// 2. A name here stands for the pool that this host is a guest of: nobody on this host opens its members by
-//    himself, whatever the registry says. (shared_pool_find() is where who mounts or asks begins.)
+// 2. A name here stands for the pool that this host is a guest of: nobody on this host opens its members
+//    by himself, whatever the registry says. (shared_pool_find() is where who mounts or asks begins.)
 // 3. Member paths are absolute; there may be none yet.
 // Threads: plain functions over files; concurrent processes see whole entries.
 #pragma once

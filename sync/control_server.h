@@ -9,10 +9,9 @@
 // 3. A job that changes the pool runs to its end, whether or not its client still listens. One that only
 //    looks is given up once nobody listens.
 // 4. Where a successor is to come, who asked for what was not carried out, or not to its end, is told so:
-// kind
-//    busy, EAGAIN.
-// 5. Bounded: kMaxJobs jobs, kMaxWorkers threads, kMaxQueuedBatches messages a job, wire::kMaxRequestBytes a
-//    request. Nothing that arrives can do more than be refused.
+//    kind busy, EAGAIN.
+// 5. Bounded: kMaxJobs jobs, kMaxWorkers threads, kMaxQueuedBatches messages a job, wire::kMaxRequestBytes
+//    a request. Nothing that arrives can do more than be refused.
 //
 // Threads: start(), stop() and the destructor from the owner's thread. Options::on_shutdown and
 // Options::on_upgrade are called by the actor.

@@ -117,6 +117,7 @@ class Server final : public Coordinator {
 
   void step(const Membership::Event& event) VSNAP_REQUIRES(mutex_);
   void give_work(Work work) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] static std::size_t bytes_of(const Work& work);
   [[nodiscard]] bool admits(const HostKey& key);
   [[nodiscard]] Invitation* invitation_of(const HostKey& key) VSNAP_REQUIRES(mutex_);
 
@@ -157,6 +158,7 @@ class Server final : public Coordinator {
   std::deque<Membership::Send> outbox_ VSNAP_GUARDED_BY(mutex_);
   std::deque<Membership::Action> sessions_ VSNAP_GUARDED_BY(mutex_); // to be told to the listener
   std::deque<Work> work_ VSNAP_GUARDED_BY(mutex_);
+  std::size_t work_bytes_ VSNAP_GUARDED_BY(mutex_) = 0; // of it
   std::size_t idle_ VSNAP_GUARDED_BY(mutex_) = 0;
   std::vector<std::thread> workers_ VSNAP_GUARDED_BY(mutex_);
 };
@@ -179,6 +181,8 @@ Result<> Server::begin() {
       gate_, Gate::start(context_, [this](const HostKey& key, const std::string&) { return admits(key); }));
   VSNAP_TRY(Gate::guard(router_, options_.key));
   VSNAP_TRY(bind());
+  if (!is_bound_)
+    log::warning("{}: cannot listen at {} yet, and tries again", pool_.name(), options_.address);
   try {
     actor_ = std::thread([this] { actor(); });
   } catch (const std::system_error& e) {
@@ -208,7 +212,6 @@ Result<> Server::bind() {
     return failure(ErrorKind::failed, e.num(),
                    fmt::format("{}: cannot listen at {}: {}", pool_.name(), options_.address, e.what()));
   }
-  log::info("{}: shared with other hosts at {}, epoch {}", pool_.name(), address(), epoch_);
   return {};
 }
 
@@ -258,7 +261,10 @@ void Server::actor() {
 }
 
 void Server::round() {
-  if (!is_bound_) static_cast<void>(bind());
+  if (!is_bound_) {
+    static_cast<void>(bind());
+    if (is_bound_) log::info("{}: listens at {} now", pool_.name(), address());
+  }
   zmq::pollitem_t items[] = {{nullptr, wake_fd_, ZMQ_POLLIN, 0}, {router_.handle(), 0, ZMQ_POLLIN, 0}};
   zmq::poll(items, 2, longest_wait());
   std::uint64_t count = 0;
@@ -389,7 +395,9 @@ void Server::step(const Membership::Event& event) {
 // Membership bounds what a host may have running; what is beyond the limit of all together is forgotten, and
 // asked for again.
 void Server::give_work(Work work) {
-  if (stopping_.load() || work_.size() >= kMaxWaiting) {
+  if (stopping_.load()) return; // the next coordinator is asked
+  const std::size_t bytes = bytes_of(work);
+  if (work_.size() >= kMaxWaiting || work_bytes_ + bytes > kMaxWaitingBytes) {
     auto* const asked = std::get_if<Membership::Execute>(&work);
     if (asked == nullptr) return;
     wire::LinkReply busy;
@@ -402,6 +410,7 @@ void Server::give_work(Work work) {
     }
     return;
   }
+  work_bytes_ += bytes;
   work_.push_back(std::move(work));
   if (idle_ >= work_.size() || workers_.size() >= kMaxWorkers) return work_there_.notify_one();
   try {
@@ -409,6 +418,11 @@ void Server::give_work(Work work) {
   } catch (const std::exception& e) { // the system's limit of threads: those that there are will take it
     log::warning("coordinator: {}", e.what());
   }
+}
+
+std::size_t Server::bytes_of(const Work& work) {
+  if (const auto* asked = std::get_if<Membership::Execute>(&work)) return asked->request.ByteSizeLong();
+  return std::get<JoinAsked>(work).join.ByteSizeLong();
 }
 
 Invitation* Server::invitation_of(const HostKey& key) {
@@ -447,6 +461,7 @@ void Server::worker() {
       if (stopping_.load()) return; // who asked asks the next coordinator
       work = std::move(work_.front());
       work_.pop_front();
+      work_bytes_ -= bytes_of(*work);
     }
     try {
       std::visit([this](const auto& asked) { do_work(asked); }, *work);
@@ -496,6 +511,10 @@ void Server::do_work(const JoinAsked& asked) {
 }
 
 void Server::do_work(const Membership::Execute& asked) {
+  {
+    MutexLock lock(mutex_);
+    if (machine_->host_of(asked.host.key) == nullptr) return; // revoked while it waited
+  }
   wire::LinkReply reply;
   try {
     reply = serve(asked);

@@ -2,19 +2,17 @@
 // sessions (sync/membership.h), and carries out what they ask for.
 //
 // Invariants
-// 1. Everything that comes over TCP has passed the gate (sync/gate.h), and is judged by the key under which
-// it
-//    came. Who is revoked, or used its invitation up, is refused from the next message on.
+// 1. Everything that comes over TCP has passed the gate (sync/gate.h), and is judged by the key under
+//    which it came. Who is revoked, or used its invitation up, is refused from the next message on.
 // 2. The epoch is one higher, durably, before the socket is bound. The pool's catalog is what decides who
-// belongs
-//    to it; what is known here follows it and never comes before it.
+//    belongs to it; what is known here follows it and never comes before it.
 // 3. One thread, the actor, owns the socket, and never waits for the pool. What needs the pool is done by
-// worker
-//    threads: kMaxWorkers of them, with kMaxWaiting pieces of work waiting at most.
+//    worker threads: kMaxWorkers of them, with kMaxWaiting pieces of work, or kMaxWaitingBytes, waiting at
+//    most.
 // 4. Nothing that arrives can do more than be refused and counted.
 //
 // Threads: start(), stop() and the destructor from the owner's thread; the rest from any. Options::serve is
-// called by workers, Options::listener by the actor or by whoever revokes, one call at a time.
+// called by workers, Options::listener by the actor.
 #pragma once
 
 #include <functional>
@@ -40,6 +38,7 @@ class Coordinator {
  public:
   static constexpr std::size_t kMaxWorkers = 8;
   static constexpr std::size_t kMaxWaiting = 1024;
+  static constexpr std::size_t kMaxWaitingBytes = 32U << 20;
   static constexpr std::int64_t kDefaultLease_ns = 10'000'000'000;
   static constexpr std::int64_t kShortestLease_ns = 100'000'000;
   static constexpr std::int64_t kLongestLease_ns = 3'600'000'000'000;

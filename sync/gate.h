@@ -5,11 +5,10 @@
 //
 // Invariants
 // 1. From start() on the handler answers; a guarded socket of the context lets nobody in whom `admits` has
-// not
-//    said yes to, and nobody at all while there is no handler.
+//    not said yes to, and nobody at all while there is no handler.
 // 2. Whoever is let in carries its key as User-Id of every message (key_of).
-// 3. It judges at the handshake only: who is revoked later still has its connection, and is to be refused by
-//    whoever takes its messages.
+// 3. It judges at the handshake only: who is revoked later still has its connection, and is to be refused
+//    by whoever takes its messages.
 // Threads: start() and the destructor by the owner. `admits` is called by a thread of the Gate, and must
 // neither block nor throw.
 #pragma once

@@ -81,14 +81,26 @@ void HostSession::renew() {
   wire::Renew message;
   message.set_generation(works_by_.value_or(told_generation_));
   message.set_taken(session_->taken);
+  message.set_settled(settled());
+  Renewal renewal{now_ns_, {}};
+  for (const std::uint64_t id : answered_) {
+    if (renewal.answered.size() == kMostTold) break;
+    renewal.answered.push_back(id);
+    message.add_answered(id);
+  }
   send(LinkType::renew, message.SerializeAsString());
-  session_->renewals[session_->sent] = now_ns_;
+  session_->renewals[session_->sent] = std::move(renewal);
   if (session_->renewals.size() > kMaxUnanswered) session_->renewals.erase(session_->renewals.begin());
 }
 
 void HostSession::ask(Open& open) {
   open.ask_at_ns = now_ns_ + retry_ns();
-  open.request.set_settled(open_.begin()->first);
+  open.request.set_settled(settled());
+  open.request.clear_answered(); // the last ones: earlier ones have been told, or are in the next renewal
+  for (auto id = answered_.rbegin(); id != answered_.rend(); ++id) {
+    if (static_cast<std::size_t>(open.request.answered_size()) == kTold) break;
+    open.request.add_answered(*id);
+  }
   send(LinkType::request, open.request.SerializeAsString());
   open.request.set_again(true);
 }
@@ -201,7 +213,7 @@ void HostSession::on_welcome(const LinkMessage& message) {
     return extend_lease(sent_ns);
   }
   if (now_ns_ - sent_ns >= lease_length_ns_) return; // over before it began; the next Hello asks again
-  session_.emplace();
+  session_ = Session{};
   session_->number = message.session;
   session_->received = message.sequence;
   session_->renew_at_ns = sent_ns + lease_length_ns_ / 3;
@@ -278,7 +290,8 @@ void HostSession::on_renewed(const LinkMessage& message) {
   const auto sent = session_->renewals.find(renewed.renew());
   if (sent == session_->renewals.end()) return; // long ago
   told_generation_ = std::max(told_generation_, renewed.generation());
-  const std::int64_t sent_ns = sent->second;
+  const std::int64_t sent_ns = sent->second.sent_ns;
+  for (const std::uint64_t id : sent->second.answered) answered_.erase(id);
   session_->renewals.erase(session_->renewals.begin(), std::next(sent));
   extend_lease(sent_ns);
 }
@@ -292,6 +305,8 @@ void HostSession::on_reply(const LinkMessage& message) {
   const auto open = open_.find(reply.id());
   if (open == open_.end()) return; // answered before, to one that was asked again
   open_.erase(open);
+  answered_.insert(reply.id());
+  answered_.erase(answered_.begin(), answered_.lower_bound(settled()));
   actions_.emplace_back(Answer{std::move(reply)});
 }
 

@@ -7,16 +7,14 @@
 //   any ── revoked, superseded, closed ──► ended
 //
 // Invariants
-// 1. The lease is counted from when the Hello or Renew that was answered was sent: it is over here before it
-//    is there. Time that goes back counts as no time; time that jumps ahead is taken for what it says.
-// 2. What is granted in a session ends with it. `reclaim` of Began says that the lease of the one before had
-//    not run out: a new coordinator gives back what the host still has.
+// 1. The lease is counted from when the Hello or Renew that was answered was sent: it is over here before
+//    it is there. Time that goes back counts as no time; time that jumps ahead is taken for what it says.
+// 2. What is granted in a session ends with it. `reclaim` of Began says that the lease of the one before
+//    had not run out: a new coordinator gives back what the host still has.
 // 3. Of a session each message is taken at most once and in order; nothing of an epoch lower than one that
-// was
-//    seen.
-// 4. A request is asked until it is answered, also over sessions, and answered once. After `ended` all that
-// are
-//    open are answered: kind no_answer.
+//    was seen.
+// 4. A request is asked until it is answered, also over sessions, and answered once. After `ended` all
+//    that are open are answered: kind no_answer.
 // 5. Notices are handed on once each, in order, and only then acknowledged; a session's first is number 1.
 // Threads: one at a time.
 #pragma once
@@ -24,6 +22,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string_view>
 #include <variant>
 #include <vector>
@@ -39,8 +38,10 @@ class HostSession {
   // Per cent of the lease.
   static constexpr int kNoNewIo = 70;
   static constexpr int kDrain = 85;
-  static constexpr std::size_t kMaxOpen = 64;                      // requests
-  static constexpr std::size_t kMaxUnanswered = 16;                // renewals
+  static constexpr std::size_t kMaxOpen = 64;       // requests
+  static constexpr std::size_t kMaxUnanswered = 16; // renewals
+  static constexpr std::size_t kMostTold = 1000;    // requests that were answered, in a renewal
+  static constexpr std::size_t kTold = 32;          // the same in a request
   static constexpr std::int64_t kFirstHelloPause_ns = 100'000'000; // doubled up to the longest
   static constexpr std::int64_t kLongestHelloPause_ns = 1'000'000'000;
 
@@ -109,12 +110,16 @@ class HostSession {
   [[nodiscard]] const RefusalCounts& refused() const { return refused_; }
 
  private:
+  struct Renewal {
+    std::int64_t sent_ns = 0;
+    std::vector<std::uint64_t> answered; // requests that it told of
+  };
   struct Session {
     std::uint64_t number = 0;
     std::uint64_t received = 0; // sequence numbers
     std::uint64_t sent = 0;
     std::int64_t renew_at_ns = 0;
-    std::map<std::uint64_t, std::int64_t> renewals; // not answered: when each was sent, by sequence number
+    std::map<std::uint64_t, Renewal> renewals; // not answered, by sequence number
     std::uint64_t taken = 0;
   };
   struct Lease { // outlives its session while a new coordinator is looked for
@@ -152,6 +157,7 @@ class HostSession {
   void extend_lease(std::int64_t sent_ns);
   void send(LinkType type, std::string payload);
   [[nodiscard]] std::int64_t retry_ns() const;
+  [[nodiscard]] std::uint64_t settled() const { return open_.empty() ? next_request_ : open_.begin()->first; }
 
   const Settings settings_;
   std::optional<Session> session_;
@@ -167,6 +173,8 @@ class HostSession {
   std::optional<std::uint64_t> works_by_;
   std::uint64_t next_request_ = 1;
   std::map<std::uint64_t, Open> open_; // by id
+  // Requests whose answers have come while an earlier one is open, and that the coordinator may not know of.
+  std::set<std::uint64_t> answered_;
   Phase phase_ = Phase::away;
   RefusalCounts refused_;
   std::int64_t now_ns_ = 0;

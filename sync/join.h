@@ -2,9 +2,8 @@
 //
 // Invariants
 // 1. Success means that the coordinator has this host's key in the catalog, durably.
-// 2. It can be repeated: where the answer to the one-time key was lost, the host's own key is known already,
-// and
-//    is asked with.
+// 2. It can be repeated: where the answer to the one-time key was lost, the host's own key is known
+//    already, and is asked with.
 // Threads: any; waits.
 #pragma once
 

@@ -4,8 +4,7 @@
 // Invariants
 // 1. One thread, the actor, owns the socket and the machine; the rest reach it through queues.
 // 2. Each call is answered once: by the coordinator, or with an error of this end. Kind no_answer: what
-// became
-//    of it is not known.
+//    became of it is not known.
 // 3. A link that is revoked or superseded has ended for good, and does not connect any more.
 // 4. Bounded: HostSession::kMaxOpen requests at once.
 //

@@ -16,8 +16,8 @@
 //       46      2  0
 //
 // Invariants
-// 1. decode(encode(m)) == m. What decode() returns has the length, the checksum and the number of frames that
-//    its header says; its payload may still be no message.
+// 1. decode(encode(m)) == m. What decode() returns has the length, the checksum and the number of frames
+//    that its header says; its payload may still be no message.
 // 2. Nothing that arrives makes it read beyond what arrived, or take memory for more than that.
 // Threads: any; values and pure functions. CURVE keeps raw frames whole; the checksum leaves them out.
 #pragma once

@@ -149,7 +149,7 @@ void Membership::begin(Host& host, const LinkPeer& peer, const wire::Hello& hell
   }
   host.incarnation = hello.incarnation();
   host.greeting = hello.greeting();
-  host.session.emplace();
+  host.session = Session{};
   host.session->number = ++last_session_;
   host.session->greeting = hello.greeting();
   host.session->expires_ns = *now_ns_ + margin_lease_ns();
@@ -221,6 +221,7 @@ void Membership::on_renew(Host& host, const LinkMessage& message) {
   Session& session = *host.session;
   session.expires_ns = *now_ns_ + margin_lease_ns();
   session.generation = renew.generation();
+  forget_answered(host, renew);
   wire::Renewed renewed;
   renewed.set_renew(message.sequence);
   renewed.set_generation(generation_);
@@ -248,14 +249,26 @@ void Membership::on(const Ending&) {
 
 // ---- requests ----
 
+// No later message of the host can be about one that it has the answer of: those sent before are not taken
+// any more. What is running stays, whatever the host says of it, so that it is carried out once, and counts.
+template <class Message>
+void Membership::forget_answered(Host& host, const Message& message) {
+  host.settled = std::max(host.settled, message.settled());
+  for (auto record = host.records.begin(); record != host.records.lower_bound(host.settled);)
+    record = record->second.running ? std::next(record) : host.records.erase(record);
+  for (const std::uint64_t id : message.answered()) {
+    const auto record = host.records.find(id);
+    if (record != host.records.end() && !record->second.running) host.records.erase(record);
+  }
+}
+
 void Membership::on_request(Host& host, const LinkMessage& message) {
   wire::LinkRequest request;
   if (!request.ParseFromString(message.payload) || request.id() == 0) {
     ++host.refused.malformed;
     return;
   }
-  host.settled = std::max(host.settled, request.settled());
-  host.records.erase(host.records.begin(), host.records.lower_bound(host.settled));
+  forget_answered(host, request);
   if (request.id() < host.settled) {
     ++host.refused.other; // it has said itself that it has the answer
     return;
@@ -293,6 +306,10 @@ void Membership::on(const Answered& event) {
   const auto record = host.records.find(event.reply.id());
   if (record == host.records.end()) return;
   record->second.running = false;
+  if (record->first < host.settled) { // it said that it had the answer before there was one
+    host.records.erase(record);
+    return;
+  }
   if (event.reply.ByteSizeLong() <= kMaxKeptReply) record->second.reply = event.reply;
   reply(host, event.reply);
 }

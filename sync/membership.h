@@ -7,18 +7,14 @@
 // Invariants
 // 1. A host is who has its key. A message is judged by the key under which it came, never by its route.
 // 2. A host has one session at most, and a session is of one incarnation (process). A new incarnation ends
-// the
-//    session of the one before, which is refused from then on.
+//    the session of the one before, which is refused from then on.
 // 3. Of a session each message is taken at most once and in order: one whose epoch, session or sequence is
-// not
-//    right is refused and counted, and changes nothing else.
-// 4. A lease is counted from when its renewal was received, and is kMarginPercent longer than what the host
-// is
-//    told; while the coordinator itself stood still nothing runs out. So the session is over here only after
-//    it is at the host.
-// 5. A request is carried out once for each (host, incarnation, id), whatever is repeated; where its answer
-// is
-//    not kept, because it is large and so only looks, it is carried out again.
+//    not right is refused and counted, and changes nothing else.
+// 4. A lease is counted from when its renewal was received, and is kMarginPercent longer than what the
+//    host is told; while the coordinator itself stood still nothing runs out. So the session is over here
+//    only after it is at the host.
+// 5. A request is carried out once for each (host, incarnation, id), whatever is repeated; where its
+//    answer is not kept, because it is large and so only looks, it is carried out again.
 // 6. Notices are numbered in a session and sent until they are taken; they end with it.
 // 7. Bounded: kMaxRunning requests of a host at once, kMaxRecords remembered, kMaxUntaken notices,
 //    kMaxGone incarnations, one refusal told in kRefusalPause to each peer.
@@ -73,7 +69,7 @@ class Membership {
   static constexpr int kStillFraction = 4;
   static constexpr std::size_t kMaxRunning = 16;
   static constexpr std::size_t kMaxRecords = 128;
-  static constexpr std::size_t kMaxKeptReply = 256U << 10; // bytes
+  static constexpr std::size_t kMaxKeptReply = 64U << 10; // bytes
   static constexpr std::size_t kMaxUntaken = 1024;
   static constexpr std::size_t kMaxGone = 16;
   static constexpr std::int64_t kRefusalPause_ns = 20'000'000;
@@ -198,6 +194,8 @@ class Membership {
   void on_message(Host& host, const LinkPeer& peer, const LinkMessage& message);
   void on_renew(Host& host, const LinkMessage& message);
   void on_request(Host& host, const LinkMessage& message);
+  template <class Message>
+  static void forget_answered(Host& host, const Message& message);
   void on_taken(Host& host, const LinkMessage& message);
   void begin(Host& host, const LinkPeer& peer, const wire::Hello& hello);
   void end(Host& host, End why, HostStatus::State state);

@@ -28,6 +28,8 @@ _vsnap_candidates() { # COMMAND NUMBER-OF-ARGUMENTS-BEFORE
     'pool create':0) ;;
     'pool create':* | 'pool attach':* | 'pool add':1 | 'catalog dump':1) echo FILES ;;
     'pool add':0 | 'pool detach':0 | 'pool status':0 | 'pool destroy':0) _vsnap_pools ;;
+    'host invite':0 | 'host list':0 | 'host revoke':0) _vsnap_pools ;;
+    'host revoke':1) "$_vsnap_program" host list -H -o name "${_vsnap_arguments[0]}" 2>/dev/null ;;
     check:0 | 'catalog dump':0 | mount:0 | top:0 | upgrade:0) _vsnap_pools ;;
     mount:1) echo DIRS ;;
     umount:0) _vsnap_pools; echo DIRS ;;
@@ -64,11 +66,11 @@ _vsnap() {
 
   for word in "${words[@]:1}"; do
     case $previous:$word in
-      --size:* | --to:* | --bwlimit:* | --freeze-limit:* | --qga:* | --sector-size:* | --timeout:* | --changed:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
+      --size:* | --to:* | --bwlimit:* | --freeze-limit:* | --qga:* | --sector-size:* | --timeout:* | --listen:* | --lease:* | --expires:* | --name:* | --member:* | --changed:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
       *:-*) previous=$word ;;
       *)
         previous=''
-        if [[ -z $command || $command == @(pool|catalog|copy) ]]; then
+        if [[ -z $command || $command == @(pool|catalog|copy|host) ]]; then
           command+=${command:+ }$word
         else
           _vsnap_arguments+=("$word")
@@ -78,8 +80,8 @@ _vsnap() {
   done
 
   case $previous in
-    --size | --bwlimit | --freeze-limit | --timeout) return ;;
-    --to | --qga) offered=FILES ;;
+    --size | --bwlimit | --freeze-limit | --timeout | --listen | --lease | --expires | --name) return ;;
+    --to | --qga | --member) offered=FILES ;;
     --sector-size) offered=$'512\n1024\n2048\n4096' ;;
     -t) offered=$'volume\nsnapshot\nall' ;;
     -o) [[ $command == mount ]] || return; offered=$'allow_other\ndegraded\nthreads=\ncache=\ndirect=on\ndirect=off\nio_uring\ndebug' ;;
@@ -89,7 +91,7 @@ _vsnap() {
       if [[ $_vsnap_word == -* ]]; then
         # shellcheck disable=SC2086  # "pool create" is two words
         offered=$(_vsnap_options $command)
-      elif [[ -z $command || $command == @(pool|catalog|copy) ]]; then
+      elif [[ -z $command || $command == @(pool|catalog|copy|host) ]]; then
         # shellcheck disable=SC2086
         offered=$(_vsnap_commands $command)
       else

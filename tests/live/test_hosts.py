@@ -2,8 +2,8 @@
 """Hosts that share a pool: how they get in, their sessions, and how they are taken out.
 
 Two hosts and a switch are network namespaces of their own, joined by two veth pairs and a bridge. Each
-namespace lives as long as a process that the test starts in it, so nothing of it is left when that ends. alpha
-has the pool mounted and coordinates it; beta runs host_link, which has a session and says what happens to it.
+namespace lives as long as a process that the test starts in it, so nothing of it is left when that ends.
+alpha has the pool mounted and coordinates it; beta runs host_link, which has a session and says what happens.
 """
 
 import json
@@ -173,7 +173,7 @@ class GettingIn(HostsTest):
         link.waits_for("ended revoked")
         self.assertEqual(self.hosts(), {})
         again = HostLink(self.beta)
-        support.wait_until(lambda: again.ask("refused").endswith("at-the-gate"), what="refused at the gate")
+        support.wait_until(lambda: again.ask("refused").endswith("at-the-gate"), what="not let in")
         self.assertGreater(self.alpha.json("host", "list", "lab")["refused_at_gate"], 0)
         self.alpha.vsnap("host", "revoke", "lab", "beta", code=3)
 
@@ -222,7 +222,7 @@ class GettingIn(HostsTest):
         self.link().ask("end")
         (self.beta.state / "host.key").unlink()  # another one is made
         stranger = HostLink(self.beta)
-        support.wait_until(lambda: stranger.ask("refused").endswith("at-the-gate"), what="refused at the gate")
+        support.wait_until(lambda: stranger.ask("refused").endswith("at-the-gate"), what="not let in")
         self.assertFalse([line for line in stranger.lines if line.startswith("began")])
         self.assertEqual(self.state_of("beta"), "left")
 

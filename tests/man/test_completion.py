@@ -101,6 +101,11 @@ class Completion(unittest.TestCase):
         self.completes('vsnap get lab/vm1 sn', 'vsnap get lab/vm1 snapshot-limit ')
         self.completes('vsnap release-hold lab/vm1@m', 'vsnap release-hold lab/vm1@monday ')
 
+    def test_commands_for_hosts_are_completed(self):
+        self.offers('vsnap host ', 'invite', 'join', 'list', 'revoke')
+        self.completes('vsnap host list la', 'vsnap host list lab ')
+        self.completes('vsnap host join --member la', 'vsnap host join --member lab.img ')
+
     def test_options_and_their_values_are_completed(self):
         self.completes('vsnap resize --shr', 'vsnap resize --shrink ')
         self.completes('vsnap pool create --fo', 'vsnap pool create --force ')

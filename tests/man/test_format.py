@@ -171,7 +171,11 @@ JSON_COMMANDS = [
     ('resize', 'resize lab/j 2M'), ('resize', 'resize -n --shrink lab/j 1M'),
     ('rollback', 'rollback lab/j@s'),
     ('rename', 'rename lab/k l'), ('flatten', 'flatten lab/l'), ('check', 'check lab'),
-    ('catalog dump', 'catalog dump lab /srv/json.db'), ('mount', 'mount lab /mnt/lab'), ('map', 'map lab/j'),
+    ('catalog dump', 'catalog dump lab /srv/json.db'),
+    ('mount', 'mount lab /mnt/lab --listen tcp://127.0.0.1:7809'), ('map', 'map lab/j'),
+    ('host invite', 'host invite lab --name gamma'), ('host list', 'host list lab'),
+    ('host join', 'VSNAP_STATE_DIR=/srv/guest vsnap host join $(vsnap host invite lab) --name beta'),
+    ('host revoke', 'host revoke lab beta'),
     ('top', 'top lab --count 1 --interval 0.05'),
     ('upgrade', 'upgrade lab'),
     ('adopt', 'adopt /srv/raw.img lab/raw'),
@@ -223,7 +227,8 @@ def check_json():
     covered = {name for name, _ in JSON_COMMANDS}
     assert set(documented) == covered, set(documented) ^ covered
     for name, command in JSON_COMMANDS:
-        printed = json.loads(lab.run(f'vsnap {command} --json'))
+        line = command if command.startswith('VSNAP_') else f'vsnap {command}'
+        printed = json.loads(lab.run(f'{line} --json'))
         assert printed['schema'] == 1
         unknown = keys_in(printed) - {'schema'} - documented[name]
         assert not unknown, f'vsnap {command} --json prints {unknown}, which vsnap(1) does not have'

@@ -395,6 +395,30 @@ TEST_CASE("a request says which answers have come") {
   CHECK(asked(lab.sent(LinkType::request).at(0)).settled() == 2);
 }
 
+TEST_CASE("answers that came while an earlier request is open are told of until a renewal has said so") {
+  Lab lab;
+  lab.begin();
+  for (int i = 0; i < 3; ++i) lab.step(HostSession::Ask{status_request()});
+  for (const std::uint64_t id : {2U, 3U}) {
+    wire::LinkReply reply;
+    reply.set_id(id);
+    lab.get(lab.say(LinkType::reply, reply.SerializeAsString()));
+  }
+  lab.step(HostSession::Ask{status_request()});
+  CHECK(asked(lab.sent(LinkType::request).at(0)).settled() == 1);
+  CHECK(asked(lab.sent(LinkType::request).at(0)).answered_size() == 2);
+  lab.tick(4 * kSecond);
+  const LinkMessage message = lab.sent(LinkType::renew).at(0);
+  wire::Renew renew;
+  REQUIRE(renew.ParseFromString(message.payload));
+  CHECK(renew.settled() == 1);
+  CHECK(renew.answered_size() == 2);
+  lab.get(lab.renewed(message));
+  lab.tick(4 * kSecond);
+  REQUIRE(renew.ParseFromString(lab.sent(LinkType::renew).at(0).payload));
+  CHECK(renew.answered_size() == 0);
+}
+
 TEST_CASE("when a link ends what became of its requests is not known") {
   Lab lab;
   lab.begin();

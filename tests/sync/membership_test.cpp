@@ -399,6 +399,44 @@ TEST_CASE("answers that the host has are forgotten, and requests that it settled
   CHECK(pool.status("beta").refused.other == 1);
 }
 
+TEST_CASE("a request that takes long keeps no others from being asked") {
+  Pool2 pool;
+  pool.begin(pool.beta);
+  REQUIRE(all<Membership::Execute>(pool.get(pool.beta, pool.beta.request(1))).size() == 1); // not answered
+  for (std::uint64_t id = 2; id <= 3 * Membership::kMaxRecords; ++id) {
+    wire::LinkRequest message;
+    message.set_id(id);
+    message.set_settled(1);
+    if (id > 2) message.add_answered(id - 1);
+    const auto asked = pool.get(pool.beta, pool.beta.next(LinkType::request, message.SerializeAsString()));
+    REQUIRE(all<Membership::Execute>(asked).size() == 1);
+    wire::LinkReply reply;
+    reply.set_id(id);
+    pool.step(Membership::Answered{1, 77, reply});
+  }
+  CHECK(pool.get(pool.beta, pool.beta.request(1)).empty()); // it is still running
+}
+
+TEST_CASE("a host that claims answers it cannot have gets nothing carried out twice, nor more at once") {
+  Pool2 pool;
+  pool.begin(pool.beta);
+  std::size_t running = 0;
+  for (std::uint64_t id = 1; id <= 10 * Membership::kMaxRunning; ++id) {
+    wire::LinkRequest message;
+    message.set_id(id);
+    message.set_settled(id % 2 == 0 ? id : 0);
+    for (std::uint64_t claimed = 1; claimed <= id; ++claimed) message.add_answered(claimed);
+    for (int twice = 0; twice < 2; ++twice) {
+      pool.get(pool.beta, pool.beta.next(LinkType::request, message.SerializeAsString()));
+      running += all<Membership::Execute>(pool.last).size();
+    }
+  }
+  CHECK(running == Membership::kMaxRunning);
+  wire::LinkReply reply;
+  reply.set_id(1);
+  CHECK(all<Membership::Send>(pool.step(Membership::Answered{1, 77, reply})).empty());
+}
+
 TEST_CASE("a host has only so many requests running, and the rest is busy") {
   Pool2 pool;
   pool.begin(pool.beta);
