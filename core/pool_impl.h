@@ -100,6 +100,7 @@ class PoolImpl final : public Pool {
   Result<CheckReport> check(bool repair, const Progress& progress) override;
   Result<> dump_catalog(const std::string& path, const Progress& progress) override;
   Result<> keep_places_for(std::int64_t lease_ns) override;
+  void keep_places() override { places_kept_until_ns_ = std::numeric_limits<std::int64_t>::max(); }
   Result<std::optional<RegionMap>> export_map(ObjectId open, RegionIndex region) override;
   Result<ViewHandle> open_view(ObjectId id) override;
   Result<> sync() override { return engine_->sync(); }

@@ -37,7 +37,7 @@ ViewExports::~ViewExports() {
     wake_.notify_all();
   }
   if (thread_.joinable()) thread_.join();
-  if (!idle) return;
+  if (!idle) return pool_.keep_places();
   if (const auto told = pool_.keep_places_for(0); !told)
     log::debug("{}: {}", pool_.name(), told.error().message);
 }

@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""Snapshots of a pool that another host has mounted: read from the members on this one, while that one writes.
+
+alpha coordinates the pool and writes; beta has only its snapshots. Both see the members as files.
+"""
+
+import errno
+import mmap
+import os
+import signal
+import threading
+import time
+
+import support
+from test_hosts import LEASE_S, PORT, HostsTest
+
+MIB = 1 << 20
+
+
+def read_direct(path, offset=0, length=MIB):
+    """Past the kernel's cache, so that the daemon is asked."""
+    buffer = mmap.mmap(-1, length)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        count = os.preadv(descriptor, [buffer], offset)
+        return buffer[:count]
+    finally:
+        os.close(descriptor)
+
+
+class Reader:
+    """Reads a file again and again, each time all of it, and counts what is not as expected."""
+
+    def __init__(self, path, expected):
+        self.path, self.expected = path, expected
+        self.rounds = self.wrong = 0
+        self.errors = []
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        buffer = mmap.mmap(-1, MIB)
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECT)
+        try:
+            while not self.stop.is_set():
+                for at in range(0, len(self.expected), MIB):
+                    try:
+                        count = os.preadv(descriptor, [buffer], at)
+                    except OSError as error:
+                        self.errors.append(error.errno)
+                        time.sleep(0.05)
+                        continue
+                    self.wrong += buffer[:count] != self.expected[at : at + MIB]
+                self.rounds += 1
+        finally:
+            os.close(descriptor)
+
+    def reads_on(self, rounds=3):
+        start = self.rounds
+        support.wait_until(lambda: self.rounds >= start + rounds, 60, "the reader goes on")
+
+    def end(self):
+        self.stop.set()
+        self.thread.join(90)
+        return self
+
+
+class SharingTest(HostsTest):
+    size = 8 * MIB
+
+    def setUp(self):
+        super().setUp()
+        self.random = support.seeded()
+        self.far = self.lab.directory("mnt-beta")
+        self.alpha.vsnap("create", "lab/v", "--size", str(self.size))
+        self.share()
+        self.join(None, "--member", self.member)
+        self.content = self.random.randbytes(self.size)
+        support.write_at(self.point / "v", 0, self.content)
+        self.alpha.vsnap("snapshot", "lab/v@s")
+
+    def mount_far(self, *options, **more):
+        return self.beta.vsnap("mount", "lab", self.far, *options, **more)
+
+    def overwrite(self):
+        support.write_at(self.point / "v", 0, self.random.randbytes(self.size))
+        support.fsync(self.point / "v")
+
+    def wait_for_lease(self):
+        time.sleep(LEASE_S * 1.2)
+
+
+class Reading(SharingTest):
+    def test_a_snapshot_is_read_on_one_host_while_the_other_overwrites_the_volume(self):
+        self.mount_far()
+        self.assertEqual(["v@s"], os.listdir(self.far))
+        reader = Reader(self.far / "v@s", self.content)
+        for number in range(8):
+            self.overwrite()
+            self.alpha.vsnap("snapshot", f"lab/v@n{number}")
+            if number > 2:
+                self.alpha.vsnap("rm", "--wait", f"lab/v@n{number - 2}")
+        reader.reads_on()
+        reader.end()
+        self.assertEqual((0, []), (reader.wrong, reader.errors))
+        self.assertEqual(self.content, support.read_all(self.far / "v@s"))
+
+    def test_it_is_read_only_and_shows_what_comes_and_goes(self):
+        self.mount_far("-v")
+        self.fails_with(errno.EROFS, (self.far / "new").write_bytes, b"x")
+        self.fails_with(errno.EROFS, os.unlink, self.far / "v@s")
+        self.alpha.vsnap("snapshot", "lab/v@t")
+        support.wait_until(lambda: sorted(os.listdir(self.far)) == ["v@s", "v@t"], what="the new snapshot")
+        self.assertEqual(self.content, support.read_all(self.far / "v@t"))
+        self.alpha.vsnap("rename", "lab/v@t", "u")
+        support.wait_until(lambda: sorted(os.listdir(self.far)) == ["v@s", "v@u"], what="its new name")
+        self.alpha.vsnap("rm", "lab/v@u")
+        support.wait_until(lambda: os.listdir(self.far) == ["v@s"], what="its end")
+        self.fails_with(errno.ENOENT, os.stat, self.far / "v@u")
+        self.assertEqual(0, self.hosts()["beta"]["lag"])
+
+    def test_only_what_was_named_is_shown(self):
+        self.alpha.vsnap("snapshot", "lab/v@t")
+        self.mount_far("--only", "v@t")
+        self.assertEqual(["v@t"], os.listdir(self.far))
+        self.beta.vsnap("umount", "lab")
+        self.mentions(self.alpha.vsnap("mount", "other", self.far, "--only", "v", code=2).err, "--only")
+
+    def test_what_is_open_there_is_in_use_here(self):
+        self.mount_far()
+        with open(self.far / "v@s", "rb"):
+            self.mentions(self.alpha.vsnap("rm", "lab/v@s", code=4).err, "in use")
+        support.wait_until(lambda: self.alpha.json("info", "lab/v@s")["view"]["open"] == 0, what="closed")
+        self.alpha.vsnap("rm", "lab/v@s")
+
+    def test_commands_there_are_carried_out_here(self):
+        self.mount_far()
+        self.beta.vsnap("snapshot", "lab/v@far")
+        self.assertIn("lab/v@far", self.alpha.vsnap("ls", "lab").out)
+        self.assertEqual(self.beta.json("info", "lab/v@far"), self.alpha.json("info", "lab/v@far"))
+        self.beta.vsnap("clone", "lab/v@far", "c")
+        self.mentions(self.beta.vsnap("rm", "lab/none", code=3).err, "lab/none")
+        self.beta.vsnap("rm", "lab/c")
+        self.beta.vsnap("rm", "lab/v@far")
+        self.assertEqual(self.beta.vsnap("df", "lab", "-H").out, self.alpha.vsnap("df", "lab", "-H").out)
+        self.beta.vsnap("umount", "lab")
+        self.mentions(self.beta.vsnap("ls", "lab", code=4).err, "guest")
+
+    def test_a_member_that_is_not_there_is_named(self):
+        (self.beta.state / "shared/lab.json").unlink()
+        elsewhere = self.lab.path / "moved.img"
+        self.join(None, "--member", self.member)
+        self.alpha.vsnap("pool", "add", "lab", elsewhere, "--size", "64M")
+        self.mentions(self.mount_far(code=3).err, str(elsewhere), "--member")
+        self.join(None, "--member", self.member, "--member", elsewhere)
+        self.mount_far()
+        self.assertEqual(self.content, support.read_all(self.far / "v@s"))
+
+    def test_every_form_of_snapshot_can_be_read(self):
+        image = self.lab.file("raw.img", 4 * MIB, self.random.randbytes(4 * MIB))
+        before = image.read_bytes()
+        self.alpha.vsnap("adopt", image, "lab/raw")
+        self.alpha.vsnap("snapshot", "lab/raw@s")
+        self.alpha.vsnap("snapshot", "--full", "--bwlimit", "1M", "lab/v@full")
+        self.mount_far()
+        readers = [Reader(self.far / "raw@s", before), Reader(self.far / "v@full", self.content)]
+        for at in range(0, 4 * MIB, MIB):
+            support.write_at(self.point / "raw", at, self.random.randbytes(MIB))
+            self.overwrite()
+        self.alpha.vsnap("copy", "limit", "lab/v@full", "1G")
+        self.alpha.vsnap("wait", "lab/v@full")
+        for reader in readers:
+            reader.reads_on()
+            self.assertEqual((0, []), (reader.end().wrong, reader.errors))
+
+
+class Faults(SharingTest):
+    def test_the_coordinator_dies_and_reads_only_wait(self):
+        self.mount_far()
+        reader = Reader(self.far / "v@s", self.content)
+        for _ in range(3):
+            reader.reads_on()
+            session = self.hosts()["beta"]["session"]
+            self.lab.kill_daemon("lab")
+            self.overwrite()
+            support.wait_until(lambda: self.hosts().get("beta", {}).get("state") == "live", 60,
+                               f"a session after {session}")
+        reader.reads_on()
+        self.assertEqual((0, []), (reader.end().wrong, reader.errors))
+
+    def test_its_own_daemon_dies_and_reads_only_wait(self):
+        self.mount_far()
+        reader = Reader(self.far / "v@s", self.content)
+        reader.reads_on()
+        pid = int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
+        os.kill(pid, signal.SIGKILL)
+        self.overwrite()
+        reader.reads_on()
+        self.assertEqual((0, []), (reader.end().wrong, reader.errors))
+
+    def test_a_host_that_is_revoked_reads_nothing_more(self):
+        self.mount_far()
+        reader = Reader(self.far / "v@s", self.content)
+        reader.reads_on()
+        self.alpha.vsnap("host", "revoke", "-y", "lab", "beta")
+        support.wait_until(lambda: reader.errors, what="an error")
+        self.assertEqual({errno.EIO}, set(reader.end().errors))
+        self.assertEqual(0, reader.wrong)
+
+    def reuse_its_places(self):
+        """What the snapshot had is given to others, as soon as that may be."""
+        self.alpha.vsnap("umount", "lab")
+        self.alpha.vsnap("rm", "lab/v@s")
+        self.share()
+        self.alpha.vsnap("create", "lab/w", "--size", str(3 * self.size))
+        for _ in range(2):
+            support.write_at(self.point / "w", 0, self.random.randbytes(3 * self.size))
+            self.overwrite()
+            support.fsync(self.point / "w")
+
+    def test_a_host_that_stood_still_shows_nothing_of_others(self):
+        self.mount_far()
+        reader = Reader(self.far / "v@s", self.content)
+        reader.reads_on()
+        pid = int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            self.wait_for_lease()
+            self.reuse_its_places()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        support.wait_until(lambda: reader.errors, 90, "an error")
+        self.assertEqual(0, reader.end().wrong)
+
+    def test_a_host_that_is_cut_off_goes_on_once_the_network_is_there_again(self):
+        self.mount_far()
+        reader = Reader(self.far / "v@s", self.content)
+        reader.reads_on()
+        self.switch.ip("link", "set", "beta", "down")
+        support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
+        self.overwrite()
+        rounds = reader.rounds
+        time.sleep(0.5)
+        self.assertLessEqual(reader.rounds, rounds + 1)
+        self.switch.ip("link", "set", "beta", "up")
+        reader.reads_on()
+        self.assertEqual((0, []), (reader.end().wrong, reader.errors))
+
+    def test_places_are_kept_for_a_host_whose_coordinator_died(self):
+        self.mount_far()
+        reader = Reader(self.far / "v@s", self.content)
+        reader.reads_on()
+        support.kill_with_keeper(self.lab.daemon_pid("lab"))
+        self.alpha.vsnap("rm", "lab/v@s")  # opens the pool by itself, while beta still has its lease
+        for number in range(3):
+            self.alpha.vsnap("create", f"lab/x{number}", "--size", "4M")
+        self.assertEqual(0, reader.wrong)
+        self.share()
+        support.write_at(self.point / "x0", 0, self.random.randbytes(4 * MIB))
+        self.overwrite()
+        support.wait_until(lambda: reader.errors, 90, "an error")
+        self.assertEqual(0, reader.end().wrong)
+
+
+if __name__ == "__main__":
+    support.main()
