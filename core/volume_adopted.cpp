@@ -26,10 +26,9 @@ Result<> VolumeIo::prepare_image(std::uint64_t end) {
   return engine_.mark_base(*map_.branch);
 }
 
-// Holds the range, saves what others see of it, and changes it once that is durable.
-template <class Change>
-Result<> VolumeIo::change_image(const Span& span, Change change) {
-  const CopyOut::Change under_way(copy_out_);
+// Holds the range, saves what others see of it, and goes on with `then`.
+template <class Then>
+Result<> VolumeIo::save_range(const Span& span, Then then) {
   for (;;) {
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
     if (!planted(Fault::own_not_refreshed)) region->refresh_own(map_.branch->version());
@@ -37,9 +36,18 @@ Result<> VolumeIo::change_image(const Span& span, Change change) {
     const RangeLock held(*region, range.from, range.to);
     if (!held.held()) continue; // taken out of the cache meanwhile
     VSNAP_TRY(copy_out_.save(map_, *region, range));
-    VSNAP_TRY(copy_out_.settle(map_, *region, {span.first_block(), span.end_block()}));
-    return change();
+    return then(*region);
   }
+}
+
+// Changes the range once what others see of it is saved, durably.
+template <class Change>
+Result<> VolumeIo::change_image(const Span& span, Change change) {
+  const CopyOut::Change under_way(copy_out_);
+  return save_range(span, [&](const Region& region) -> Result<> {
+    VSNAP_TRY(copy_out_.settle(map_, region, {span.first_block(), span.end_block()}));
+    return change();
+  });
 }
 
 Result<> VolumeIo::write_image(const Span& span, std::span<const std::byte> data) {
@@ -82,13 +90,14 @@ Result<> VolumeIo::zero_image(std::uint64_t from, std::uint64_t to) {
   return {};
 }
 
+// Nothing is overwritten, so nothing has to be durable before it is in the catalog.
 Result<> VolumeIo::save_image(const Progress& progress) {
   const SnapshotLimit::Exempt exempt;
   const std::uint64_t size = size_bytes();
   constexpr std::uint64_t kStep = 1 << 20;
   for (std::uint64_t at = 0; at < size; at += kStep) {
     VSNAP_TRY(change(at, std::min(kStep, size - at), [&](const Span& span, std::uint64_t) {
-      return change_image(span, [] { return Result<>(); });
+      return save_range(span, [](const Region&) { return Result<>(); });
     }));
     if (progress && !progress(at, size))
       return failure(ErrorKind::failed, ECANCELED, "given up; what was copied is used next time");

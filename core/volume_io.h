@@ -114,6 +114,8 @@ class VolumeIo final : public View {
   Result<> prepare_image(std::uint64_t end);
   Result<> write_image(const Span& span, std::span<const std::byte> data);
   Result<> zero_image(std::uint64_t from, std::uint64_t to);
+  template <class Then>
+  Result<> save_range(const Span& span, Then then);
   template <class Change>
   Result<> change_image(const Span& span, Change change);
   // The run at `block` as another view than the head sees it; `first` is its entry, and shows the image.
