@@ -2,9 +2,9 @@
 //
 // With snapshots that are to stay, what they still see in the image is copied to the pool first, by the way
 // of copy-out, without anything being overwritten, and the volume stays an adopted one until nothing is left.
-// Then, in one transaction, the branch lets go of the image. Its newest versions, which only the head saw, are
-// in the image and nowhere else; without them the head shows what the newest snapshot shows, as a thin volume
-// that starts from it.
+// Then, in one transaction, the branch lets go of the image. Its newest versions, which only the head saw,
+// are in the image and nowhere else; without them the head shows what the newest snapshot shows, as a thin
+// volume that starts from it.
 #include <fmt/format.h>
 #include <algorithm>
 

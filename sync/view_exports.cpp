@@ -37,7 +37,10 @@ ViewExports::~ViewExports() {
     wake_.notify_all();
   }
   if (thread_.joinable()) thread_.join();
-  if (!idle) return pool_.keep_places();
+  if (!idle) {
+    pool_.keep_places();
+    return;
+  }
   if (const auto told = pool_.keep_places_for(0); !told)
     log::debug("{}: {}", pool_.name(), told.error().message);
 }
