@@ -52,6 +52,7 @@ Result<std::uint64_t> PoolImpl::begin_flatten(const ObjectPtr& volume) {
       }
     }
     VSNAP_TRY(check_not_exported(*branch));
+    VSNAP_TRY(check_not_promised(*volume));
     branch->flattening = true;
   }
   auto begun = start_flatten(volume);

@@ -194,7 +194,7 @@ Result<> PoolImpl::start() {
     load_holds(db);
     return load_bases(db);
   }));
-  VSNAP_TRY(load_places_kept());
+  VSNAP_TRY(load_promise());
   engine_->set_room_maker([this](const ObjectPtr& volume) { return make_snapshot_room(volume); });
   VSNAP_TRY(attach_bases());
   VSNAP_TRY(hold_sweeps_of_copies());
@@ -285,8 +285,10 @@ Result<> PoolImpl::finish_open() {
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : objects_.everything()) {
       const auto& kept = options_.still_open;
+      // Also what other hosts may read, until the pool is opened next.
+      const bool promised = object->kind == ViewKind::snapshot && !check_not_promised(*object);
       object->still_open =
-          object->name.empty() && std::find(kept.begin(), kept.end(), object->id) != kept.end();
+          object->name.empty() && (promised || std::find(kept.begin(), kept.end(), object->id) != kept.end());
       if (object->name.empty() && !object->still_open)
         unlinked.push_back(object);
       else if (object->trim.load() != Object::kNoTrim)

@@ -310,10 +310,9 @@ class Pool {
   }
 
   // Other hosts may go on reading by exported maps for that long after this process has gone, if it dies: who
-  // opens the pool next frees no places of removed versions for as long. Durable; 0: nobody reads any more.
-  [[nodiscard]] virtual Result<> keep_places_for(std::int64_t /*lease_ns*/) { return {}; }
-  // From now on this process does not either.
-  virtual void keep_places() {}
+  // opens the pool next lets every snapshot stay what it is for as long (kind busy), and those that are
+  // unlinked as well. Durable; 0: nobody reads any more.
+  [[nodiscard]] virtual Result<> keep_snapshots_for(std::int64_t /*lease_ns*/) { return {}; }
 
   // I/O. Not what is unlinked, but for still_open.
   [[nodiscard]] virtual Result<ViewHandle> open_view(ObjectId id) = 0;

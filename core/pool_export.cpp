@@ -8,7 +8,7 @@ namespace vsnap {
 
 namespace {
 
-constexpr const char* kPlacesKept = "places_kept_ns";        // in the table pool
+constexpr const char* kPromise = "snapshots_kept_ns";        // in the table pool
 constexpr std::uint64_t kLongestKept_ns = 7'200'000'000'000; // where the catalog says more, it is damaged
 
 } // namespace
@@ -47,26 +47,37 @@ Result<std::optional<RegionMap>> PoolImpl::export_map(ObjectId id, RegionIndex r
   return map;
 }
 
-Result<> PoolImpl::keep_places_for(std::int64_t lease_ns) {
+Result<> PoolImpl::keep_snapshots_for(std::int64_t lease_ns) {
   MutexLock config(config_mutex_);
   VSNAP_TRY(check_room());
   return configure([lease_ns](SQLite::Database& db) -> Result<> {
-    catalog::set_value(db, kPlacesKept, static_cast<std::uint64_t>(lease_ns));
+    catalog::set_value(db, kPromise, static_cast<std::uint64_t>(lease_ns));
     return {};
   });
 }
 
 // A margin, as the clocks of hosts do not go alike.
-Result<> PoolImpl::load_places_kept() {
+Result<> PoolImpl::load_promise() {
   std::uint64_t lease_ns = 0;
   VSNAP_TRY(engine_->db().read([&](SQLite::Database& db) -> Result<> {
-    lease_ns = catalog::value(db, kPlacesKept);
+    lease_ns = catalog::value(db, kPromise);
     return {};
   }));
   if (lease_ns == 0) return {};
   const std::uint64_t longest = std::min<std::uint64_t>(lease_ns, kLongestKept_ns);
-  places_kept_until_ns_ = env_.monotonic_ns() + static_cast<std::int64_t>(longest + longest / 16);
+  snapshots_kept_until_ns_ = env_.monotonic_ns() + static_cast<std::int64_t>(longest + longest / 16);
   return {};
+}
+
+Result<> PoolImpl::check_not_promised(const Object& snapshot) {
+  const std::int64_t left_ns =
+      snapshots_kept_until_ns_ - std::min(env_.monotonic_ns(), snapshots_kept_until_ns_);
+  if (left_ns == 0) return {};
+  return failure(
+      ErrorKind::busy,
+      fmt::format("{}/{}: a host that shares the pool may still read it, as the daemon before did not "
+                  "end in order (try again in {} s)",
+                  name_, objects_.name_of(snapshot).text(), left_ns / 1'000'000'000 + 1));
 }
 
 Result<> PoolImpl::check_not_exported(const Branch& branch) {

@@ -185,6 +185,7 @@ Result<ViewInfo> PoolImpl::split(const ViewName& from, const std::string& new_vo
                       "{0}/{1} {2} makes a volume that shares them; vsnap snapshot --full)",
                       name_, from.text(), new_volume));
     }
+    VSNAP_TRY(check_not_promised(*snapshot));
     volume->branch = snapshot->branch;
     volume->mode = snapshot->volume->mode;
     volume->uid = snapshot->volume->uid;

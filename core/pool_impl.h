@@ -99,8 +99,7 @@ class PoolImpl final : public Pool {
                 const std::function<bool(const DiffRange&)>& each) override;
   Result<CheckReport> check(bool repair, const Progress& progress) override;
   Result<> dump_catalog(const std::string& path, const Progress& progress) override;
-  Result<> keep_places_for(std::int64_t lease_ns) override;
-  void keep_places() override { places_kept_until_ns_ = std::numeric_limits<std::int64_t>::max(); }
+  Result<> keep_snapshots_for(std::int64_t lease_ns) override;
   Result<std::optional<RegionMap>> export_map(ObjectId open, RegionIndex region) override;
   Result<ViewHandle> open_view(ObjectId id) override;
   Result<> sync() override { return engine_->sync(); }
@@ -145,7 +144,9 @@ class PoolImpl final : public Pool {
       VSNAP_REQUIRES(engine_->commit_mutex());
   // Busy where the object is open; a change that needs it closed withholds it from then on.
   [[nodiscard]] Result<> check_idle(const Object& object) VSNAP_REQUIRES(objects_.mutex());
-  Result<> load_places_kept();
+  Result<> load_promise();
+  // Busy while another host may read the snapshot by what a process before this one has told it.
+  [[nodiscard]] Result<> check_not_promised(const Object& snapshot) VSNAP_REQUIRES(objects_.mutex());
   // Whether the places that a view shows may change while it is open; see exported_map.h.
   [[nodiscard]] static bool map_may_move(const Object& object) VSNAP_REQUIRES(objects_.mutex());
   // Busy where another host has the map of a snapshot that sees the branch.
@@ -193,8 +194,6 @@ class PoolImpl final : public Pool {
       VSNAP_REQUIRES(config_mutex_);
   Result<> erase_objects(const std::vector<ObjectPtr>& objects) VSNAP_REQUIRES(config_mutex_);
   Result<bool> sweep_step();
-  // By what a process before this one has promised.
-  [[nodiscard]] bool places_are_kept() const { return env_.monotonic_ns() < places_kept_until_ns_.load(); }
 
   Result<std::vector<DiffRange>> diff_region(VolumeIo& old_view, VolumeIo& new_view, RegionIndex index);
 
@@ -366,7 +365,8 @@ class PoolImpl final : public Pool {
   };
   std::map<ObjectId, Futile> futile_ VSNAP_GUARDED_BY(config_mutex_); // see dropping_makes_room()
   std::map<BranchId, Base> bases_ VSNAP_GUARDED_BY(objects_.mutex());
-  std::atomic<std::int64_t> places_kept_until_ns_{std::numeric_limits<std::int64_t>::min()};
+  // By what a process before this one has promised; set when the pool is opened.
+  std::int64_t snapshots_kept_until_ns_ = std::numeric_limits<std::int64_t>::min();
   std::set<ObjectId> flattening_ VSNAP_GUARDED_BY(config_mutex_);
   std::set<BranchId> copying_ VSNAP_GUARDED_BY(objects_.mutex()); // with an unfinished copy
   Mutex copying_mutex_; // one piece of such a copy at a time; before config_mutex_

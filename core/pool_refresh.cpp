@@ -8,6 +8,7 @@ namespace vsnap {
 
 // Whether a snapshot may become another, or a volume: whatever is to keep it as it is, says so here.
 Result<> PoolImpl::check_replaceable(const Object& snapshot) {
+  VSNAP_TRY(check_not_promised(snapshot));
   VSNAP_TRY(check_settled(snapshot));
   VSNAP_TRY(check_not_held(snapshot));
   return check_idle(snapshot);

@@ -84,6 +84,7 @@ Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> na
       set.pins.insert({object->branch->id, std::nullopt});
     } else {
       VSNAP_TRY(check_not_held(*object));
+      VSNAP_TRY(check_not_promised(*object));
       set.pins.insert({object->branch->id, object->number.value()});
     }
   }
@@ -205,20 +206,16 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
 
 // The analysis does not see that the sweeper's engine is ours.
 Result<bool> PoolImpl::sweep_step() VSNAP_NO_THREAD_SAFETY_ANALYSIS {
-  if (places_are_kept()) return false;
   MutexLock commit(engine_->commit_mutex());
   VSNAP_TRY(release_unwanted_copies());
   return sweeper_->step();
 }
 
 Result<> PoolImpl::wait_for_removals(const Progress& progress) {
-  constexpr std::chrono::milliseconds kPause(20);
   VSNAP_TRY_ASSIGN(const std::uint64_t total, sweeper_->remaining());
   for (std::uint64_t round = 0;; ++round) {
-    const bool waits = places_are_kept();
     VSNAP_TRY_ASSIGN(const bool more, sweep_step());
-    if (!more && !waits) break;
-    if (waits) std::this_thread::sleep_for(kPause);
+    if (!more) break;
     if (!progress || round % 16 != 0) continue;
     VSNAP_TRY_ASSIGN(const std::uint64_t remaining, sweeper_->remaining());
     if (!progress(total - std::min(total, remaining), total))

@@ -59,10 +59,9 @@ Result<> JoinedPool::start(Link::Options options) {
     MutexLock lock(mutex_);
     changed_.wait_for(mutex_, kLookAgain);
   }
-  wire::ControlRequest request;
-  request.mutable_status();
-  VSNAP_TRY_ASSIGN(const wire::ControlReply reply, control(std::move(request)));
-  const PoolStatus known = wire::from_wire(reply.status());
+  const PoolStatus known = status();
+  if (known.members.empty())
+    return failure(ErrorKind::no_answer, fmt::format("{}: {}", name_, known.health));
   if (auto here = members_.require(known.members); !here)
     return failure(here.error().kind, fmt::format("{}: {}", name_, here.error().message));
   VSNAP_TRY(refresh_list());
@@ -225,15 +224,35 @@ void JoinedPool::set_observer(PoolObserver* observer) {
   observer_ = observer;
 }
 
+// Who only wants to know how it is does not wait for a coordinator.
 PoolStatus JoinedPool::status() {
-  wire::ControlRequest request;
-  request.mutable_status();
-  auto reply = control(std::move(request));
-  if (reply) return wire::from_wire(reply->status());
-  PoolStatus status;
+  std::string problem = "no session with its coordinator";
+  if (link_->status().session != 0) {
+    wire::ControlRequest request;
+    request.mutable_status();
+    auto reply = control(std::move(request));
+    if (reply) {
+      MutexLock lock(mutex_);
+      known_ = wire::from_wire(reply->status());
+      known_at_ns_ = env_.monotonic_ns();
+      return known_;
+    }
+    problem = reply.error().message;
+  }
+  MutexLock lock(mutex_);
+  PoolStatus status = known_;
   status.name = name_;
-  status.health = reply.error().message;
+  status.health = std::move(problem);
   return status;
+}
+
+SpaceInfo JoinedPool::space() {
+  constexpr std::int64_t kFresh_ns = 1'000'000'000;
+  {
+    MutexLock lock(mutex_);
+    if (env_.monotonic_ns() - known_at_ns_ < kFresh_ns) return known_.space;
+  }
+  return status().space;
 }
 
 std::vector<ViewInfo> JoinedPool::list() {

@@ -53,7 +53,7 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   std::vector<ViewInfo> list() override;
   Result<ViewInfo> find(const ViewName& name) override;
   Result<ViewInfo> info(ObjectId id) override;
-  SpaceInfo space() override { return status().space; }
+  SpaceInfo space() override; // as it was a second ago
   Result<ViewHandle> open_view(ObjectId id) override;
   Result<> sync() override { return {}; }
   bool shares_all_of(ObjectId, ObjectId) override { return false; }
@@ -132,6 +132,8 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   Mutex mutex_; // never held while something is asked
   CondVar changed_;
   bool ended_ VSNAP_GUARDED_BY(mutex_) = false;
+  PoolStatus known_ VSNAP_GUARDED_BY(mutex_); // as the coordinator said last
+  std::int64_t known_at_ns_ VSNAP_GUARDED_BY(mutex_) = 0;
   bool stale_ VSNAP_GUARDED_BY(mutex_) = true; // the list may be of an older generation
   bool stop_ VSNAP_GUARDED_BY(mutex_) = false;
   std::map<std::uint64_t, ViewInfo> views_ VSNAP_GUARDED_BY(mutex_); // that are shown, by id

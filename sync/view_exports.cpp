@@ -17,7 +17,7 @@ constexpr std::chrono::milliseconds kLongestPause(1000);
 
 Result<std::unique_ptr<ViewExports>> ViewExports::start(Pool& pool, Env& env, std::int64_t lease_ns) {
   std::unique_ptr<ViewExports> exports(new ViewExports(pool, env, lease_ns));
-  VSNAP_TRY(pool.keep_places_for(lease_ns));
+  VSNAP_TRY(pool.keep_snapshots_for(lease_ns));
   try {
     exports->thread_ = std::thread([&e = *exports] { e.close_in_time(); });
   } catch (const std::system_error& e) {
@@ -38,10 +38,10 @@ ViewExports::~ViewExports() {
   }
   if (thread_.joinable()) thread_.join();
   if (!idle) {
-    pool_.keep_places();
+    pool_.keep_unlinked();
     return;
   }
-  if (const auto told = pool_.keep_places_for(0); !told)
+  if (const auto told = pool_.keep_snapshots_for(0); !told)
     log::debug("{}: {}", pool_.name(), told.error().message);
 }
 

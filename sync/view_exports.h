@@ -4,7 +4,8 @@
 // Invariants
 // 1. A view that a host has opened stays open here, and so keeps its blocks, until the host closes it; where
 //    the session ends otherwise, until the host has certainly noticed, a lease later.
-// 2. Should this process die, whoever opens the pool next frees nothing for a lease (Pool::keep_places_for).
+// 2. Should this process die, every snapshot stays what it is for another lease, whoever opens the pool next
+//    (Pool::keep_snapshots_for).
 // 3. A host sees what it has open, and nothing else, by its own requests; a session has kMaxOpen views open
 //    at most.
 // Threads: serve() from any; the listener's calls one at a time. What is to be closed is closed by a thread

@@ -123,22 +123,52 @@ TEST_CASE("nothing is read by a map once the other host may have let go of it") 
   CHECK(lab.source.fetched == 2);
 }
 
-TEST_CASE("places that other hosts may read by are kept over a restart") {
+TEST_CASE("snapshots that other hosts may read stay what they are after a restart") {
   SharedLab lab;
   constexpr std::int64_t kHour = 3'600'000'000'000;
-  REQUIRE(lab.pool->keep_places_for(kHour).has_value());
+  REQUIRE(lab.pool->clone({"v", "s"}, "c").has_value());
+  REQUIRE(lab.pool->snapshot_full({"v", "full"}, {}).has_value());
+  REQUIRE(lab.pool->wait_for_copy({"v", "full"}, {}).has_value());
+  REQUIRE(lab.pool->keep_snapshots_for(kHour).has_value());
   lab.reopen();
-  const std::uint64_t before = lab.pool->status().space.data_bytes;
+  const auto expected = read_from(*lab.view("v@s"), 0, 2 * kRegionBytes);
+  const auto map = [&] {
+    const ViewHandle open = lab.view("v@s");
+    return lab.pool->export_map(lab.pool->find({"v", "s"})->id, RegionIndex(0)).value().value();
+  };
+  const RegionMap before = map();
+  for (const Error& error :
+       {refusal(lab.remove("v@s")), refusal(lab.remove("v@s", {.even_if_open = true})),
+        refusal(lab.remove("v", {.recursive = true})), refusal(lab.pool->refresh({"v", "s"})),
+        refusal(lab.pool->flatten("c", {})), refusal(lab.pool->split({"v", "full"}, "w"))}) {
+    CHECK(error.kind == ErrorKind::busy);
+    CHECK(says(error, "may still read it"));
+  }
   lab.fill("v", 20);
-  REQUIRE(lab.remove("v@s").has_value());
-  const std::uint64_t kept = lab.pool->status().space.data_bytes;
-  CHECK(kept > before);
+  CHECK(map() == before);
+  REQUIRE(read_from(*lab.view("v@s"), 0, 2 * kRegionBytes) == expected);
+  REQUIRE(lab.pool->keep_snapshots_for(0).has_value());
   lab.reopen();
-  CHECK(lab.pool->status().space.data_bytes == kept);
-  REQUIRE(lab.pool->keep_places_for(0).has_value());
+  REQUIRE(lab.remove("v@s").has_value());
+  CHECK(lab.findings().empty());
+}
+
+TEST_CASE("an unlinked snapshot that another host may read stays over a restart") {
+  SharedLab lab;
+  REQUIRE(lab.pool->keep_snapshots_for(3'600'000'000'000).has_value());
+  {
+    const ViewHandle open = lab.view("v@s");
+    REQUIRE(lab.remove("v@s", {.even_if_open = true}).has_value());
+    lab.pool->keep_unlinked(); // as whoever ends while others still read
+  }
+  lab.reopen();
+  const std::uint64_t kept = lab.pool->status().space.data_bytes;
+  lab.fill("v", 20);
+  CHECK(lab.pool->status().space.data_bytes > kept); // nothing is overwritten in place
+  REQUIRE(lab.pool->keep_snapshots_for(0).has_value());
   lab.reopen();
   REQUIRE(lab.pool->wait_for_removals({}).has_value());
-  CHECK(lab.pool->status().space.data_bytes == before);
+  CHECK(lab.pool->status().space.data_bytes == kept);
   CHECK(lab.findings().empty());
 }
 
