@@ -148,7 +148,7 @@ class PoolImpl final : public Pool {
   // Busy while another host may read the snapshot by what a process before this one has told it.
   [[nodiscard]] Result<> check_not_promised(const Object& snapshot) VSNAP_REQUIRES(objects_.mutex());
   // Whether the places that a view shows may change while it is open; see exported_map.h.
-  [[nodiscard]] static bool map_may_move(const Object& object) VSNAP_REQUIRES(objects_.mutex());
+  [[nodiscard]] bool map_may_move(const Object& object) VSNAP_REQUIRES(objects_.mutex());
   // Busy where another host has the map of a snapshot that sees the branch.
   [[nodiscard]] Result<> check_not_exported(const Branch& branch) VSNAP_REQUIRES(objects_.mutex());
   // Busy while the volume is being flattened: then it is neither removed nor rolled back.

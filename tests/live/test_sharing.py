@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Snapshots of a pool that another host has mounted: read from the members on this one, while that one writes.
+"""Snapshots of a pool that another host has mounted: read from the members here, while that one writes.
 
 alpha coordinates the pool and writes; beta has only its snapshots. Both see the members as files.
 """
@@ -22,7 +22,7 @@ MIB = 1 << 20
 class Reader:
     """A process that reads a file again and again, each time all of it, and counts what is not as expected.
 
-    Of its own: one that is forked beside an open file closes it, and would wait for a daemon that stands still.
+    Of its own: what is forked beside an open file closes it, and would wait for a daemon that stands still.
     """
 
     def __init__(self, test, path, expected):
@@ -193,7 +193,7 @@ class Faults(SharingTest):
         for _ in range(3):
             reader.reads_on()
             session = self.hosts()["beta"]["session"]
-            self.lab.kill_daemon("lab")
+            os.kill(self.lab.daemon_pid("lab"), signal.SIGKILL)
             self.overwrite()
             support.wait_until(lambda: self.hosts().get("beta", {}).get("state") == "live", 60,
                                f"a session after {session}")
