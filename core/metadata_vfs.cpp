@@ -76,6 +76,12 @@ void MetadataVfs::Stream::append(PlaceRun run) {
   capacity_bytes_ += bytes(run.count);
 }
 
+void MetadataVfs::Stream::drop_last() {
+  MutexLock lock(mutex_);
+  capacity_bytes_ -= bytes(runs_.back().count);
+  runs_.pop_back();
+}
+
 template <class Piece>
 Result<> MetadataVfs::Stream::for_pieces(std::uint64_t offset, std::uint64_t length, Piece piece) {
   std::vector<PlaceRun> runs;
@@ -426,21 +432,24 @@ void MetadataVfs::extend_copy() {
   if (members_.layout().segments.size() >= format::kMaxSegments / 2) return; // the database needs them more
   const auto run = allocator_.allocate_segment(wanted, wanted, database.first_member());
   if (!run) return;
-  auto stored = members_.update_layout([&](Superblock& layout) {
-    layout.segments.push_back({MetadataFile::copy, *run});
-    layout.incompat |= format::kFeatureCopy;
-  });
-  if (!stored) {
-    log::warning("no copy of the catalog: {}", stored.error().message);
-    return;
-  }
+  // Filled before it counts: whoever opens the pool after a crash would take it for complete.
   copy.append(*run);
   members_.take_space({run->start, BlockCount(std::min(run->count.value(), kTakenBlocks))});
   copy.set_size(copy.capacity_bytes());
+  Result<> done = copy_->fill(before / kPageBytes, database.size_bytes() / kPageBytes);
+  if (done) {
+    done = members_.update_layout([&](Superblock& layout) {
+      layout.segments.push_back({MetadataFile::copy, *run});
+      layout.incompat |= format::kFeatureCopy;
+    });
+  }
+  if (!done) {
+    log::warning("no copy of the catalog, or a short one: {}", done.error().message);
+    copy.drop_last();
+    copy.set_size(copy.capacity_bytes());
+    return;
+  }
   static_cast<void>(members_.update_layout([](Superblock&) {})); // the other copy as well; best effort
-  const std::uint64_t pages = database.size_bytes() / kPageBytes;
-  if (auto filled = copy_->fill(before / kPageBytes, pages); !filled)
-    log::warning("the copy of the catalog is not complete: {}", filled.error().message);
 }
 
 Result<> MetadataVfs::grow(MetadataFile file, BlockCount wanted) {

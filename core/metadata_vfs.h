@@ -99,6 +99,7 @@ class MetadataVfs::Stream {
   // SQLite is done with the file: a WAL that is not synced by now is one that SQLite gave up.
   [[nodiscard]] Result<> close();
   void append(PlaceRun run);
+  void drop_last(); // run; nothing of it is in use
   [[nodiscard]] MetadataFile file() const { return file_; }
   [[nodiscard]] MetadataVfs& owner() const { return owner_; }
   [[nodiscard]] std::optional<std::uint32_t> first_member() const; // where it begins

@@ -285,6 +285,48 @@ TEST_CASE("killed at any call of a workload, and again at any call of the recove
   }
 }
 
+TEST_CASE("killed at any call while the catalog and its copy grow, the copy is whole all the same") {
+  log::set_level(log::Level::off);
+  for (const bool at_opening : {false, true}) {
+    bool died = true;
+    for (std::uint64_t nth = 1; died; ++nth) {
+      CAPTURE(at_opening, nth);
+      SmallPool lab(16 * kMiB);
+      if (at_opening) { // a pool from before there were copies
+        lab.pool.reset();
+        auto members = MemberSet::open(lab.env, lab.paths, "test", 0);
+        REQUIRE(members.has_value());
+        for (const MetadataSegment& segment : (*members)->layout().segments) {
+          if (segment.file != MetadataFile::copy) continue;
+          const auto zeros = block_of(0, bytes(segment.run.count));
+          REQUIRE((*members)->write(segment.run.start, 0, zeros).has_value());
+        }
+        REQUIRE((*members)->update_layout([](Superblock& layout) {
+          std::erase_if(layout.segments, [](const MetadataSegment& s) { return s.file == MetadataFile::copy; });
+          layout.incompat &= ~format::kFeatureCopy;
+        }));
+        members->reset();
+        lab.env.kill_at(nth);
+        static_cast<void>(Pool::open(lab.env, {.member_paths = lab.paths}));
+      } else {
+        lab.env.kill_at(nth);
+        static_cast<void>(lab.pool->add_member({"/b", 64 * kMiB}, false));
+        static_cast<void>(lab.pool->create_volume("v", kMiB));
+      }
+      died = lab.env.killed();
+      if (!died) lab.env.kill();
+      lab.pool.reset();
+      lab.env.kill_at(std::nullopt);
+      auto opened = Pool::open(lab.env, {.member_paths = lab.paths});
+      if (!opened) opened = Pool::open(lab.env, {.member_paths = {"/a", "/b"}});
+      INFO((opened ? "" : opened.error().message));
+      REQUIRE(opened.has_value());
+      lab.pool = std::move(*opened);
+      REQUIRE(lab.findings().empty());
+    }
+  }
+}
+
 TEST_CASE("writes beside a snapshot that is never confirmed belong to the volume all the same") {
   const std::uint64_t seed = test_seed();
   CAPTURE(seed);
