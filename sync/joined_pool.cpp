@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 #include <system_error>
 
 #include "core/log.h"
@@ -60,8 +61,7 @@ Result<> JoinedPool::start(Link::Options options) {
     changed_.wait_for(mutex_, kLookAgain);
   }
   const PoolStatus known = status();
-  if (known.members.empty())
-    return failure(ErrorKind::no_answer, fmt::format("{}: {}", name_, known.health));
+  if (known.members.empty()) return failure(ErrorKind::no_answer, fmt::format("{}: {}", name_, known.health));
   if (auto here = members_.require(known.members); !here)
     return failure(here.error().kind, fmt::format("{}: {}", name_, here.error().message));
   VSNAP_TRY(refresh_list());
@@ -86,16 +86,31 @@ Result<> JoinedPool::close() {
 
 // ---- the link ----
 
-Result<wire::LinkReply> JoinedPool::ask(wire::LinkRequest request) const {
-  VSNAP_TRY_ASSIGN(wire::LinkReply reply, link_->call(std::move(request), kLongestRequest));
+// Given up when the pool is closed.
+Result<wire::LinkReply> JoinedPool::ask(wire::LinkRequest request) {
+  // Shared with the link, which may answer after this has given up.
+  auto promise = std::make_shared<std::promise<wire::LinkReply>>();
+  std::future<wire::LinkReply> answer = promise->get_future();
+  link_->call(std::move(request), [promise](wire::LinkReply reply) { promise->set_value(std::move(reply)); });
+  const std::int64_t until_ns = env_.monotonic_ns() + std::chrono::nanoseconds(kLongestRequest).count();
+  while (answer.wait_for(kLookAgain) != std::future_status::ready) {
+    MutexLock lock(mutex_);
+    if (stop_ || env_.monotonic_ns() >= until_ns)
+      return failure(ErrorKind::no_answer, EIO, fmt::format("{}: no answer from its coordinator", name_));
+  }
+  wire::LinkReply reply = answer.get();
   if (reply.has_error()) return Failure(wire::from_wire(reply.error()));
   return reply;
 }
 
-Result<wire::ControlReply> JoinedPool::control(wire::ControlRequest request) const {
-  VSNAP_TRY_ASSIGN(wire::ControlReply reply, link_->control(std::move(request), kLongestRequest));
+Result<wire::ControlReply> JoinedPool::control(wire::ControlRequest request) {
+  request.set_version(wire::kProtocolVersion);
+  wire::LinkRequest asked;
+  *asked.mutable_control() = std::move(request);
+  VSNAP_TRY_ASSIGN(wire::LinkReply answer, ask(std::move(asked)));
+  wire::ControlReply& reply = *answer.mutable_control();
   if (reply.has_error()) return Failure(wire::from_wire(reply.error()));
-  return reply;
+  return std::move(reply);
 }
 
 wire::ControlReply JoinedPool::forward(wire::ControlRequest request) {
@@ -296,10 +311,15 @@ Result<ViewInfo> JoinedPool::ensure_open(ObjectId view) {
   }
   wire::LinkRequest request;
   request.mutable_open_view()->set_view(view.value());
-  VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(request)));
+  auto reply = ask(std::move(request));
+  if (!reply && reply.error().kind == ErrorKind::not_found) {
+    return failure(ErrorKind::failed, ESTALE,
+                   fmt::format("{}: a snapshot was removed while this host had no session", name_));
+  }
+  VSNAP_TRY(reply);
   MutexLock lock(mutex_);
   if (const auto found = open_.find(view.value()); found != open_.end()) found->second.session = now;
-  return wire::from_wire(reply.opened().view());
+  return wire::from_wire(reply->opened().view());
 }
 
 Result<ViewHandle> JoinedPool::open_view(ObjectId id) {

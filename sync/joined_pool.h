@@ -97,8 +97,8 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   Result<> start(Link::Options options);
   void handle_closed(View& view) noexcept override;
   [[nodiscard]] bool is_shown(const ViewInfo& view) const;
-  Result<wire::LinkReply> ask(wire::LinkRequest request) const;
-  Result<wire::ControlReply> control(wire::ControlRequest request) const;
+  Result<wire::LinkReply> ask(wire::LinkRequest request) VSNAP_EXCLUDES(mutex_);
+  Result<wire::ControlReply> control(wire::ControlRequest request) VSNAP_EXCLUDES(mutex_); // that only looks
   Result<> refresh_list() VSNAP_EXCLUDES(mutex_);
   void follow(); // the thread that tells the observer
   // Opens it at the coordinator, if that has not been done in the session under way.
