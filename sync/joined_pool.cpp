@@ -6,6 +6,7 @@
 #include <cstring>
 #include <future>
 #include <system_error>
+#include <utility>
 
 #include "core/log.h"
 #include "sync/wire.h"
@@ -223,10 +224,16 @@ Result<> JoinedPool::refresh_list() {
 
 void JoinedPool::follow() {
   for (;;) {
+    bool space_wanted = false;
     {
       MutexLock lock(mutex_);
-      while (!stop_ && !stale_) changed_.wait(mutex_);
+      while (!stop_ && !stale_ && !space_wanted_) changed_.wait(mutex_);
       if (stop_) return;
+      space_wanted = std::exchange(space_wanted_, false);
+    }
+    if (space_wanted) {
+      static_cast<void>(status());
+      continue;
     }
     if (const auto read = refresh_list(); read) continue;
     MutexLock lock(mutex_);
@@ -263,11 +270,12 @@ PoolStatus JoinedPool::status() {
 
 SpaceInfo JoinedPool::space() {
   constexpr std::int64_t kFresh_ns = 1'000'000'000;
-  {
-    MutexLock lock(mutex_);
-    if (env_.monotonic_ns() - known_at_ns_ < kFresh_ns) return known_.space;
+  MutexLock lock(mutex_);
+  if (env_.monotonic_ns() - known_at_ns_ >= kFresh_ns) {
+    space_wanted_ = true;
+    changed_.notify_all();
   }
-  return status().space;
+  return known_.space;
 }
 
 std::vector<ViewInfo> JoinedPool::list() {

@@ -53,7 +53,7 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   std::vector<ViewInfo> list() override;
   Result<ViewInfo> find(const ViewName& name) override;
   Result<ViewInfo> info(ObjectId id) override;
-  SpaceInfo space() override; // as it was a second ago
+  SpaceInfo space() override; // as it was when somebody asked last; waits for nobody
   Result<ViewHandle> open_view(ObjectId id) override;
   Result<> sync() override { return {}; }
   bool shares_all_of(ObjectId, ObjectId) override { return false; }
@@ -134,7 +134,8 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   bool ended_ VSNAP_GUARDED_BY(mutex_) = false;
   PoolStatus known_ VSNAP_GUARDED_BY(mutex_); // as the coordinator said last
   std::int64_t known_at_ns_ VSNAP_GUARDED_BY(mutex_) = 0;
-  bool stale_ VSNAP_GUARDED_BY(mutex_) = true; // the list may be of an older generation
+  bool space_wanted_ VSNAP_GUARDED_BY(mutex_) = false; // newer than that
+  bool stale_ VSNAP_GUARDED_BY(mutex_) = true;         // the list may be of an older generation
   bool stop_ VSNAP_GUARDED_BY(mutex_) = false;
   std::map<std::uint64_t, ViewInfo> views_ VSNAP_GUARDED_BY(mutex_); // that are shown, by id
   std::map<std::uint64_t, Open> open_ VSNAP_GUARDED_BY(mutex_);      // by id
