@@ -33,10 +33,10 @@ class AdoptTest(LabTest):
     def raw(self):
         return self.image.read_bytes()
 
-    def scribble(self, path, count=30):
+    def scribble(self, path, count=30, start=0):
         content = bytearray(read_all(path))
         for _ in range(count):
-            at = self.random.randrange(len(content) - 70000)
+            at = self.random.randrange(start, len(content) - 70000)
             data = self.random.randbytes(self.random.randrange(1, 70000))
             write_at(path, at, data)
             content[at : at + len(data)] = data
@@ -201,7 +201,7 @@ class BehindItsBack(AdoptTest):
         self.lab.vsnap("snapshot", "p/v@s")
         self.before = self.raw()
         point = self.lab.mount()
-        self.scribble(point / "v", 5)
+        self.scribble(point / "v", 5, start=7 * MIB)  # so that nothing that lies at 5 MiB is saved
         self.lab.vsnap("umount", "p")
 
     def test_an_untouched_image_is_taken(self):
