@@ -310,24 +310,28 @@ Result<ViewInfo> JoinedPool::info(ObjectId id) {
 
 // ---- views ----
 
-Result<ViewInfo> JoinedPool::ensure_open(ObjectId view) {
+Result<> JoinedPool::ensure_open(ObjectId view) {
   VSNAP_TRY_ASSIGN(const std::uint64_t now, session());
+  wire::LinkRequest request;
   {
     MutexLock lock(mutex_);
-    if (const auto found = open_.find(view.value()); found != open_.end() && found->second.session == now)
-      return ViewInfo();
+    const auto found = open_.find(view.value());
+    if (found == open_.end()) return failure(ErrorKind::failed, EBADF, "the snapshot is being closed");
+    if (found->second.session == now) return {};
+    request.mutable_open_view()->set_view(view.value());
+    request.mutable_open_view()->set_number(found->second.number);
   }
-  wire::LinkRequest request;
-  request.mutable_open_view()->set_view(view.value());
-  auto reply = ask(std::move(request));
+  const std::uint64_t number = request.open_view().number();
+  const auto reply = ask(std::move(request));
   if (!reply && reply.error().kind == ErrorKind::not_found) {
     return failure(ErrorKind::failed, ESTALE,
                    fmt::format("{}: a snapshot was removed while this host had no session", name_));
   }
   VSNAP_TRY(reply);
   MutexLock lock(mutex_);
-  if (const auto found = open_.find(view.value()); found != open_.end()) found->second.session = now;
-  return wire::from_wire(reply->opened().view());
+  const auto found = open_.find(view.value());
+  if (found != open_.end() && found->second.number == number) found->second.session = now;
+  return {};
 }
 
 Result<ViewHandle> JoinedPool::open_view(ObjectId id) {
@@ -336,6 +340,7 @@ Result<ViewHandle> JoinedPool::open_view(ObjectId id) {
   {
     MutexLock lock(mutex_);
     Open& open = open_[id.value()];
+    if (open.number == 0) open.number = ++opened_;
     if (!open.view) open.view = std::make_shared<FetchedView>(info, static_cast<MapSource&>(*this), members_);
     ++open.handles;
     view = open.view;
@@ -346,18 +351,19 @@ Result<ViewHandle> JoinedPool::open_view(ObjectId id) {
 }
 
 void JoinedPool::handle_closed(View& view) noexcept {
-  const std::uint64_t id = view.id().value();
   std::shared_ptr<FetchedView> last;
+  std::uint64_t number = 0;
   {
     MutexLock lock(mutex_);
-    const auto found = open_.find(id);
+    const auto found = open_.find(view.id().value());
     if (found == open_.end() || --found->second.handles > 0) return;
+    number = found->second.number;
     last = std::move(found->second.view);
     open_.erase(found);
   }
   try {
     wire::LinkRequest request;
-    request.mutable_close_view()->set_view(id);
+    request.mutable_close_view()->set_number(number);
     link_->call(std::move(request), Link::Answered()); // where it does not arrive, the session ends
   } catch (const std::exception& e) {
     log::error("{}: closing a snapshot: {}", name_, e.what());

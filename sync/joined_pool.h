@@ -90,6 +90,7 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
  private:
   struct Open { // a view that this host has open
     std::shared_ptr<FetchedView> view;
+    std::uint64_t number = 0; // another one each time; the coordinator knows it by that
     std::uint64_t handles = 0;
     std::uint64_t session = 0; // in which the coordinator has it open, too
   };
@@ -102,7 +103,7 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   Result<> refresh_list() VSNAP_EXCLUDES(mutex_);
   void follow(); // the thread that tells the observer
   // Opens it at the coordinator, if that has not been done in the session under way.
-  Result<ViewInfo> ensure_open(ObjectId view) VSNAP_EXCLUDES(mutex_);
+  Result<> ensure_open(ObjectId view) VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] Failure read_only() const;
 
   // MapSource
@@ -139,6 +140,7 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   bool stop_ VSNAP_GUARDED_BY(mutex_) = false;
   std::map<std::uint64_t, ViewInfo> views_ VSNAP_GUARDED_BY(mutex_); // that are shown, by id
   std::map<std::uint64_t, Open> open_ VSNAP_GUARDED_BY(mutex_);      // by id
+  std::uint64_t opened_ VSNAP_GUARDED_BY(mutex_) = 0;                // so far
   Mutex observer_mutex_; // above mutex_: while the observer is called, it stays
   PoolObserver* observer_ VSNAP_GUARDED_BY(observer_mutex_) = nullptr;
   std::thread follower_;

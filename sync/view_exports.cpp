@@ -105,10 +105,10 @@ wire::LinkReply ViewExports::serve(const HostInfo& host, const wire::LinkRequest
   };
   switch (request.body_case()) {
     case wire::LinkRequest::kOpenView:
-      put(open(host.id, request.open_view().view()), &wire::LinkReply::mutable_opened);
+      put(open(host.id, request.open_view()), &wire::LinkReply::mutable_opened);
       break;
     case wire::LinkRequest::kCloseView:
-      close(host.id, request.close_view().view());
+      close(host.id, request.close_view().number());
       reply.mutable_closed();
       break;
     case wire::LinkRequest::kMap:
@@ -128,47 +128,56 @@ wire::LinkReply ViewExports::serve(const HostInfo& host, const wire::LinkRequest
   return reply;
 }
 
-Result<wire::OpenedView> ViewExports::open(std::uint64_t host, std::uint64_t view) {
-  VSNAP_TRY_ASSIGN(const ViewInfo info, pool_.info(ObjectId(view)));
+Result<wire::OpenedView> ViewExports::open(std::uint64_t host, const wire::OpenViewRequest& request) {
+  const ObjectId view(request.view());
+  VSNAP_TRY_ASSIGN(const ViewInfo info, pool_.info(view));
   if (info.kind != ViewKind::snapshot) {
     return failure(ErrorKind::busy, EROFS,
                    fmt::format("{}/{}: a volume is used on the host that coordinates its pool; here its "
                                "snapshots are (vsnap snapshot)",
                                pool_.name(), info.name.text()));
   }
-  VSNAP_TRY_ASSIGN(ViewHandle handle, pool_.open_view(ObjectId(view)));
-  auto shared = std::make_shared<ViewHandle>(std::move(handle));
+  VSNAP_TRY_ASSIGN(ViewHandle handle, pool_.open_view(view));
+  Opening opening{request.view(), std::make_shared<ViewHandle>(std::move(handle))};
   wire::OpenedView opened;
   *opened.mutable_view() = wire::to_wire(info);
   MutexLock lock(mutex_);
+  // What is not taken is closed by the thread.
+  const auto refused = [&](ErrorKind kind, int errno_value, std::string message) VSNAP_REQUIRES(mutex_) {
+    leave({{request.number(), std::move(opening)}}, 0);
+    return failure(kind, errno_value, std::move(message));
+  };
   const auto found = hosts_.find(host);
-  if (found == hosts_.end() || found->second.session == 0) {
-    leave({{view, std::move(shared)}}, 0);
-    return failure(ErrorKind::failed, ESTALE, "the session is over");
-  }
+  if (found == hosts_.end() || found->second.session == 0)
+    return refused(ErrorKind::failed, ESTALE, "the session is over");
   Handles& open = found->second.open;
-  if (open.size() >= kMaxOpen && !open.contains(view)) {
-    leave({{view, std::move(shared)}}, 0);
-    return failure(ErrorKind::no_space, EMFILE,
+  if (open.size() >= kMaxOpen && !open.contains(request.number())) {
+    return refused(ErrorKind::no_space, EMFILE,
                    fmt::format("{}: the host has {} views open, which is the most", pool_.name(), kMaxOpen));
   }
-  if (!open.emplace(view, shared).second) leave({{view, std::move(shared)}}, 0); // asked once more
+  if (const auto before = open.find(request.number()); before != open.end()) { // asked once more
+    if (before->second.view != request.view())
+      return refused(ErrorKind::usage, EINVAL, "another view was opened by that number");
+    leave({{request.number(), std::move(opening)}}, 0);
+  } else {
+    open.emplace(request.number(), std::move(opening));
+  }
   return opened;
 }
 
-void ViewExports::close(std::uint64_t host, std::uint64_t view) {
+void ViewExports::close(std::uint64_t host, std::uint64_t number) {
   MutexLock lock(mutex_);
   const auto found = hosts_.find(host);
   if (found == hosts_.end()) return;
-  auto handle = found->second.open.extract(view);
-  if (handle) leave({{view, std::move(handle.mapped())}}, 0);
+  if (auto opening = found->second.open.extract(number)) leave({{number, std::move(opening.mapped())}}, 0);
 }
 
 Result<std::shared_ptr<ViewHandle>> ViewExports::opened(std::uint64_t host, std::uint64_t view) {
   MutexLock lock(mutex_);
   if (const auto found = hosts_.find(host); found != hosts_.end()) {
-    if (const auto handle = found->second.open.find(view); handle != found->second.open.end())
-      return handle->second;
+    for (const auto& [number, opening] : found->second.open) {
+      if (opening.view == view) return opening.handle;
+    }
   }
   return failure(ErrorKind::not_found, ESTALE, "the host does not have that view open");
 }

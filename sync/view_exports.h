@@ -41,7 +41,11 @@ class ViewExports final : public SessionListener {
       VSNAP_EXCLUDES(mutex_);
 
  private:
-  using Handles = std::map<std::uint64_t, std::shared_ptr<ViewHandle>>; // by view
+  struct Opening {
+    std::uint64_t view = 0;
+    std::shared_ptr<ViewHandle> handle;
+  };
+  using Handles = std::map<std::uint64_t, Opening>; // by the host's number
   struct Host {
     std::uint64_t session = 0; // 0: none
     Handles open;
@@ -52,8 +56,9 @@ class ViewExports final : public SessionListener {
   };
 
   ViewExports(Pool& pool, Env& env, std::int64_t lease_ns) : pool_(pool), env_(env), lease_ns_(lease_ns) {}
-  Result<wire::OpenedView> open(std::uint64_t host, std::uint64_t view) VSNAP_EXCLUDES(mutex_);
-  void close(std::uint64_t host, std::uint64_t view) VSNAP_EXCLUDES(mutex_);
+  Result<wire::OpenedView> open(std::uint64_t host, const wire::OpenViewRequest& request)
+      VSNAP_EXCLUDES(mutex_);
+  void close(std::uint64_t host, std::uint64_t number) VSNAP_EXCLUDES(mutex_);
   Result<wire::MapReply> map(std::uint64_t host, const wire::MapRequest& request);
   Result<wire::ReadReply> read(std::uint64_t host, const wire::ReadRequest& request);
   Result<wire::SeekReply> seek(std::uint64_t host, const wire::SeekRequest& request);
