@@ -302,7 +302,8 @@ TEST_CASE("killed at any call while the catalog and its copy grow, the copy is w
           REQUIRE((*members)->write(segment.run.start, 0, zeros).has_value());
         }
         REQUIRE((*members)->update_layout([](Superblock& layout) {
-          std::erase_if(layout.segments, [](const MetadataSegment& s) { return s.file == MetadataFile::copy; });
+          std::erase_if(layout.segments,
+                        [](const MetadataSegment& s) { return s.file == MetadataFile::copy; });
           layout.incompat &= ~format::kFeatureCopy;
         }));
         members->reset();
