@@ -204,6 +204,7 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
     Wanted none = Wanted::nothing;
     wanted_.compare_exchange_strong(none, Wanted::end);
     if (wanted_ != Wanted::successor) return session_->stop(MountSession::Stop::unmount);
+    if (joined_ != nullptr) joined_->end_forwards();
     // While there is somebody who tells the kernel what commands have changed.
     server.stop(ControlServer::Stop::hand_over);
     if (coordinator_) coordinator_->stop();
@@ -218,6 +219,7 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
   watch_.finish();
   handed_over_ = session_->was_handed_over();
   if (handed_over_ && StopWatch::is_signalled()) ::kill(static_cast<pid_t>(options_.keeper_pid), SIGTERM);
+  if (joined_ != nullptr) joined_->end_forwards();
   // Running jobs give up, and answer.
   server.stop(handed_over_ ? ControlServer::Stop::hand_over : ControlServer::Stop::for_good);
   if (coordinator_) coordinator_->stop();

@@ -37,9 +37,12 @@ Result<> FetchedView::read_in(std::uint64_t session, std::uint64_t offset, std::
     const std::span<std::byte> part =
         out.subspan(done, static_cast<std::size_t>(std::min<std::uint64_t>(in_region, out.size() - done)));
     VSNAP_TRY_ASSIGN(const Map map, map_of(session, RegionIndex(at / kRegionBytes)));
-    if (map) {
-      VSNAP_TRY(read_region(*map, at, part));
-    } else {
+    Result<> read;
+    if (map) read = read_region(*map, at, part);
+    // A member that is not here, as one that was added since, is at the other host.
+    const bool elsewhere = !read && read.error().kind == ErrorKind::not_found;
+    if (!read && !elsewhere) return read;
+    if (!map || elsewhere) {
       VSNAP_TRY_ASSIGN(const std::size_t length, source_.read(id(), at, part));
       if (length != part.size())
         return failure(ErrorKind::failed, EIO, fmt::format("{}: came short", info_.name.text()));
@@ -92,10 +95,10 @@ void FetchedView::keep(RegionIndex region, const Map& map) {
   if (kept_.contains(region)) return; // another thread has it, too
   used_.push_front(region);
   kept_[region] = {map, used_.begin()};
-  runs_ += map->size();
+  runs_ += map->size() + kRunsOfARegion;
   while (runs_ > kMaxRuns && used_.size() > 1) {
     const auto last = kept_.find(used_.back());
-    runs_ -= last->second.map->size();
+    runs_ -= last->second.map->size() + kRunsOfARegion;
     kept_.erase(last);
     used_.pop_back();
   }

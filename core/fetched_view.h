@@ -39,6 +39,7 @@ class MapSource {
 class FetchedView final : public View {
  public:
   static constexpr std::size_t kMaxRuns = 4U << 20; // 32 bytes each
+  static constexpr std::size_t kRunsOfARegion = 8;  // what one takes that has none
 
   FetchedView(ViewInfo info, MapSource& source, SharedMembers& members)
       : info_(std::move(info)), source_(source), members_(members) {}

@@ -53,8 +53,11 @@ struct Object { // what volumes and snapshots have in common
   std::uint64_t mapped_blocks = 0;
   std::uint32_t open_handles = 0;
   bool still_open = false; // unlinked, and to be opened again: see OpenPoolOptions
-  bool exported = false;   // another host has parts of its map (exported_map.h); as long as it is open
-  bool withheld = false;   // a rollback or removal is under way: not to be opened
+  // Another host may have parts of its map (exported_map.h); and all that such a map names is durable. Both
+  // as long as it is open.
+  bool exported = false;
+  bool export_flushed = false;
+  bool withheld = false; // a rollback or removal is under way: not to be opened
   // A snapshot that programs still write to under the handles that they had (pool_preserve.cpp): the first of
   // two images (image_pair.h). Its row is in the table volume until it is final.
   bool draining = false;

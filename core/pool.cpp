@@ -229,6 +229,7 @@ Result<> PoolImpl::start() {
     log::warning("pool {}: bringing the catalog to its present version: {}", name_, upgraded.error().message);
   }
   may_change_ = true;
+  VSNAP_TRY(note_promise_seen());
   engine_->make_journal();
   engine_->make_catalog_copy();
   VSNAP_TRY(start_tail());
@@ -584,9 +585,12 @@ void PoolImpl::handle_closed(View& view) noexcept {
       background_wake_.notify_all();
     }
     if (--object->open_handles > 0) return;
-    object->exported = false;
+    object->exported = object->export_flushed = false;
     if (object->draining) return; // as with a volume
-    object->still_open = object->still_open && keep_unlinked_;
+    // What another host may read stays until the pool is opened next.
+    const bool promised = object->kind == ViewKind::snapshot && !check_not_promised(*object);
+    object->still_open = object->still_open && (keep_unlinked_ || promised);
+    if (object->name.empty() && promised) return;
     if (object->name.empty() && keep_unlinked_) return;
     if (object->name.empty())
       unlinked = object;

@@ -145,6 +145,7 @@ class PoolImpl final : public Pool {
   // Busy where the object is open; a change that needs it closed withholds it from then on.
   [[nodiscard]] Result<> check_idle(const Object& object) VSNAP_REQUIRES(objects_.mutex());
   Result<> load_promise();
+  Result<> note_promise_seen(); // so that the next process does not count anew
   // Busy while another host may read the snapshot by what a process before this one has told it.
   [[nodiscard]] Result<> check_not_promised(const Object& snapshot) VSNAP_REQUIRES(objects_.mutex());
   // Whether the places that a view shows may change while it is open; see exported_map.h.
@@ -367,6 +368,7 @@ class PoolImpl final : public Pool {
   std::map<BranchId, Base> bases_ VSNAP_GUARDED_BY(objects_.mutex());
   // By what a process before this one has promised; set when the pool is opened.
   std::int64_t snapshots_kept_until_ns_ = std::numeric_limits<std::int64_t>::min();
+  std::optional<std::pair<std::uint64_t, std::uint64_t>> promise_seen_; // which boot, and when, first by this
   std::set<ObjectId> flattening_ VSNAP_GUARDED_BY(config_mutex_);
   std::set<BranchId> copying_ VSNAP_GUARDED_BY(objects_.mutex()); // with an unfinished copy
   Mutex copying_mutex_; // one piece of such a copy at a time; before config_mutex_

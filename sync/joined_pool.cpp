@@ -17,8 +17,9 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kLongestRequest(30'000);
-constexpr milliseconds kLookAgain(100);      // at the session, where nobody says that it has changed
-constexpr std::uint32_t kMaxRead = 1U << 20; // bytes at once, through the coordinator
+constexpr milliseconds kLongestForward(3'600'000); // of a command
+constexpr milliseconds kLookAgain(100);            // at the session, where nobody says that it has changed
+constexpr std::uint32_t kMaxRead = 1U << 20;       // bytes at once, through the coordinator
 
 // Higher with each session: epochs only grow, and so do the sessions of one.
 std::uint64_t number_of(const LinkStatus& status) { return (status.epoch << 32U) + status.session; }
@@ -88,15 +89,16 @@ Result<> JoinedPool::close() {
 // ---- the link ----
 
 // Given up when the pool is closed.
-Result<wire::LinkReply> JoinedPool::ask(wire::LinkRequest request) {
+Result<wire::LinkReply> JoinedPool::ask(wire::LinkRequest request, milliseconds longest) {
   // Shared with the link, which may answer after this has given up.
   auto promise = std::make_shared<std::promise<wire::LinkReply>>();
   std::future<wire::LinkReply> answer = promise->get_future();
   link_->call(std::move(request), [promise](wire::LinkReply reply) { promise->set_value(std::move(reply)); });
-  const std::int64_t until_ns = env_.monotonic_ns() + std::chrono::nanoseconds(kLongestRequest).count();
+  const std::int64_t until_ns = env_.monotonic_ns() + std::chrono::nanoseconds(longest).count();
   while (answer.wait_for(kLookAgain) != std::future_status::ready) {
     MutexLock lock(mutex_);
-    if (stop_ || env_.monotonic_ns() >= until_ns)
+    const bool given_up = forwards_end_ && longest == kLongestForward;
+    if (stop_ || given_up || env_.monotonic_ns() >= until_ns)
       return failure(ErrorKind::no_answer, EIO, fmt::format("{}: no answer from its coordinator", name_));
   }
   wire::LinkReply reply = answer.get();
@@ -108,15 +110,22 @@ Result<wire::ControlReply> JoinedPool::control(wire::ControlRequest request) {
   request.set_version(wire::kProtocolVersion);
   wire::LinkRequest asked;
   *asked.mutable_control() = std::move(request);
-  VSNAP_TRY_ASSIGN(wire::LinkReply answer, ask(std::move(asked)));
+  VSNAP_TRY_ASSIGN(wire::LinkReply answer, ask(std::move(asked), kLongestRequest));
   wire::ControlReply& reply = *answer.mutable_control();
   if (reply.has_error()) return Failure(wire::from_wire(reply.error()));
   return std::move(reply);
 }
 
 wire::ControlReply JoinedPool::forward(wire::ControlRequest request) {
-  auto reply = link_->control(std::move(request), std::chrono::duration_cast<milliseconds>(kLongestCommand));
-  return reply ? std::move(*reply) : wire::error_reply(reply.error());
+  wire::LinkRequest asked;
+  *asked.mutable_control() = std::move(request);
+  auto answer = ask(std::move(asked), kLongestForward);
+  return answer ? std::move(*answer->mutable_control()) : wire::error_reply(answer.error());
+}
+
+void JoinedPool::end_forwards() {
+  MutexLock lock(mutex_);
+  forwards_end_ = true;
 }
 
 void JoinedPool::phase_is(HostSession::Phase phase) {
@@ -176,13 +185,14 @@ Result<std::uint64_t> JoinedPool::session() {
 // ---- what there is ----
 
 bool JoinedPool::is_shown(const ViewInfo& view) const {
-  if (view.kind != ViewKind::snapshot) return false;
+  if (view.kind != ViewKind::snapshot || view.draining) return false;
   return only_.empty() || std::any_of(only_.begin(), only_.end(), [&](const std::string& name) {
            return name == view.name.text() || name == view.name.volume;
          });
 }
 
 Result<> JoinedPool::refresh_list() {
+  MutexLock turn(list_mutex_);
   wire::ControlRequest request;
   request.mutable_list()->set_without_figures(true);
   const std::uint64_t generation = link_->status().generation; // what is told from here on may be missing
@@ -225,11 +235,21 @@ Result<> JoinedPool::refresh_list() {
 void JoinedPool::follow() {
   for (;;) {
     bool space_wanted = false;
+    std::optional<std::uint64_t> closed;
     {
       MutexLock lock(mutex_);
-      while (!stop_ && !stale_ && !space_wanted_) changed_.wait(mutex_);
+      while (!stop_ && !stale_ && !space_wanted_ && closed_.empty()) changed_.wait(mutex_);
       if (stop_) return;
-      space_wanted = std::exchange(space_wanted_, false);
+      if (!closed_.empty()) {
+        closed = closed_.front();
+        closed_.pop_front();
+      } else {
+        space_wanted = std::exchange(space_wanted_, false);
+      }
+    }
+    if (closed) {
+      close_there(*closed);
+      continue;
     }
     if (space_wanted) {
       static_cast<void>(status());
@@ -289,6 +309,7 @@ std::vector<ViewInfo> JoinedPool::list() {
 
 Result<ViewInfo> JoinedPool::find(const ViewName& name) {
   for (const bool again : {false, true}) {
+    if (again && link_->status().session == 0) break; // nobody to ask
     if (again) VSNAP_TRY(refresh_list());
     MutexLock lock(mutex_);
     for (const auto& [id, view] : views_) {
@@ -322,7 +343,7 @@ Result<> JoinedPool::ensure_open(ObjectId view) {
     request.mutable_open_view()->set_number(found->second.number);
   }
   const std::uint64_t number = request.open_view().number();
-  const auto reply = ask(std::move(request));
+  const auto reply = ask(std::move(request), kLongestRequest);
   if (!reply && reply.error().kind == ErrorKind::not_found) {
     return failure(ErrorKind::failed, ESTALE,
                    fmt::format("{}: a snapshot was removed while this host had no session", name_));
@@ -362,12 +383,22 @@ void JoinedPool::handle_closed(View& view) noexcept {
     open_.erase(found);
   }
   try {
-    wire::LinkRequest request;
-    request.mutable_close_view()->set_number(number);
-    link_->call(std::move(request), Link::Answered()); // where it does not arrive, the session ends
+    MutexLock lock(mutex_);
+    closed_.push_back(number);
+    changed_.notify_all();
   } catch (const std::exception& e) {
     log::error("{}: closing a snapshot: {}", name_, e.what());
   }
+}
+
+// Asked until it is answered: a coordinator that is busy, or away, would have the snapshot in use.
+void JoinedPool::close_there(std::uint64_t number) {
+  wire::LinkRequest request;
+  request.mutable_close_view()->set_number(number);
+  if (ask(std::move(request), kLongestRequest)) return;
+  MutexLock lock(mutex_);
+  closed_.push_back(number);
+  if (!stop_) changed_.wait_for(mutex_, kLookAgain);
 }
 
 // ---- MapSource ----
@@ -377,7 +408,7 @@ Result<std::optional<RegionMap>> JoinedPool::fetch_map(ObjectId view, RegionInde
   wire::LinkRequest request;
   request.mutable_map()->set_view(view.value());
   request.mutable_map()->set_region(region.value());
-  VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(request)));
+  VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(request), kLongestRequest));
   const wire::MapReply& got = reply.map();
   if (got.may_move()) return std::nullopt;
   const auto broken = [this] {
@@ -407,7 +438,7 @@ Result<std::size_t> JoinedPool::read(ObjectId view, std::uint64_t offset, std::s
     read.set_offset(offset + done);
     read.set_length(static_cast<std::uint32_t>(std::min<std::size_t>(out.size() - done, kMaxRead)));
     const std::uint32_t wanted = read.length();
-    VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(request)));
+    VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(request), kLongestRequest));
     const std::string& data = reply.read().data();
     if (data.size() > wanted) return failure(ErrorKind::failed, EPROTO, "more came than was asked for");
     std::memcpy(out.data() + done, data.data(), data.size());
@@ -423,7 +454,7 @@ Result<std::optional<std::uint64_t>> JoinedPool::seek(ObjectId view, std::uint64
   request.mutable_seek()->set_view(view.value());
   request.mutable_seek()->set_offset(offset);
   request.mutable_seek()->set_hole(hole);
-  VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(request)));
+  VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(request), kLongestRequest));
   return reply.seek().has_offset() ? std::optional(reply.seek().offset()) : std::nullopt;
 }
 

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <chrono>
+#include <deque>
 #include <map>
 #include <memory>
 #include <set>
@@ -28,7 +29,6 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
  public:
   static constexpr std::chrono::seconds kLongestWait{60};
   static constexpr std::chrono::seconds kLongestStart{15};
-  static constexpr std::chrono::minutes kLongestCommand{60};
 
   struct Options {
     Link::Options link;
@@ -41,6 +41,7 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
 
   // As a command on the coordinator's host would ask for it.
   [[nodiscard]] wire::ControlReply forward(wire::ControlRequest request);
+  void end_forwards(); // those that wait give up, kind no_answer; before the control server is stopped
   [[nodiscard]] LinkStatus link_status() { return link_->status(); }
 
   Result<> close() override;
@@ -98,10 +99,12 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   Result<> start(Link::Options options);
   void handle_closed(View& view) noexcept override;
   [[nodiscard]] bool is_shown(const ViewInfo& view) const;
-  Result<wire::LinkReply> ask(wire::LinkRequest request) VSNAP_EXCLUDES(mutex_);
+  Result<wire::LinkReply> ask(wire::LinkRequest request, std::chrono::milliseconds longest)
+      VSNAP_EXCLUDES(mutex_);
   Result<wire::ControlReply> control(wire::ControlRequest request) VSNAP_EXCLUDES(mutex_); // that only looks
-  Result<> refresh_list() VSNAP_EXCLUDES(mutex_);
-  void follow(); // the thread that tells the observer
+  Result<> refresh_list() VSNAP_EXCLUDES(list_mutex_, mutex_);
+  void follow(); // the thread that tells the observer, and closes at the coordinator what was closed here
+  void close_there(std::uint64_t number) VSNAP_EXCLUDES(mutex_);
   // Opens it at the coordinator, if that has not been done in the session under way.
   Result<> ensure_open(ObjectId view) VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] Failure read_only() const;
@@ -133,14 +136,18 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   Mutex mutex_; // never held while something is asked
   CondVar changed_;
   bool ended_ VSNAP_GUARDED_BY(mutex_) = false;
+  bool forwards_end_ VSNAP_GUARDED_BY(mutex_) = false;
   PoolStatus known_ VSNAP_GUARDED_BY(mutex_); // as the coordinator said last
   std::int64_t known_at_ns_ VSNAP_GUARDED_BY(mutex_) = 0;
+  std::deque<std::uint64_t> closed_
+      VSNAP_GUARDED_BY(mutex_);                        // numbers that are still open at the coordinator
   bool space_wanted_ VSNAP_GUARDED_BY(mutex_) = false; // newer than that
   bool stale_ VSNAP_GUARDED_BY(mutex_) = true;         // the list may be of an older generation
   bool stop_ VSNAP_GUARDED_BY(mutex_) = false;
   std::map<std::uint64_t, ViewInfo> views_ VSNAP_GUARDED_BY(mutex_); // that are shown, by id
   std::map<std::uint64_t, Open> open_ VSNAP_GUARDED_BY(mutex_);      // by id
   std::uint64_t opened_ VSNAP_GUARDED_BY(mutex_) = 0;                // so far
+  Mutex list_mutex_;     // above the next: one answer after the other
   Mutex observer_mutex_; // above mutex_: while the observer is called, it stays
   PoolObserver* observer_ VSNAP_GUARDED_BY(observer_mutex_) = nullptr;
   std::thread follower_;

@@ -137,6 +137,11 @@ Result<wire::OpenedView> ViewExports::open(std::uint64_t host, const wire::OpenV
                                "snapshots are (vsnap snapshot)",
                                pool_.name(), info.name.text()));
   }
+  if (info.draining) {
+    return failure(
+        ErrorKind::busy, EBUSY,
+        fmt::format("{}/{}: programs still write to it (vsnap wait)", pool_.name(), info.name.text()));
+  }
   VSNAP_TRY_ASSIGN(ViewHandle handle, pool_.open_view(view));
   Opening opening{request.view(), std::make_shared<ViewHandle>(std::move(handle))};
   wire::OpenedView opened;
@@ -185,7 +190,8 @@ Result<std::shared_ptr<ViewHandle>> ViewExports::opened(std::uint64_t host, std:
 Result<wire::MapReply> ViewExports::map(std::uint64_t host, const wire::MapRequest& request) {
   VSNAP_TRY_ASSIGN(const auto handle, opened(host, request.view()));
   const RegionIndex region(request.region());
-  if (first_block(region).value() * kBlockBytes >= (*handle)->size_bytes())
+  const std::uint64_t blocks = ((*handle)->size_bytes() + kBlockBytes - 1) / kBlockBytes;
+  if (request.region() >= (blocks + kRegionBlocks - 1) / kRegionBlocks)
     return failure(ErrorKind::usage, EINVAL, "the view has no such region");
   VSNAP_TRY_ASSIGN(const auto exported, pool_.export_map(ObjectId(request.view()), region));
   wire::MapReply reply;

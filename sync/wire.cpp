@@ -132,6 +132,7 @@ ViewInfo to_wire(const vsnap::ViewInfo& info) {
   out.set_state(info.state);
   out.set_base(info.base);
   out.set_level(to_wire(info.level));
+  out.set_draining(info.draining);
   if (info.snapshot_space) {
     SnapshotSpace& space = *out.mutable_snapshot_space();
     space.set_limit_bytes(info.snapshot_space->limit_bytes);
@@ -164,6 +165,7 @@ vsnap::ViewInfo from_wire(const ViewInfo& info) {
   out.state = info.state();
   out.base = info.base();
   out.level = from_wire(info.level());
+  out.draining = info.draining();
   if (info.has_snapshot_space()) {
     const SnapshotSpace& space = info.snapshot_space();
     out.snapshot_space = {space.limit_bytes(), std::nullopt, from_wire(space.on_full())};
