@@ -80,6 +80,7 @@ Result<> JoinedPool::close() {
     MutexLock lock(mutex_);
     stop_ = true;
     changed_.notify_all();
+    turn_.notify_all();
   }
   if (follower_.joinable()) follower_.join();
   if (link_) link_->stop();
@@ -88,8 +89,32 @@ Result<> JoinedPool::close() {
 
 // ---- the link ----
 
+class JoinedPool::Turn {
+ public:
+  Turn(JoinedPool& pool, bool forwarded) : pool_(pool), forwarded_(forwarded) {
+    MutexLock lock(pool_.mutex_);
+    while (count() >= (forwarded_ ? kMostForwarded : kMostAsked) && !pool_.stop_)
+      pool_.turn_.wait(pool_.mutex_);
+    ++count();
+  }
+  ~Turn() {
+    MutexLock lock(pool_.mutex_);
+    --count();
+    pool_.turn_.notify_all();
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  std::size_t& count() VSNAP_REQUIRES(pool_.mutex_) { return forwarded_ ? pool_.forwarded_ : pool_.asked_; }
+  JoinedPool& pool_;
+  const bool forwarded_;
+};
+
 // Given up when the pool is closed.
 Result<wire::LinkReply> JoinedPool::ask(wire::LinkRequest request, milliseconds longest) {
+  const bool forwarded = longest == kLongestForward;
+  const Turn turn(*this, forwarded); // the coordinator refuses more than Membership::kMaxRunning at once
   // Shared with the link, which may answer after this has given up.
   auto promise = std::make_shared<std::promise<wire::LinkReply>>();
   std::future<wire::LinkReply> answer = promise->get_future();
@@ -97,7 +122,7 @@ Result<wire::LinkReply> JoinedPool::ask(wire::LinkRequest request, milliseconds 
   const std::int64_t until_ns = env_.monotonic_ns() + std::chrono::nanoseconds(longest).count();
   while (answer.wait_for(kLookAgain) != std::future_status::ready) {
     MutexLock lock(mutex_);
-    const bool given_up = forwards_end_ && longest == kLongestForward;
+    const bool given_up = forwards_end_ && forwarded;
     if (stop_ || given_up || env_.monotonic_ns() >= until_ns)
       return failure(ErrorKind::no_answer, EIO, fmt::format("{}: no answer from its coordinator", name_));
   }

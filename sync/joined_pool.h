@@ -89,6 +89,11 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   Result<> dump_catalog(const std::string&, const Progress&) override;
 
  private:
+  static constexpr std::size_t kMostAsked = 8;
+  static constexpr std::size_t kMostForwarded = 4;
+  static_assert(kMostAsked + kMostForwarded <
+                Membership::kMaxRunning); // opens that were given up are asked on
+  class Turn;
   struct Open { // a view that this host has open
     std::shared_ptr<FetchedView> view;
     std::uint64_t number = 0; // another one each time; the coordinator knows it by that
@@ -135,6 +140,9 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   std::unique_ptr<Link> link_;
   Mutex mutex_; // never held while something is asked
   CondVar changed_;
+  CondVar turn_;
+  std::size_t asked_ VSNAP_GUARDED_BY(mutex_) = 0;     // under way
+  std::size_t forwarded_ VSNAP_GUARDED_BY(mutex_) = 0; // the same, of commands
   bool ended_ VSNAP_GUARDED_BY(mutex_) = false;
   bool forwards_end_ VSNAP_GUARDED_BY(mutex_) = false;
   PoolStatus known_ VSNAP_GUARDED_BY(mutex_); // as the coordinator said last
