@@ -97,8 +97,8 @@ Result<> PoolImpl::check_not_promised(const Object& snapshot) {
   if (left_ns == 0) return {};
   return failure(
       ErrorKind::busy,
-      fmt::format("{}/{}: a host that shares the pool may still read it, as the daemon before did not "
-                  "end in order (try again in {} s)",
+      fmt::format("{}/{}: a host that shares the pool may still read it, by what the daemon before has "
+                  "told it (try again in {} s)",
                   name_, objects_.name_of(snapshot).text(), left_ns / 1'000'000'000 + 1));
 }
 

@@ -44,9 +44,10 @@ Result<> SharedMembers::require(std::span<const MemberInfo> roster) {
   if (!std::all_of(roster.begin(), roster.end(), is_here)) look_for_members();
   for (const MemberInfo& info : roster) {
     if (is_here(info)) continue;
-    return failure(ErrorKind::not_found,
-                   fmt::format("member {} ({}; {} on its host) is not here (name where it is with --member)",
-                               info.index, to_string(info.uuid), info.path));
+    return failure(
+        ErrorKind::not_found,
+        fmt::format("member {} ({}; {} on its host) is not here (vsnap host join --member names where it is)",
+                    info.index, to_string(info.uuid), info.path));
   }
   return {};
 }

@@ -122,6 +122,14 @@ Result<bool> Sweeper::step() {
 Result<> Sweeper::start_due_sweeps() {
   std::set<BranchId> due;
   for (const auto& [branch, blocks] : engine_.take_applied()) note_writes(branch, blocks, due);
+  std::erase_if(due, [this](BranchId id) VSNAP_NO_THREAD_SAFETY_ANALYSIS {
+    Branch* branch = nullptr;
+    {
+      MutexLock lock(objects_.mutex());
+      branch = objects_.branch(id);
+    }
+    return branch == nullptr || !has_number_of_children(*branch);
+  });
   if (due.empty()) return {};
   return engine_.transact([&](SQLite::Database&, std::vector<PlaceRun>&)
                               VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
@@ -185,7 +193,7 @@ void Sweeper::sweep_some(std::vector<PlaceRun>& freed, std::vector<Branch*>& end
     }
     index.end_sweep(last); // where the branch is gone, nothing can be left of it
     if (const auto found = inherited_.find(last); found != inherited_.end())
-      found->second = {.enough = std::max(kMinWritten, found->second.found / kShareWritten)};
+      found->second = {.enough = std::max(kMinWritten, found->second.worth / kShareWritten)};
   }
 }
 
@@ -234,6 +242,8 @@ std::size_t Sweeper::sweep_region(const Branch& branch, RegionIndex region, std:
         return true;
       });
   index.set_sweep(branch.id, first_block(complete ? RegionIndex(region.value() + 1) : region));
+  if (const auto found = inherited_.find(branch.id); found != inherited_.end())
+    found->second.worth += looked_at;
   return looked_at;
 }
 
@@ -285,7 +295,7 @@ void Sweeper::add_remnants(const Branch& branch, const Fragment& f, std::vector<
                     f.row.part(f.row.start + BlockCount(i), f.row.start + BlockCount(end))};
     if (hidden[i] && f.oldest) remnant.fate = Remnant::Fate::goes;
     if (hidden[i] && !f.oldest && has_place(f.row)) remnant.fate = Remnant::Fate::leaves_hole;
-    if (!hidden[i] && has_place(f.row)) inherited_[branch.id].found += end - i;
+    if (!hidden[i] && has_place(f.row)) inherited_[branch.id].worth += end - i;
     remnants.push_back(remnant);
     i = end;
   }

@@ -90,13 +90,13 @@ class Sweeper {
   Engine& engine_;
   Objects& objects_;
   ReleasePins release_;
-  struct Inherited {             // what a branch keeps for its children, in blocks
-    std::uint64_t found = 0;     // by the sweep under way
-    std::uint64_t written = 0;   // by the children, since the last one ended
-    std::uint64_t enough = kMinWritten; // then it is worth another
+  struct Inherited {                    // by a branch's children
+    std::uint64_t worth = 0;            // blocks kept for them, and rows looked at, by the sweep under way
+    std::uint64_t written = 0;          // blocks of theirs, since the last one ended
+    std::uint64_t enough = kMinWritten; // then another is worth it
   };
   static constexpr std::uint64_t kMinWritten = 1024;
-  // An eighth of what is kept may be out of sight, so that a sweep looks at eight blocks for one at most.
+  // An eighth of what is kept may be out of sight, and for a block written eight rows are looked at at most.
   static constexpr std::uint64_t kShareWritten = 8;
   std::map<BranchId, Inherited> inherited_ VSNAP_GUARDED_BY(engine_.commit_mutex());
   std::optional<Coverage> coverage_ VSNAP_GUARDED_BY(engine_.commit_mutex()); // during a step

@@ -422,6 +422,7 @@ void JoinedPool::close_there(std::uint64_t number) {
   request.mutable_close_view()->set_number(number);
   if (ask(std::move(request), kLongestRequest)) return;
   MutexLock lock(mutex_);
+  if (ended_) return; // and so has everything there
   closed_.push_back(number);
   if (!stop_) changed_.wait_for(mutex_, kLookAgain);
 }

@@ -240,7 +240,7 @@ TEST_CASE("members of a shared pool are known by their superblocks") {
   SharedLab lab;
   const std::vector<MemberInfo> roster = lab.pool->status().members;
   SharedMembers none(lab.env, lab.pool_uuid(), {"/nothing"});
-  CHECK(says(refusal(none.require(roster)), "name where it is with --member"));
+  CHECK(says(refusal(none.require(roster)), "vsnap host join --member names where it is"));
   std::vector<std::byte> out(kBlockBytes);
   CHECK(refusal(none.read(Place(0, 100), 0, out)).errno_value == EIO);
   Uuid other = lab.pool_uuid();
