@@ -277,7 +277,7 @@ Result<> VolumeIo::zero_tail(std::uint64_t size) {
       const ChangeRange range(*this, *region, span.first_block(), span.end_block());
       if (!range.held()) continue;
       VSNAP_TRY_ASSIGN(const Entry seen, seen_entry(below_.load(), *region, span.first_block()));
-      if (size_bytes() != size || seen.kind() != BlockKind::data) return {};
+      if (size_bytes() != size || !may_show(*region, span.first_block(), seen)) return {};
       return write_held(*region, span, std::span(kZeros).first(span.to - span.from));
     }
   });
@@ -507,7 +507,7 @@ Result<> VolumeIo::discard_tail(std::uint64_t from, std::uint64_t size) {
       if (!seen.mapped()) return {};
       if (from % kBlockBytes == 0 && size_bytes() == size)
         return unmap_in_region(*region, span.first_block(), span.end_block());
-      if (seen.kind() != BlockKind::data) return {};
+      if (!may_show(*region, span.first_block(), seen)) return {};
       return write_held(*region, span, std::span(kZeros).first(span.to - span.from));
     }
   });
@@ -519,7 +519,7 @@ Result<> VolumeIo::discard_piece(const Span& span) {
   const auto zero_part = [&](std::uint64_t block) -> Result<> {
     VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, span.region));
     VSNAP_TRY_ASSIGN(const Entry seen, seen_entry(below_.load(), *region, block));
-    if (seen.kind() != BlockKind::data) return {};
+    if (!may_show(*region, block, seen)) return {};
     const Span part{span.region, span.begin_in(block), span.end_in(block)};
     return write_piece(part, std::span(kZeros).first(part.to - part.from));
   };

@@ -106,6 +106,7 @@ class VolumeIo final : public View {
   Result<> read_block(const Region& region, std::uint64_t block, std::span<std::byte> out);
   // What the block's entry says, or, where it has none, that of the first image of the pair, if there is one.
   Result<Entry> seen_entry(ImagePair* pair, const Region& region, std::uint64_t block);
+  static bool may_show(const Region& region, std::uint64_t block, Entry seen);
   Result<> read_through(ImagePair& pair, const Span& span, std::span<std::byte> out);
   Result<> hide_piece(const Span& span);
   // For the image above: zeros past the end.

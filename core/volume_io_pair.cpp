@@ -28,6 +28,13 @@ Result<Entry> VolumeIo::seen_entry(ImagePair* pair, const Region& region, std::u
   return first.seen_entry(next, *below, block);
 }
 
+// Whether a part of a block has to be written to become zeros for good: where it shows data, or space of the
+// first image, which that one may still write to.
+bool VolumeIo::may_show(const Region& region, std::uint64_t block, Entry seen) {
+  return seen.kind() == BlockKind::data ||
+         (seen.mapped() && region.entry(block).kind() == BlockKind::none);
+}
+
 // Only blocks without an entry: others may have been written since by somebody who moved the end.
 Result<> VolumeIo::hide_piece(const Span& span) {
   for (;;) {

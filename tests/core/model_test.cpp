@@ -486,6 +486,8 @@ class Duel {
     const bool recursive = below(3) == 0;
     what_ = fmt::format("remove {} recursive {}", object->name.text(), recursive);
     INFO(what_);
+    const bool counts = below(3) != 0;
+    if (counts) REQUIRE(real_->disk_usage().has_value()); // a commit: what writes have let be due, goes now
     REQUIRE(real_->wait_for_removals({}).has_value());
     const auto usage = real_->disk_usage();
     REQUIRE(usage.has_value());
@@ -505,7 +507,7 @@ class Duel {
         if (row.view.name == name) REQUIRE(row.frees_bytes <= real->frees_bytes); // see UsageRow
       }
     }
-    if (below(3) == 0 || sweeps_wait) return; // sweeps that wait for others
+    if (!counts || sweeps_wait) return; // sweeps that wait for others
     REQUIRE(real_->wait_for_removals({}).has_value());
     REQUIRE(before - real_->space().data_bytes == real->frees_bytes);
   }

@@ -167,6 +167,10 @@ class ModelPool : public Pool {
   void hide_below(ModelObject& object, std::uint64_t end) VSNAP_REQUIRES(mutex_);
   // What grows with a gap writes zeros to the rest of its last block, where that has data.
   void decide_end(ModelObject& object, bool grows) VSNAP_REQUIRES(mutex_);
+  // Whether a part of a block has to be written to become zeros for good.
+  static bool may_show(const ModelObject& object, const std::pair<const std::uint64_t, ModelBlock>& block) {
+    return !block.second.reserved || (object.own && !object.own->contains(block.first));
+  }
   static void decide(ModelObject& object, std::uint64_t block) {
     if (object.own) object.own->insert(block);
   }

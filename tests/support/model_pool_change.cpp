@@ -82,7 +82,7 @@ void ModelPool::set_size(ModelObject& object, std::uint64_t size_bytes) {
       decide(object, it->first);
     object.blocks.erase(object.blocks.lower_bound(blocks_for(size_bytes).value()), object.blocks.end());
     const auto last = object.blocks.find(size_bytes / kBlockBytes);
-    if (last != object.blocks.end() && !last->second.reserved) {
+    if (last != object.blocks.end() && may_show(object, *last)) {
       decide(object, last->first);
       auto& content = block_for_writing(object, last->first).content;
       std::fill(content.begin() + static_cast<std::ptrdiff_t>(size_bytes % kBlockBytes), content.end(),
@@ -97,8 +97,9 @@ void ModelPool::set_size(ModelObject& object, std::uint64_t size_bytes) {
 void ModelPool::decide_end(ModelObject& object, bool grows) {
   if (!grows || object.info.size_bytes % kBlockBytes == 0) return;
   const auto last = object.blocks.find(object.info.size_bytes / kBlockBytes);
-  if (last == object.blocks.end() || last->second.reserved) return;
+  if (last == object.blocks.end() || !may_show(object, *last)) return;
   decide(object, last->first);
+  last->second.reserved = false;
   auto& content = last->second.content;
   std::fill(content.begin() + static_cast<std::ptrdiff_t>(object.info.size_bytes % kBlockBytes),
             content.end(), std::byte{0});

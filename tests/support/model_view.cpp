@@ -104,7 +104,7 @@ Result<> ModelView::discard(std::uint64_t offset, std::uint64_t length) {
     if (at == 0 && to_its_end) {
       pool_.decide(*object_, block);
       object_->blocks.erase(found);
-    } else if (!found->second.reserved) {
+    } else if (pool_.may_show(*object_, *found)) {
       pool_.decide(*object_, block);
       std::memset(pool_.block_for_writing(*object_, block).content.data() + at, 0, part);
     }
