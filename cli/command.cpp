@@ -377,6 +377,8 @@ void register_all(Program& program) {
   program.add_group("host", "Share a pool with other hosts.");
   register_host(program);
   register_host_join(program);
+  program.add_group("lock", "Who has what open, on which host.");
+  register_lock(program);
   register_check(program);
   program.add_group("catalog", "Write the catalog of a pool to a file.");
   register_catalog(program);

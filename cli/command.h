@@ -91,7 +91,7 @@ class Program {
   ~Program();
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
-  // `synopsis` as in vsnap(1), without "vsnap NAME". `group`: "pool", "catalog", "copy", "host", or empty.
+  // `synopsis` as in vsnap(1), without "vsnap NAME". `group`: one that add_group() has made, or empty.
   Command add(const std::string& name, const std::string& synopsis, const std::string& description,
               Takes takes = Takes::nothing, const std::string& group = {});
   void add_group(const std::string& name, const std::string& description);
@@ -155,6 +155,7 @@ void register_df(Program& program);
 void register_top(Program& program);
 void register_tree(Program& program);
 void register_host(Program& program); // invite, list, revoke
+void register_lock(Program& program); // ls, break
 void register_host_join(Program& program);
 void register_check(Program& program);
 void register_catalog(Program& program);

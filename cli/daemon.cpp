@@ -241,6 +241,9 @@ Result<> Daemon::start_coordinator(bool again) {
     coordinator.serve = [this](const HostInfo& host, const wire::LinkRequest& request) {
       return exports_->serve(host, request);
     };
+    coordinator.answer_first = [this](const wire::ControlRequest& request) {
+      return exports_->answer(request);
+    };
     VSNAP_TRY_ASSIGN(coordinator.key, host_key());
     VSNAP_TRY_ASSIGN(coordinator_, Coordinator::start(*pool_, Env::real(), std::move(coordinator)));
     return {};

@@ -487,8 +487,23 @@ Result<ControlReply> dispatch_copies(Pool& pool, const ControlRequest& request, 
   return refresh(pool, request.refresh());
 }
 
+// Where no other host has anything open: programs of this one.
+Result<ControlReply> dispatch_locks(Pool& pool, const ControlRequest& request) {
+  if (request.has_break_lock()) {
+    return failure(ErrorKind::not_found,
+                   fmt::format("{}: not shared, so no other host has anything open", pool.name()));
+  }
+  ControlReply reply;
+  wire::LockList& locks = *reply.mutable_locks();
+  for (const ViewInfo& view : pool.list()) {
+    if (view.open_handles > 0) *locks.add_locks() = wire::lock_of(view, view.open_handles);
+  }
+  return reply;
+}
+
 // Of a pool that has no coordinator running, which answers these itself (coordinator.h).
 Result<ControlReply> dispatch_hosts(Pool& pool, const ControlRequest& request) {
+  if (request.has_list_locks() || request.has_break_lock()) return dispatch_locks(pool, request);
   if (request.has_invite_host()) {
     return failure(ErrorKind::failed, ENOTCONN,
                    fmt::format("{0}: not shared, so nobody could come in (vsnap mount {0} DIR --listen "
@@ -503,8 +518,9 @@ Result<ControlReply> dispatch_hosts(Pool& pool, const ControlRequest& request) {
   return reply;
 }
 
-// Properties and holds.
+// Properties, holds, levels.
 Result<ControlReply> dispatch_settings(Pool& pool, const ControlRequest& request) {
+  if (request.has_raise_levels()) return raise_levels(pool, request.raise_levels());
   if (request.has_set_properties()) return set_properties(pool, request.set_properties());
   if (request.has_get_properties()) return get_properties(pool, request.get_properties());
   if (request.has_hold()) return hold(pool, request.hold(), false);
@@ -514,6 +530,9 @@ Result<ControlReply> dispatch_settings(Pool& pool, const ControlRequest& request
 Progress progress_to(ControlSink& sink) {
   return [&sink](std::uint64_t at, std::uint64_t total) { return sink.progress(at, total); };
 }
+
+// What is for a daemon is answered before (control_server.h).
+Failure no_daemon() { return failure(ErrorKind::usage, "no daemon here: the pool is not mounted"); }
 
 Failure unknown_operation() {
   return failure(ErrorKind::usage,
@@ -570,7 +589,6 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
     case ControlRequest::kRefresh:
       return dispatch_copies(pool, request, progress);
     case ControlRequest::kRaiseLevels:
-      return raise_levels(pool, request.raise_levels());
     case ControlRequest::kSetProperties:
     case ControlRequest::kGetProperties:
     case ControlRequest::kHold:
@@ -579,16 +597,17 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
     case ControlRequest::kInviteHost:
     case ControlRequest::kListHosts:
     case ControlRequest::kRevokeHost:
+    case ControlRequest::kListLocks:
+    case ControlRequest::kBreakLock:
       return dispatch_hosts(pool, request);
     case ControlRequest::kPing:
     case ControlRequest::kShutdown:
     case ControlRequest::kUpgrade:
     case ControlRequest::kCancel:
-      return failure(ErrorKind::usage, "no daemon here: the pool is not mounted");
-    case ControlRequest::OPERATION_NOT_SET:
-      break;
+      return no_daemon();
+    default:
+      return unknown_operation();
   }
-  return unknown_operation();
 }
 
 Result<ControlReply> execute_once(Pool& pool, const ControlRequest& request, ControlSink& sink) {

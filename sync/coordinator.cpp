@@ -66,6 +66,7 @@ bool may_be_asked_for(const wire::ControlRequest& request) {
     case wire::ControlRequest::kHold:
     case wire::ControlRequest::kReleaseHold:
     case wire::ControlRequest::kListHosts:
+    case wire::ControlRequest::kListLocks:
       return true;
     default:
       return false;
@@ -557,6 +558,9 @@ std::optional<wire::ControlReply> Server::answer(const wire::ControlRequest& req
     return reply ? std::move(*reply) : wire::error_reply(reply.error());
   };
   if (request.version() != wire::kProtocolVersion) return std::nullopt;
+  if (options_.answer_first) {
+    if (auto reply = options_.answer_first(request)) return reply;
+  }
   if (request.has_invite_host()) return reply_of(invite(request.invite_host()));
   if (request.has_revoke_host()) return reply_of(revoke(request.revoke_host(), request.again()));
   if (request.has_list_hosts()) return list();

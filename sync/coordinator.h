@@ -43,6 +43,9 @@ class Coordinator {
   // before.
   using Serve = std::function<wire::LinkReply(const HostInfo& host, const wire::LinkRequest& request)>;
 
+  // Control commands that are not for the pool; nullopt: it is none of those.
+  using AnswerFirst = std::function<std::optional<wire::ControlReply>(const wire::ControlRequest& request)>;
+
   struct Options {
     std::string address; // tcp://ADDR:PORT to listen at
     KeyPair key;         // of this host
@@ -50,6 +53,7 @@ class Coordinator {
     // The address may still be in use by the daemon before: it is tried again until it can be had.
     bool keep_trying = false;
     Serve serve = {};
+    AnswerFirst answer_first = {};
     SessionListener* listener = nullptr;
   };
   // `pool` must outlive it.

@@ -554,7 +554,11 @@ Result<wire::LinkReply> JoinedPool::carry_out(RemoteVolume& volume, const Make& 
     if (reply || reply.error().errno_value != ESTALE) return reply;
     MutexLock lock(mutex_);
     const auto found = volumes_.find(&volume);
-    if (found == volumes_.end() || found->second.session == number_of(link_->status())) return reply;
+    if (found == volumes_.end()) return reply;
+    if (found->second.session != number_of(link_->status())) continue;
+    if (volume.lapse())
+      log::error("{}/{}: was taken from this host (vsnap lock break)", name_, volume.name());
+    return lapsed(volume);
   }
 }
 

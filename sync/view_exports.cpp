@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <system_error>
+#include <tuple>
 
 #include "core/log.h"
 #include "sync/file_requests.h"
@@ -206,6 +207,8 @@ Result<wire::OpenedView> ViewExports::open(std::uint64_t host, const wire::OpenV
   opened.mutable_view()->set_size_bytes(handle->size_bytes());
   opened.set_losses(pool_.losses());
   auto opening = std::make_shared<Opening>();
+  opening->host = host;
+  opening->since_ns = env_.wall_clock_ns();
   opening->view = request.view();
   opening->handle = std::move(handle);
   MutexLock lock(mutex_);
@@ -355,6 +358,102 @@ Result<wire::ChangedView> ViewExports::fsync(std::uint64_t host, const wire::Fsy
   wire::ChangedView reply;
   reply.set_size_bytes(view->size_bytes());
   return reply;
+}
+
+// ---- who has what open ----
+
+std::optional<wire::ControlReply> ViewExports::answer(const wire::ControlRequest& request) {
+  if (request.version() != wire::kProtocolVersion) return std::nullopt;
+  if (!request.has_list_locks() && !request.has_break_lock()) return std::nullopt;
+  auto found = request.has_list_locks() ? locks() : break_lock(request.break_lock());
+  if (!found) return wire::error_reply(found.error());
+  wire::ControlReply reply;
+  *reply.mutable_locks() = std::move(*found);
+  return reply;
+}
+
+Result<wire::LockList> ViewExports::locks() {
+  VSNAP_TRY_ASSIGN(const Hosts known, pool_.hosts());
+  std::map<std::uint64_t, std::string> names;
+  for (const HostInfo& host : known.hosts) names[host.id] = host.name;
+  std::map<std::tuple<std::uint64_t, std::uint64_t, bool>, wire::LockEntry> entries; // view, host, is_ending
+  std::map<std::uint64_t, std::uint64_t> of_hosts;                                   // handles, by view
+  {
+    MutexLock lock(mutex_);
+    const auto add = [&](const Opening& opening, bool is_ending) {
+      wire::LockEntry& entry = entries[{opening.view, opening.host, is_ending}];
+      const auto name = names.find(opening.host);
+      entry.set_host(name == names.end() ? "(revoked)" : name->second);
+      entry.set_handles(entry.handles() + 1);
+      entry.set_is_ending(is_ending);
+      entry.set_may_write(opening.handle->writable());
+      if (entry.since_ns() == 0 || opening.since_ns < entry.since_ns()) entry.set_since_ns(opening.since_ns);
+      ++of_hosts[opening.view];
+    };
+    for (const auto& [id, host] : hosts_) {
+      for (const auto& [number, opening] : host.open) add(*opening, false);
+    }
+    for (const Leaving& leaving : leaving_) {
+      for (const auto& [number, opening] : leaving.handles) add(*opening, true);
+    }
+  }
+  wire::LockList list;
+  for (const ViewInfo& view : pool_.list()) {
+    const std::uint64_t here =
+        view.open_handles - std::min<std::uint64_t>(view.open_handles, of_hosts[view.id.value()]);
+    if (here > 0) *list.add_locks() = wire::lock_of(view, here);
+    const auto end = entries.lower_bound({view.id.value() + 1, 0, false});
+    for (auto it = entries.lower_bound({view.id.value(), 0, false}); it != end; ++it) {
+      *it->second.mutable_view() = wire::to_wire(view.name);
+      *list.add_locks() = std::move(it->second);
+    }
+  }
+  return list;
+}
+
+// What the host has under way has ended when this returns, or it is busy. Its next request is refused, and
+// the volume lapses there.
+Result<wire::LockList> ViewExports::break_lock(const wire::BreakLockRequest& request) {
+  const ViewName name = wire::from_wire(request.volume());
+  VSNAP_TRY_ASSIGN(const ViewInfo view, pool_.find(name));
+  if (view.kind == ViewKind::snapshot) {
+    return failure(ErrorKind::usage,
+                   fmt::format("{}/{}: a host may read a snapshot from the members until its lease is over "
+                               "(vsnap host revoke, and wait that long)",
+                               pool_.name(), name.text()));
+  }
+  VSNAP_TRY_ASSIGN(const wire::LockList all, locks());
+  wire::LockList broken;
+  for (const wire::LockEntry& entry : all.locks()) {
+    if (wire::from_wire(entry.view()) == name && entry.host() == request.host() && !entry.host().empty() &&
+        !entry.is_ending())
+      *broken.add_locks() = entry;
+  }
+  if (broken.locks_size() == 0) {
+    return failure(ErrorKind::not_found,
+                   fmt::format("{}/{}: host {} does not have it open (vsnap lock ls {})", pool_.name(),
+                               name.text(), request.host(), pool_.name()));
+  }
+  if (request.dry_run()) return broken;
+  VSNAP_TRY_ASSIGN(const Hosts known, pool_.hosts());
+  {
+    MutexLock lock(mutex_);
+    for (const HostInfo& host : known.hosts) {
+      const auto found = hosts_.find(host.id);
+      if (host.name != request.host() || found == hosts_.end()) continue;
+      Handles taken;
+      for (auto it = found->second.open.begin(); it != found->second.open.end();) {
+        const auto next = std::next(it);
+        if (it->second->view == view.id.value()) taken.insert(found->second.open.extract(it));
+        it = next;
+      }
+      for (const auto& [number, opening] : taken) found->second.closed.insert(number); // is not opened again
+      leave(std::move(taken), 0);
+    }
+  }
+  log::warning("{}/{}: taken from host {}", pool_.name(), name.text(), request.host());
+  VSNAP_TRY(wait_for_ended(view.id.value()));
+  return broken;
 }
 
 } // namespace vsnap

@@ -21,6 +21,7 @@
 #include <condition_variable>
 #include <deque>
 #include <map>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -44,14 +45,20 @@ class ViewExports final : public SessionListener {
   [[nodiscard]] wire::LinkReply serve(const HostInfo& host, const wire::LinkRequest& request)
       VSNAP_EXCLUDES(mutex_);
 
+  // Control commands that ask who has what open, or take a volume from a host; nullopt: it is none.
+  [[nodiscard]] std::optional<wire::ControlReply> answer(const wire::ControlRequest& request)
+      VSNAP_EXCLUDES(mutex_);
+
   void session_began(std::uint64_t host, std::uint64_t session) override VSNAP_EXCLUDES(mutex_);
   void session_over(std::uint64_t host, std::uint64_t session, Membership::End why) override
       VSNAP_EXCLUDES(mutex_);
 
  private:
   struct Opening {
+    std::uint64_t host = 0;
     std::uint64_t view = 0;
     ViewHandle handle;
+    std::int64_t since_ns = 0; // since 1970
     std::uint64_t running = 0; // requests; under the lock
   };
   using OpeningPtr = std::shared_ptr<Opening>;
@@ -84,6 +91,8 @@ class ViewExports final : public SessionListener {
   Result<Running> run(std::uint64_t host, std::uint64_t number, std::uint64_t view) VSNAP_EXCLUDES(mutex_);
   Result<Running> run_change(std::uint64_t host, std::uint64_t number);
   Result<wire::ChangedView> changed(View& view, std::uint64_t offset, std::uint64_t length);
+  Result<wire::LockList> locks() VSNAP_EXCLUDES(mutex_);
+  Result<wire::LockList> break_lock(const wire::BreakLockRequest& request) VSNAP_EXCLUDES(mutex_);
   void leave(Handles handles, std::int64_t for_ns) VSNAP_REQUIRES(mutex_);
   void close_in_time() VSNAP_EXCLUDES(mutex_); // the thread
 

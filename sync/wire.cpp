@@ -112,6 +112,14 @@ ViewName to_wire(const vsnap::ViewName& name) {
   return out;
 }
 
+LockEntry lock_of(const vsnap::ViewInfo& view, std::uint64_t handles) {
+  LockEntry entry;
+  *entry.mutable_view() = to_wire(view.name);
+  entry.set_handles(handles);
+  entry.set_may_write(view.kind == ViewKind::volume || view.draining);
+  return entry;
+}
+
 vsnap::ViewName from_wire(const ViewName& name) { return {name.volume(), name.snapshot()}; }
 
 ViewInfo to_wire(const vsnap::ViewInfo& info) {

@@ -36,6 +36,7 @@ DiffRange to_wire(const vsnap::DiffRange& range);
 Error to_wire(const vsnap::Error& error);
 
 SnapshotLevel to_wire(vsnap::SnapshotLevel level);
+LockEntry lock_of(const vsnap::ViewInfo& view, std::uint64_t handles); // by programs of this host
 
 vsnap::ViewName from_wire(const ViewName& name);
 vsnap::ViewInfo from_wire(const ViewInfo& info);

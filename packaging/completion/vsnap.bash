@@ -29,6 +29,9 @@ _vsnap_candidates() { # COMMAND NUMBER-OF-ARGUMENTS-BEFORE
     'pool create':* | 'pool attach':* | 'pool add':1 | 'catalog dump':1) echo FILES ;;
     'pool add':0 | 'pool detach':0 | 'pool status':0 | 'pool destroy':0) _vsnap_pools ;;
     'host invite':0 | 'host list':0 | 'host revoke':0) _vsnap_pools ;;
+    'lock ls':0) _vsnap_pools ;;
+    'lock break':0) _vsnap_specs volume ;;
+    'lock break':1) "$_vsnap_program" host list -H -o name "${_vsnap_arguments[0]%%/*}" 2>/dev/null ;;
     'host revoke':1) "$_vsnap_program" host list -H -o name "${_vsnap_arguments[0]}" 2>/dev/null ;;
     check:0 | 'catalog dump':0 | mount:0 | top:0 | upgrade:0) _vsnap_pools ;;
     mount:1) echo DIRS ;;
@@ -70,7 +73,7 @@ _vsnap() {
       *:-*) previous=$word ;;
       *)
         previous=''
-        if [[ -z $command || $command == @(pool|catalog|copy|host) ]]; then
+        if [[ -z $command || $command == @(pool|catalog|copy|host|lock) ]]; then
           command+=${command:+ }$word
         else
           _vsnap_arguments+=("$word")
@@ -91,7 +94,7 @@ _vsnap() {
       if [[ $_vsnap_word == -* ]]; then
         # shellcheck disable=SC2086  # "pool create" is two words
         offered=$(_vsnap_options $command)
-      elif [[ -z $command || $command == @(pool|catalog|copy|host) ]]; then
+      elif [[ -z $command || $command == @(pool|catalog|copy|host|lock) ]]; then
         # shellcheck disable=SC2086
         offered=$(_vsnap_commands $command)
       else

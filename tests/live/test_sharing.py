@@ -284,6 +284,32 @@ class Writing(SharingTest):
         self.lab.run("fsck.ext4", "-fn", device)
         self.lab.detach(device)
 
+    def locks(self):
+        rows = self.alpha.json("lock", "ls", "lab")["locks"]
+        return sorted((row["name"], row["host"] or "", row["mode"], row["open"]) for row in rows
+                      if row["state"] == "open")
+
+    def test_who_has_what_open_is_listed_and_a_volume_is_taken_from_a_host(self):
+        snapshot = self.far / "v@s"
+        with open(self.point / "v", "rb"), open(self.far / "v", "r+b", 0) as there, open(snapshot, "rb"):
+            there.write(b"x")
+            expected = [("lab/v", "", "read-write", 1), ("lab/v", "beta", "read-write", 1),
+                        ("lab/v@s", "beta", "read", 1)]
+            self.assertEqual(expected, self.locks())
+            self.assertEqual(self.alpha.json("lock", "ls", "lab")["locks"][1]["host"],
+                             self.beta.json("lock", "ls", "lab")["locks"][1]["host"])
+            plan = self.alpha.vsnap("lock", "break", "-n", "lab/v", "beta").out
+            self.mentions(plan, "would take lab/v from beta")
+            there.write(b"x")
+            self.mentions(self.alpha.vsnap("lock", "break", "lab/v@s", "beta", code=2).err, "name a volume")
+            refused = self.alpha.vsnap("lock", "break", "lab/v", "gamma", code=3).err
+            self.mentions(refused, "does not have it open")
+            self.alpha.vsnap("lock", "break", "lab/v", "beta")
+            self.fails_with(errno.EIO, there.write, b"y")
+            self.fails_with(errno.EIO, os.fsync, there.fileno())
+            support.write_at(self.far / "v", 0, b"z")  # opened anew
+            self.assertEqual(b"zx", support.read_at(self.point / "v", 0, 2))
+
     def test_a_snapshot_holds_what_was_answered_there_before_it(self):
         for number in range(5):
             block = self.random.randbytes(1 << 16)

@@ -175,7 +175,7 @@ JSON_COMMANDS = [
     ('mount', 'mount lab /mnt/lab --listen tcp://127.0.0.1:7809'), ('map', 'map lab/j'),
     ('host invite', 'host invite lab --name gamma'), ('host list', 'host list lab'),
     ('host join', 'VSNAP_STATE_DIR=/srv/guest vsnap host join $(vsnap host invite lab) --name beta'),
-    ('host revoke', 'host revoke lab beta'),
+    ('host revoke', 'host revoke lab beta'), ('lock ls', 'lock ls lab'),
     ('top', 'top lab --count 1 --interval 0.05'),
     ('upgrade', 'upgrade lab'),
     ('adopt', 'adopt /srv/raw.img lab/raw'),

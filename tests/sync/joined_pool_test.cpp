@@ -40,8 +40,8 @@ struct ExportLab : SharedLab {
     const auto serve = [this](const HostInfo& host, const wire::LinkRequest& request) {
       return exports->serve(host, request);
     };
-    auto started =
-        Coordinator::start(*pool, Env::real(), {address, server_key, lease_ns, true, serve, exports.get()});
+    auto started = Coordinator::start(*pool, Env::real(),
+                                      {address, server_key, lease_ns, true, serve, {}, exports.get()});
     REQUIRE(started.has_value());
     coordinator = std::move(*started);
   }
