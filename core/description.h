@@ -61,6 +61,7 @@ struct ViewInfo {
   bool draining = false; // a snapshot that programs still write to, under the handles that they had
   bool shows_draining =
       false; // a volume in which such writes show: its content changes by other means than its file
+  bool changes_elsewhere = false; // a volume that other hosts may change: nothing of it is kept in a cache
   bool moved_lately =
       false;             // draining, and who opens it to write may have meant the volume: is to look again
   std::string base = {}; // of an adopted volume: the path of its image

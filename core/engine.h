@@ -16,8 +16,8 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <span>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -194,6 +194,8 @@ class Engine {
   // Of a pool without all of its members: what the journal has beyond the catalog is, or may be, on a missing
   // one.
   [[nodiscard]] bool leaves_out_records() const { return leaves_out_records_; }
+  // As Pool::losses(); from start_tail() on.
+  [[nodiscard]] std::uint64_t losses() const { return losses_; }
   // Everything is in the catalog, and nothing will be changed: brings it to an end, and says so on the
   // members. Nothing but the destructor may be called afterwards.
   [[nodiscard]] Result<> close_catalog();
@@ -264,6 +266,8 @@ class Engine {
   std::unique_ptr<SQLite::Statement> page_count_, free_count_; // keep_headroom()'s
   std::unique_ptr<Tail> tail_;                                 // that the log lies in
   std::uint64_t tail_token_ = 0;                               // that the catalog names
+  bool may_have_lost_ = false;                                 // as of losses(): another one, not yet counted
+  std::uint64_t losses_ = 0;
   std::unique_ptr<ChangeLog> log_;
   std::unique_ptr<Journal> journal_;
   bool leaves_out_records_ = false;

@@ -100,6 +100,7 @@ Result<> Engine::open_catalog(bool for_check) {
     VSNAP_TRY(catalog::check_counters(db));
     applied = catalog::value(db, "applied");
     tail_token_ = catalog::value(db, "tail");
+    losses_ = catalog::value(db, "losses");
     line_.frame = std::max<std::uint64_t>(catalog::value(db, "journal_frame"), 1);
     line_.offset = catalog::value(db, "journal_offset");
     std::vector<std::uint64_t> member_blocks;
@@ -141,13 +142,15 @@ Result<bool> Engine::replay(const Journal::Each& each, bool takes_over) {
   if (!journal_->attached()) line_.offset = 0;
   VSNAP_TRY(journal_->replay(line_, committed(), each));
   // After a failed flush its records may name places that the data never reached.
-  if (members_->needs_check()) return log_->last() > committed();
+  may_have_lost_ = members_->needs_check();
+  if (may_have_lost_) return log_->last() > committed();
   VSNAP_TRY_ASSIGN(const auto tail,
                    Tail::find(env_, members_->layout().pool_uuid, tail_token_, committed(), takes_over));
   if (tail) {
     for (const LogRecord& record : (*tail)->records(log_->last())) VSNAP_TRY(each(record));
     leaves_out_records_ = false; // it has all that the catalog has not
   }
+  may_have_lost_ = !tail && !members_->was_closed();
   return log_->last() > committed();
 }
 
@@ -184,6 +187,13 @@ Result<> Engine::start_tail(bool keep) {
     }));
   }
   tail_token_ = token;
+  if (std::exchange(may_have_lost_, false)) {
+    VSNAP_TRY(db_->write([this](SQLite::Database& db) VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
+      catalog::set_value(db, "losses", losses_ + 1);
+      return {};
+    }));
+    ++losses_;
+  }
   tail_ = std::move(tail);
   if (tail_) log_->move_to(tail_->slots(), tail_->last(), tail_->committed());
   return {};

@@ -512,6 +512,13 @@ void PoolImpl::tell_content(ObjectId id) {
   if (PoolObserver* const observer = observer_.load()) observer->content_changed(id);
 }
 
+void PoolImpl::tell_changed(ObjectId id, std::uint64_t offset, std::uint64_t length) {
+  PoolObserver* const observer = observer_.load();
+  if (observer == nullptr) return;
+  observer->range_changed(id, offset, length);
+  observer->settle();
+}
+
 void PoolImpl::settle() {
   if (PoolObserver* const observer = observer_.load()) observer->settle();
 }

@@ -114,6 +114,10 @@ class PoolObserver {
   virtual void entry_changed(
       const std::string& file_name) = 0;         // appeared, vanished or now means another view
   virtual void content_changed(ObjectId id) = 0; // data or size changed by other means than its file
+  // The same of a part; all of it from `offset` on where length is 0.
+  virtual void range_changed(ObjectId id, std::uint64_t /*offset*/, std::uint64_t /*length*/) {
+    content_changed(id);
+  }
   // Returns when the changes of contents told before have reached everyone, or after a time limit. May wait
   // for requests to be served: never called by a thread that serves them.
   virtual void settle() {}
@@ -139,12 +143,17 @@ class Pool {
   virtual void stop_waiting() {}
   // Whether a process that opens the pool after this one was killed finds every write that returned.
   [[nodiscard]] virtual bool survives_kill() const { return true; }
+  // How often, so far, it was opened when writes that had returned, and that no fsync had confirmed, may have
+  // been lost: after a power cut, or a flush that failed.
+  [[nodiscard]] virtual std::uint64_t losses() const { return 0; }
   // It takes no changes, from its opening on.
   [[nodiscard]] virtual bool is_read_only() const { return false; }
   // That carry the locks of the members; of the members that there are now.
   [[nodiscard]] virtual std::vector<int> member_descriptors() const { return {}; }
   virtual void set_observer(PoolObserver* observer) = 0;
   virtual void settle() = 0; // PoolObserver::settle(), of the observer there is
+  // A volume was changed for another host, not through its file. Returns when everybody here sees that.
+  virtual void tell_changed(ObjectId /*id*/, std::uint64_t /*offset*/, std::uint64_t /*length*/) {}
 
   // Description
   [[nodiscard]] virtual std::string name() const = 0;

@@ -45,6 +45,8 @@ class PoolImpl final : public Pool {
   [[nodiscard]] std::vector<int> member_descriptors() const override {
     return engine_->members().descriptors();
   }
+  [[nodiscard]] std::uint64_t losses() const override { return engine_->losses(); }
+  void tell_changed(ObjectId id, std::uint64_t offset, std::uint64_t length) override;
   void set_observer(PoolObserver* observer) override { observer_.store(observer); }
   void settle() override;
   [[nodiscard]] std::string name() const override { return name_; }

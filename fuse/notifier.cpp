@@ -55,6 +55,10 @@ void Notifier::entry_changed(const std::string& file_name) {
 
 void Notifier::content_changed(ObjectId id) { contents_.queue({{}, id}); }
 
+void Notifier::range_changed(ObjectId id, std::uint64_t offset, std::uint64_t length) {
+  contents_.queue({{}, id, nullptr, {}, offset, length});
+}
+
 void Notifier::settle() {
   if (contents_.settle(kLongestSettling)) return;
   log::warning("the kernel has not dropped what it had cached of changed contents for {} s",

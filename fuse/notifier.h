@@ -41,6 +41,7 @@ class Notifier final : public PoolObserver {
 
   void entry_changed(const std::string& file_name) override;
   void content_changed(ObjectId id) override;
+  void range_changed(ObjectId id, std::uint64_t offset, std::uint64_t length) override;
   // Returns when the kernel has dropped the contents told of before; after 5 s at the latest, should the
   // mount hang.
   void settle() override;
@@ -58,11 +59,11 @@ class Notifier final : public PoolObserver {
  private:
   struct Item {
     std::string entry; // of the root directory; or else
-    ObjectId id;       // of a view: all of it, or with a request only the range that it wrote
-    fuse_req_t written = nullptr;
-    RequestOrigin origin = {}; // of that request
+    ObjectId id;       // of a view: all of it, or a range
+    fuse_req_t written = nullptr; // the request that wrote that range, to be answered
+    RequestOrigin origin = {};
     std::uint64_t offset = 0;
-    std::size_t length = 0;
+    std::size_t length = 0; // 0: up to the end
   };
 
   // A queue and the thread that sends what is in it.

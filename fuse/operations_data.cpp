@@ -15,13 +15,27 @@ Result<OpenFile*> file_of(Operations& operations, const fuse_file_info* fi) {
   return operations.files.find(fi->fh);
 }
 
+// `body`, as of SetAside: by the worker, or, where it may last, by a thread of the view.
+template <class Body>
+Result<> aside_if(bool may_last, fuse_req_t req, Operations& operations, ObjectId view, Body body) {
+  if (may_last && !operations.over_ring && operations.set_aside.put(req, view, {}, body)) return {};
+  return body(operations, std::span<const std::byte>());
+}
+
+Result<> open_and_answer(fuse_req_t req, Operations& operations, const ViewInfo& info, int flags) {
+  VSNAP_TRY_ASSIGN(const OpenFile* const file, open_file(operations, info, flags));
+  const std::uint64_t number = file->number; // once answered, it may be closed at any time
+  reply_open(req, *file) ? operations.files.confirm(number) : operations.files.remove(number);
+  return {};
+}
+
 void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
     VSNAP_TRY_ASSIGN(const ViewInfo info, operations.pool.info(ObjectId(ino)));
-    VSNAP_TRY_ASSIGN(const OpenFile* const file, open_file(operations, info, fi->flags));
-    const std::uint64_t number = file->number; // once answered, it may be closed at any time
-    reply_open(req, *file) ? operations.files.confirm(number) : operations.files.remove(number);
-    return {};
+    return aside_if(info.changes_elsewhere, req, operations, info.id,
+                    [req, info, flags = fi->flags](Operations& here, std::span<const std::byte>) {
+                      return open_and_answer(req, here, info, flags);
+                    });
   });
 }
 
@@ -40,10 +54,22 @@ void flush(fuse_req_t req, fuse_ino_t, fuse_file_info*) { fuse_reply_err(req, 0)
 void fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
     VSNAP_TRY_ASSIGN(const OpenFile* const file, file_of(operations, fi));
-    VSNAP_TRY(file->view->fsync());
-    fuse_reply_err(req, 0);
-    return {};
+    View& view = *file->view;
+    return aside_if(view.waits_for_host(), req, operations, view.id(),
+                    [req, &view](Operations&, std::span<const std::byte>) -> Result<> {
+                      VSNAP_TRY(view.fsync());
+                      fuse_reply_err(req, 0);
+                      return {};
+                    });
   });
+}
+
+Result<> read_and_answer(fuse_req_t req, View& view, std::uint64_t at, std::size_t size) {
+  std::span<std::byte> buffer = reply_space(req);
+  buffer = buffer.size() >= size ? buffer.first(size) : ReadBuffer::of_worker(size).first(size);
+  VSNAP_TRY_ASSIGN(const std::size_t length, view.read(at, buffer));
+  fuse_reply_buf(req, reinterpret_cast<const char*>(buffer.data()), length);
+  return {};
 }
 
 void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info* fi) {
@@ -51,12 +77,14 @@ void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info*
     VSNAP_TRY_ASSIGN(const OpenFile* const file, file_of(operations, fi));
     View& view = *file->view;
     const auto at = static_cast<std::uint64_t>(offset);
+    if (view.waits_for_host()) {
+      return aside_if(true, req, operations, view.id(),
+                      [req, &view, at, size](Operations&, std::span<const std::byte>) {
+                        return read_and_answer(req, view, at, size);
+                      });
+    }
     if (view.may_wait() && !operations.over_ring) return operations.pending_reads.read(req, view, at, size);
-    std::span<std::byte> buffer = reply_space(req);
-    buffer = buffer.size() >= size ? buffer.first(size) : ReadBuffer::of_worker(size).first(size);
-    VSNAP_TRY_ASSIGN(const std::size_t length, view.read(at, buffer));
-    fuse_reply_buf(req, reinterpret_cast<const char*>(buffer.data()), length);
-    return {};
+    return read_and_answer(req, view, at, size);
   });
 }
 
@@ -205,8 +233,9 @@ Result<OpenFile*> open_file(Operations& operations, const ViewInfo& info, int fl
   if (to_write && info.kind == ViewKind::snapshot) return refuse(info.moved_lately ? ESTALE : EROFS);
   VSNAP_TRY_ASSIGN(ViewHandle view, operations.pool.open_view(info.id));
   if ((flags & O_TRUNC) != 0 && view->size_bytes() != 0) VSNAP_TRY(operations.set_size(info.id, 0));
-  return operations.files.add(
-      std::move(view), (flags & O_DIRECT) != 0 || operations.over_ring || info.shows_draining, request.id);
+  const bool direct =
+      (flags & O_DIRECT) != 0 || operations.over_ring || info.shows_draining || info.changes_elsewhere;
+  return operations.files.add(std::move(view), direct, request.id);
 }
 
 void add_data_operations(fuse_lowlevel_ops& table) {

@@ -19,7 +19,15 @@ using std::chrono::milliseconds;
 constexpr milliseconds kLongestRequest(30'000);
 constexpr milliseconds kLongestForward(3'600'000); // of a command
 constexpr milliseconds kLookAgain(100);            // at the session, where nobody says that it has changed
+constexpr milliseconds kLongestLook(2'000);        // at a volume, for what stat(2) says
 constexpr std::uint32_t kMaxRead = 1U << 20;       // bytes at once, through the coordinator
+
+std::uint64_t random_number(Env& env) {
+  const Uuid random = env.random_uuid();
+  std::uint64_t number = 0;
+  std::memcpy(&number, random.data(), sizeof number);
+  return number >> 1U | 1U;
+}
 
 // Higher with each session: epochs only grow, and so do the sessions of one.
 std::uint64_t number_of(const LinkStatus& status) { return (status.epoch << 32U) + status.session; }
@@ -30,7 +38,8 @@ JoinedPool::JoinedPool(Env& env, Options options)
     : env_(env),
       name_(options.link.pool),
       only_(std::move(options.only)),
-      members_(env, options.link.pool_uuid, std::move(options.members)) {}
+      members_(env, options.link.pool_uuid, std::move(options.members)),
+      opened_(random_number(env)) {}
 
 JoinedPool::~JoinedPool() { static_cast<void>(close()); }
 
@@ -114,16 +123,21 @@ class JoinedPool::Turn {
 // Given up when the pool is closed.
 Result<wire::LinkReply> JoinedPool::ask(wire::LinkRequest request, milliseconds longest) {
   const bool forwarded = longest == kLongestForward;
+  const std::int64_t until_ns = env_.monotonic_ns() + std::chrono::nanoseconds(longest).count();
+  return ask_until(std::move(request), forwarded, [&] { return env_.monotonic_ns() >= until_ns; });
+}
+
+Result<wire::LinkReply> JoinedPool::ask_until(wire::LinkRequest request, bool forwarded,
+                                              const std::function<bool()>& given_up) {
   const Turn turn(*this, forwarded); // the coordinator refuses more than Membership::kMaxRunning at once
   // Shared with the link, which may answer after this has given up.
   auto promise = std::make_shared<std::promise<wire::LinkReply>>();
   std::future<wire::LinkReply> answer = promise->get_future();
   link_->call(std::move(request), [promise](wire::LinkReply reply) { promise->set_value(std::move(reply)); });
-  const std::int64_t until_ns = env_.monotonic_ns() + std::chrono::nanoseconds(longest).count();
   while (answer.wait_for(kLookAgain) != std::future_status::ready) {
+    const bool enough = given_up();
     MutexLock lock(mutex_);
-    const bool given_up = forwards_end_ && forwarded;
-    if (stop_ || given_up || env_.monotonic_ns() >= until_ns)
+    if (stop_ || enough || (forwards_end_ && forwarded))
       return failure(ErrorKind::no_answer, EIO, fmt::format("{}: no answer from its coordinator", name_));
   }
   wire::LinkReply reply = answer.get();
@@ -163,13 +177,26 @@ void JoinedPool::phase_is(HostSession::Phase phase) {
 void JoinedPool::session_began(const HostSession::Began& session) {
   log::info("{}: session {} of epoch {} with its coordinator", name_, session.session, session.epoch);
   MutexLock lock(mutex_);
+  if (!session.reclaim) lapse_volumes();
   stale_ = true; // while there was none nobody told anything
   changed_.notify_all();
 }
 
 void JoinedPool::session_lost() {
   MutexLock lock(mutex_);
+  lapse_volumes();
   changed_.notify_all();
+}
+
+// Those that are being opened for the first time are not open anywhere.
+void JoinedPool::lapse_volumes() {
+  for (auto& [view, open] : volumes_) {
+    if (open.session == 0 || !open.volume->lapse()) continue;
+    log::error(
+        "{}/{}: the lease has run out, and another host may have taken it over: programs that had it "
+        "open get EIO until they open it again",
+        name_, open.volume->name());
+  }
 }
 
 void JoinedPool::ended(wire::RefusalReason reason) {
@@ -188,7 +215,7 @@ void JoinedPool::told(const wire::Notice& notice) {
   changed_.notify_all();
 }
 
-Result<std::uint64_t> JoinedPool::session() {
+Result<std::uint64_t> JoinedPool::session_unless(const std::function<bool()>& given_up) {
   const std::int64_t until_ns = env_.monotonic_ns() + std::chrono::nanoseconds(kLongestWait).count();
   for (;;) {
     const LinkStatus status = link_->status();
@@ -196,8 +223,9 @@ Result<std::uint64_t> JoinedPool::session() {
     const bool valid = status.phase == HostSession::Phase::normal && status.session != 0 &&
                        env_.monotonic_ns() < status.lease_until_ns;
     if (valid) return number_of(status);
+    const bool enough = given_up && given_up();
     MutexLock lock(mutex_);
-    if (ended_ || stop_ || env_.monotonic_ns() >= until_ns) {
+    if (ended_ || stop_ || enough || env_.monotonic_ns() >= until_ns) {
       return failure(
           ErrorKind::failed, EIO,
           fmt::format("{}: {}", name_,
@@ -210,7 +238,7 @@ Result<std::uint64_t> JoinedPool::session() {
 // ---- what there is ----
 
 bool JoinedPool::is_shown(const ViewInfo& view) const {
-  if (view.kind != ViewKind::snapshot || view.draining) return false;
+  if (view.draining || (view.kind == ViewKind::volume && !only_.empty())) return false;
   return only_.empty() || std::any_of(only_.begin(), only_.end(), [&](const std::string& name) {
            return name == view.name.text() || name == view.name.volume;
          });
@@ -234,7 +262,7 @@ Result<> JoinedPool::refresh_list() {
   std::map<std::uint64_t, ViewInfo> views;
   for (const wire::ViewInfo& wired : reply->views().views()) {
     ViewInfo view = wire::from_wire(wired);
-    view.mode &= ~0222U;
+    view.changes_elsewhere = view.kind == ViewKind::volume;
     if (is_shown(view)) views.emplace(view.id.value(), std::move(view));
   }
   std::set<std::string> changed;
@@ -336,22 +364,51 @@ Result<ViewInfo> JoinedPool::find(const ViewName& name) {
   for (const bool again : {false, true}) {
     if (again && link_->status().session == 0) break; // nobody to ask
     if (again) VSNAP_TRY(refresh_list());
-    MutexLock lock(mutex_);
-    for (const auto& [id, view] : views_) {
-      if (view.name == name) return view;
+    std::optional<ViewInfo> known;
+    {
+      MutexLock lock(mutex_);
+      for (const auto& [id, view] : views_) {
+        if (view.name == name) known = view;
+      }
     }
+    if (!known) continue;
+    if (known->kind == ViewKind::snapshot) return *known;
+    auto now = info_of_volume(*known);
+    if (now && now->name == name) return now;
+    if (!now && now.error().kind != ErrorKind::not_found) return now;
   }
-  return failure(
-      ErrorKind::not_found,
-      fmt::format("{}/{}: no such snapshot here (volumes are used on the host that coordinates the "
-                  "pool)",
-                  name_, name.text()));
+  return failure(ErrorKind::not_found, fmt::format("{}/{}: no such volume or snapshot", name_, name.text()));
+}
+
+Result<ViewInfo> JoinedPool::known_info(ObjectId id) {
+  MutexLock lock(mutex_);
+  if (const auto found = views_.find(id.value()); found != views_.end()) return found->second;
+  for (const auto& [view, open] : volumes_) { // it may have been removed
+    if (open.volume->id() != id) continue;
+    ViewInfo info;
+    info.id = id;
+    info.size_bytes = open.volume->size_bytes();
+    info.changes_elsewhere = true;
+    return info;
+  }
+  return failure(ErrorKind::not_found, "no such volume or snapshot");
 }
 
 Result<ViewInfo> JoinedPool::info(ObjectId id) {
-  MutexLock lock(mutex_);
-  if (const auto found = views_.find(id.value()); found != views_.end()) return found->second;
-  return failure(ErrorKind::not_found, "no such snapshot");
+  VSNAP_TRY_ASSIGN(ViewInfo known, known_info(id));
+  return known.kind == ViewKind::snapshot ? std::move(known) : info_of_volume(known);
+}
+
+Result<ViewInfo> JoinedPool::info_of_volume(const ViewInfo& known) {
+  if (link_->status().session == 0) return known;
+  wire::LinkRequest request;
+  request.mutable_set_attributes()->set_view(known.id.value()); // nothing of it
+  const auto reply = ask(std::move(request), kLongestLook);
+  if (!reply && reply.error().kind == ErrorKind::no_answer) return known;
+  VSNAP_TRY(reply);
+  ViewInfo info = wire::from_wire(reply->view());
+  info.changes_elsewhere = true;
+  return info;
 }
 
 // ---- views ----
@@ -381,7 +438,8 @@ Result<> JoinedPool::ensure_open(ObjectId view) {
 }
 
 Result<ViewHandle> JoinedPool::open_view(ObjectId id) {
-  VSNAP_TRY_ASSIGN(const ViewInfo info, this->info(id));
+  VSNAP_TRY_ASSIGN(const ViewInfo info, known_info(id));
+  if (info.kind == ViewKind::volume) return open_volume(info);
   std::shared_ptr<FetchedView> view;
   {
     MutexLock lock(mutex_);
@@ -397,22 +455,27 @@ Result<ViewHandle> JoinedPool::open_view(ObjectId id) {
 }
 
 void JoinedPool::handle_closed(View& view) noexcept {
-  std::shared_ptr<FetchedView> last;
+  std::shared_ptr<View> last;
   std::uint64_t number = 0;
   {
     MutexLock lock(mutex_);
-    const auto found = open_.find(view.id().value());
-    if (found == open_.end() || --found->second.handles > 0) return;
-    number = found->second.number;
-    last = std::move(found->second.view);
-    open_.erase(found);
+    if (auto volume = volumes_.extract(&view)) {
+      number = volume.mapped().volume->number();
+      last = std::move(volume.mapped().volume);
+    } else {
+      const auto found = open_.find(view.id().value());
+      if (found == open_.end() || --found->second.handles > 0) return;
+      number = found->second.number;
+      last = std::move(found->second.view);
+      open_.erase(found);
+    }
   }
   try {
     MutexLock lock(mutex_);
     closed_.push_back(number);
     changed_.notify_all();
   } catch (const std::exception& e) {
-    log::error("{}: closing a snapshot: {}", name_, e.what());
+    log::error("{}: closing a view: {}", name_, e.what());
   }
 }
 
@@ -425,6 +488,74 @@ void JoinedPool::close_there(std::uint64_t number) {
   if (ended_) return; // and so has everything there
   closed_.push_back(number);
   if (!stop_) changed_.wait_for(mutex_, kLookAgain);
+}
+
+// ---- volumes ----
+
+Failure JoinedPool::lapsed(const RemoteVolume& volume) const {
+  return failure(ErrorKind::failed, EIO,
+                 fmt::format("{}/{}: its lease has run out (open it again)", name_, volume.name()));
+}
+
+Result<ViewHandle> JoinedPool::open_volume(const ViewInfo& info) {
+  std::shared_ptr<RemoteVolume> volume;
+  {
+    MutexLock lock(mutex_);
+    volume = std::make_shared<RemoteVolume>(info, ++opened_, static_cast<RemoteIo&>(*this));
+    volumes_[volume.get()] = {volume, 0, 0};
+  }
+  ViewHandle handle(this, volume);
+  VSNAP_TRY(ensure_volume_open(*volume));
+  return handle;
+}
+
+Result<> JoinedPool::ensure_volume_open(RemoteVolume& volume) {
+  const auto has_lapsed = [&volume] { return volume.has_lapsed(); };
+  const auto now = session_unless(has_lapsed);
+  if (volume.has_lapsed()) return lapsed(volume);
+  VSNAP_TRY(now);
+  wire::LinkRequest request;
+  wire::OpenViewRequest& open = *request.mutable_open_view();
+  bool is_first = false;
+  {
+    MutexLock lock(mutex_);
+    const auto found = volumes_.find(&volume);
+    if (found == volumes_.end()) return failure(ErrorKind::failed, EBADF, "the volume is being closed");
+    if (found->second.session == *now) return {};
+    is_first = found->second.session == 0;
+    if (!is_first && volume.has_unsynced()) open.set_losses(found->second.losses);
+  }
+  open.set_view(volume.id().value());
+  open.set_number(volume.number());
+  const auto reply = ask_until(std::move(request), false, has_lapsed);
+  if (!reply && !is_first && !volume.has_lapsed()) {
+    log::error("{}/{}: cannot be gone on with: {}", name_, volume.name(), reply.error().message);
+    volume.lapse();
+  }
+  if (!is_first && volume.has_lapsed()) return lapsed(volume);
+  VSNAP_TRY(reply);
+  volume.set_size(reply->opened().view().size_bytes());
+  MutexLock lock(mutex_);
+  const auto found = volumes_.find(&volume);
+  if (found == volumes_.end()) return {};
+  found->second.session = *now;
+  found->second.losses = reply->opened().losses();
+  return {};
+}
+
+Result<wire::LinkReply> JoinedPool::carry_out(RemoteVolume& volume, const Make& make) {
+  for (;;) {
+    VSNAP_TRY(ensure_volume_open(volume));
+    wire::LinkRequest request;
+    make(request);
+    auto reply = ask_until(std::move(request), false, [&volume] { return volume.has_lapsed(); });
+    if (volume.has_lapsed()) return lapsed(volume);
+    // A coordinator that has taken over has it not open yet.
+    if (reply || reply.error().errno_value != ESTALE) return reply;
+    MutexLock lock(mutex_);
+    const auto found = volumes_.find(&volume);
+    if (found == volumes_.end() || found->second.session == number_of(link_->status())) return reply;
+  }
 }
 
 // ---- MapSource ----
@@ -484,23 +615,107 @@ Result<std::optional<std::uint64_t>> JoinedPool::seek(ObjectId view, std::uint64
   return reply.seek().has_offset() ? std::optional(reply.seek().offset()) : std::nullopt;
 }
 
+// ---- the directory of the mount ----
+
+Result<wire::LinkReply> JoinedPool::change_names(wire::LinkRequest request) {
+  if (is_read_only()) return read_only();
+  auto reply = ask(std::move(request), kLongestForward);
+  if (const auto read = refresh_list(); !read) log::debug("{}: {}", name_, read.error().message);
+  return reply;
+}
+
+namespace {
+
+std::uint64_t asked_by() {
+  const auto request = AskedBy::current();
+  return request ? request->number : 0;
+}
+
+} // namespace
+
+Result<std::optional<ObjectId>> JoinedPool::carried_out(RequestId request) {
+  wire::LinkRequest asked;
+  asked.mutable_carried_out()->set_asked_by(request.number);
+  VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(asked), kLongestRequest));
+  const wire::CarriedOut& found = reply.carried_out();
+  return found.has_object() ? std::optional(ObjectId(found.object())) : std::nullopt;
+}
+
+Result<ViewInfo> JoinedPool::create_volume(const std::string& name, std::uint64_t size_bytes) {
+  wire::LinkRequest request;
+  request.mutable_create_file()->set_name(name);
+  request.mutable_create_file()->set_asked_by(asked_by());
+  VSNAP_TRY_ASSIGN(const wire::LinkReply reply, change_names(std::move(request)));
+  ViewInfo made = wire::from_wire(reply.view());
+  made.changes_elsewhere = true;
+  if (size_bytes != 0) VSNAP_TRY(resize(made.id, size_bytes, true));
+  return made;
+}
+
+Result<> JoinedPool::rename(const ViewName& from, const std::string& new_name, bool replace) {
+  wire::LinkRequest request;
+  wire::RenameFileRequest& rename = *request.mutable_rename_file();
+  *rename.mutable_from() = wire::to_wire(from);
+  rename.set_new_name(new_name);
+  rename.set_replace(replace);
+  rename.set_asked_by(asked_by());
+  VSNAP_TRY(change_names(std::move(request)));
+  return {};
+}
+
+Result<RemovalPlan> JoinedPool::remove(std::span<const ViewName> names, RemoveOptions options) {
+  if (names.size() != 1 || !options.even_if_open || options.dry_run) return read_only(); // as unlink(2) only
+  wire::LinkRequest request;
+  *request.mutable_remove_file()->mutable_name() = wire::to_wire(names.front());
+  request.mutable_remove_file()->set_asked_by(asked_by());
+  VSNAP_TRY(change_names(std::move(request)));
+  RemovalPlan plan;
+  plan.removed.push_back(names.front());
+  return plan;
+}
+
+Result<ViewInfo> JoinedPool::set_of_volume(wire::SetAttributesRequest request) {
+  if (is_read_only()) return read_only();
+  wire::LinkRequest asked;
+  *asked.mutable_set_attributes() = std::move(request);
+  VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(asked), kLongestForward));
+  return wire::from_wire(reply.view());
+}
+
+Result<> JoinedPool::resize(ObjectId volume, std::uint64_t size_bytes, bool) {
+  wire::SetAttributesRequest request;
+  request.set_view(volume.value());
+  request.set_size_bytes(size_bytes);
+  VSNAP_TRY_ASSIGN(const ViewInfo now, set_of_volume(std::move(request)));
+  MutexLock lock(mutex_);
+  for (auto& [view, open] : volumes_) {
+    if (open.volume->id() == volume) open.volume->set_size(now.size_bytes);
+  }
+  return {};
+}
+
+Result<> JoinedPool::set_attributes(ObjectId id, std::optional<std::uint32_t> mode,
+                                    std::optional<std::uint32_t> uid, std::optional<std::uint32_t> gid,
+                                    std::optional<std::int64_t> modified_ns) {
+  wire::SetAttributesRequest request;
+  request.set_view(id.value());
+  if (mode) request.set_mode(*mode);
+  if (uid) request.set_uid(*uid);
+  if (gid) request.set_gid(*gid);
+  if (modified_ns) request.set_modified_ns(*modified_ns);
+  VSNAP_TRY(set_of_volume(std::move(request)));
+  return {};
+}
+
 // ---- what this host does not do by itself ----
 
 Failure JoinedPool::read_only() const {
   return failure(ErrorKind::failed, EROFS,
-                 fmt::format("{}: shared by another host, and read-only here", name_));
+                 fmt::format("{}: not asked for through a file of the mount", name_));
 }
 
 Result<DiskUsage> JoinedPool::disk_usage() { return read_only(); }
-Result<std::optional<ObjectId>> JoinedPool::carried_out(RequestId) { return std::optional<ObjectId>(); }
 Result<> JoinedPool::add_member(const MemberSpec&, bool) { return read_only(); }
-Result<ViewInfo> JoinedPool::create_volume(const std::string&, std::uint64_t) { return read_only(); }
-Result<> JoinedPool::rename(const ViewName&, const std::string&, bool) { return read_only(); }
-Result<> JoinedPool::resize(ObjectId, std::uint64_t, bool) { return read_only(); }
-Result<> JoinedPool::set_attributes(ObjectId, std::optional<std::uint32_t>, std::optional<std::uint32_t>,
-                                    std::optional<std::uint32_t>, std::optional<std::int64_t>) {
-  return read_only();
-}
 Result<> JoinedPool::snapshot(std::span<const ViewName>) { return read_only(); }
 Result<RollbackResult> JoinedPool::rollback(const ViewName&, bool, bool, const Progress&) {
   return read_only();
@@ -514,7 +729,6 @@ Result<> JoinedPool::wait_for_copy(const ViewName&, const Progress&) { return re
 Result<> JoinedPool::set_copy(const ViewName&, const CopySettings&) { return read_only(); }
 Result<ViewInfo> JoinedPool::split(const ViewName&, const std::string&) { return read_only(); }
 Result<ViewInfo> JoinedPool::refresh(const ViewName&) { return read_only(); }
-Result<RemovalPlan> JoinedPool::remove(std::span<const ViewName>, RemoveOptions) { return read_only(); }
 Result<> JoinedPool::wait_for_removals(const Progress&) { return read_only(); }
 Result<> JoinedPool::diff(const ViewName&, const ViewName&, const std::function<bool(const DiffRange&)>&) {
   return read_only();

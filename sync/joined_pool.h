@@ -1,19 +1,25 @@
 // A pool that another host coordinates, as this one sees it: its snapshots, read from the members here by
-// maps that the coordinator hands out. Everything else is asked of the coordinator, over the link.
+// maps that the coordinator hands out, and its volumes (remote_volume.h), of which everything is asked of the
+// coordinator, over the link, as all else is.
 //
 // Invariants
 // 1. Nothing is written to the members.
-// 2. A view is open at the coordinator, in the session under way, before a map of it is fetched; so what it
+// 2. A snapshot is open at the coordinator, in the session under way, before a map of it is fetched; so what
+// it
 //    shows stays readable (core/fetched_view.h, sync/view_exports.h).
 // 3. I/O goes on as long as the lease admits new I/O; without a session it waits for one, kLongestWait at
 //    most, and then fails (EIO). A link that has ended for good fails it at once.
 // 4. The list of views is that of a generation that the coordinator has told of; a name that is not in it is
-//    asked for before it is said not to exist.
+//    asked for before it is said not to exist, and a volume before it is described.
+// 5. Volumes that are open lapse in session_lost(), before their lease is over at the coordinator, and where
+// a
+//    session begins that does not go on from the one before.
 // Threads: any, as of every Pool. The observer is called by a thread of this.
 #pragma once
 
 #include <chrono>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -22,10 +28,11 @@
 #include "core/fetched_view.h"
 #include "core/pool.h"
 #include "sync/link.h"
+#include "sync/remote_volume.h"
 
 namespace vsnap {
 
-class JoinedPool final : public Pool, private MapSource, private LinkListener {
+class JoinedPool final : public Pool, private MapSource, private RemoteIo, private LinkListener {
  public:
   static constexpr std::chrono::seconds kLongestWait{60};
   static constexpr std::chrono::seconds kLongestStart{15};
@@ -33,7 +40,8 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   struct Options {
     Link::Options link;
     std::vector<std::string> members; // where they may be, on this host
-    std::vector<std::string> only;    // names of snapshots, or of volumes for all of theirs; none: all
+    // Names of snapshots, or of volumes for all of theirs, and nothing is changed then; none: all there is.
+    std::vector<std::string> only;
   };
   // Kinds: no_answer (no coordinator), not_found (a member is not here).
   static Result<std::unique_ptr<JoinedPool>> open(Env& env, Options options);
@@ -46,7 +54,7 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
 
   Result<> close() override;
   void keep_unlinked() override {}
-  [[nodiscard]] bool is_read_only() const override { return true; }
+  [[nodiscard]] bool is_read_only() const override { return !only_.empty(); }
   void set_observer(PoolObserver* observer) override VSNAP_EXCLUDES(mutex_);
   void settle() override {}
   [[nodiscard]] std::string name() const override { return name_; }
@@ -94,7 +102,12 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   static_assert(kMostAsked + kMostForwarded <
                 Membership::kMaxRunning); // opens that were given up are asked on
   class Turn;
-  struct Open { // a view that this host has open
+  struct OpenVolume {
+    std::shared_ptr<RemoteVolume> volume;
+    std::uint64_t session = 0; // in which the coordinator has it open, too; 0: not yet in any
+    std::uint64_t losses = 0;  // of the pool, then
+  };
+  struct Open { // a snapshot that this host has open
     std::shared_ptr<FetchedView> view;
     std::uint64_t number = 0; // another one each time; the coordinator knows it by that
     std::uint64_t handles = 0;
@@ -106,7 +119,20 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   [[nodiscard]] bool is_shown(const ViewInfo& view) const;
   Result<wire::LinkReply> ask(wire::LinkRequest request, std::chrono::milliseconds longest)
       VSNAP_EXCLUDES(mutex_);
+  // Until it is answered, `given_up` says so (errno EIO), or the pool is closed.
+  Result<wire::LinkReply> ask_until(wire::LinkRequest request, bool forwarded,
+                                    const std::function<bool()>& given_up) VSNAP_EXCLUDES(mutex_);
   Result<wire::ControlReply> control(wire::ControlRequest request) VSNAP_EXCLUDES(mutex_); // that only looks
+  // As it is now; as it was known, where nobody says so soon.
+  Result<ViewInfo> info_of_volume(const ViewInfo& known) VSNAP_EXCLUDES(mutex_);
+  Result<ViewInfo> known_info(ObjectId id) VSNAP_EXCLUDES(mutex_);
+  Result<ViewInfo> set_of_volume(wire::SetAttributesRequest request) VSNAP_EXCLUDES(mutex_);
+  Result<wire::LinkReply> change_names(wire::LinkRequest request) VSNAP_EXCLUDES(list_mutex_, mutex_);
+  Result<ViewHandle> open_volume(const ViewInfo& info) VSNAP_EXCLUDES(mutex_);
+  Result<> ensure_volume_open(RemoteVolume& volume) VSNAP_EXCLUDES(mutex_);
+  [[nodiscard]] Failure lapsed(const RemoteVolume& volume) const;
+  void lapse_volumes() VSNAP_REQUIRES(mutex_);
+  Result<wire::LinkReply> carry_out(RemoteVolume& volume, const Make& make) override;
   Result<> refresh_list() VSNAP_EXCLUDES(list_mutex_, mutex_);
   void follow(); // the thread that tells the observer, and closes at the coordinator what was closed here
   void close_there(std::uint64_t number) VSNAP_EXCLUDES(mutex_);
@@ -124,7 +150,8 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   Result<std::optional<std::uint64_t>> seek_hole(ObjectId view, std::uint64_t offset) override {
     return seek(view, offset, true);
   }
-  Result<std::uint64_t> session() override VSNAP_EXCLUDES(mutex_);
+  Result<std::uint64_t> session() override VSNAP_EXCLUDES(mutex_) { return session_unless({}); }
+  Result<std::uint64_t> session_unless(const std::function<bool()>& given_up) VSNAP_EXCLUDES(mutex_);
 
   // LinkListener; from the link's thread
   void phase_is(HostSession::Phase phase) override VSNAP_EXCLUDES(mutex_);
@@ -154,9 +181,10 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   bool stop_ VSNAP_GUARDED_BY(mutex_) = false;
   std::map<std::uint64_t, ViewInfo> views_ VSNAP_GUARDED_BY(mutex_); // that are shown, by id
   std::map<std::uint64_t, Open> open_ VSNAP_GUARDED_BY(mutex_);      // by id
-  std::uint64_t opened_ VSNAP_GUARDED_BY(mutex_) = 0;                // so far
-  Mutex list_mutex_;     // above the next: one answer after the other
-  Mutex observer_mutex_; // above mutex_: while the observer is called, it stays
+  std::map<const View*, OpenVolume> volumes_ VSNAP_GUARDED_BY(mutex_);
+  std::uint64_t opened_ VSNAP_GUARDED_BY(mutex_); // the number of the last one; the first is a random one
+  Mutex list_mutex_;                              // above the next: one answer after the other
+  Mutex observer_mutex_;                          // above mutex_: while the observer is called, it stays
   PoolObserver* observer_ VSNAP_GUARDED_BY(observer_mutex_) = nullptr;
   std::thread follower_;
 };

@@ -6,14 +6,44 @@
 #include <system_error>
 
 #include "core/log.h"
+#include "sync/file_requests.h"
 #include "sync/wire.h"
 
 namespace vsnap {
 namespace {
 
 constexpr std::chrono::milliseconds kLongestPause(1000);
+constexpr std::int64_t kLongestRunning_ns = 5'000'000'000; // of an opening that has ended, to be waited for
 
 } // namespace
+
+// While it lives its opening stays open, and counts as one for which something is carried out.
+class ViewExports::Running {
+ public:
+  Running(ViewExports& exports, OpeningPtr opening) : exports_(&exports), opening_(std::move(opening)) {}
+  Running(Running&& other) noexcept
+      : exports_(std::exchange(other.exports_, nullptr)), opening_(std::move(other.opening_)) {}
+  Running& operator=(Running&&) = delete;
+  ~Running() {
+    if (exports_ == nullptr) return;
+    MutexLock lock(exports_->mutex_);
+    if (--opening_->running > 0) return;
+    const auto [first, last] = exports_->ended_.equal_range(opening_->view);
+    for (auto it = first; it != last; ++it) {
+      if (it->second != opening_) continue;
+      exports_->leave({{0, std::move(opening_)}}, 0); // closed by the thread
+      exports_->ended_.erase(it);
+      exports_->done_.notify_all();
+      return;
+    }
+  }
+  View* operator->() const { return &*opening_->handle; }
+  View& operator*() const { return *opening_->handle; }
+
+ private:
+  ViewExports* exports_;
+  OpeningPtr opening_;
+};
 
 Result<std::unique_ptr<ViewExports>> ViewExports::start(Pool& pool, Env& env, std::int64_t lease_ns) {
   std::unique_ptr<ViewExports> exports(new ViewExports(pool, env, lease_ns));
@@ -51,6 +81,7 @@ void ViewExports::session_began(std::uint64_t host, std::uint64_t session) {
   MutexLock lock(mutex_);
   Host& known = hosts_[host];
   leave(std::exchange(known.open, {}), lease_ns_); // of a session before, whose end was not told
+  known.closed.clear();
   known.session = session;
 }
 
@@ -67,6 +98,9 @@ void ViewExports::session_over(std::uint64_t host, std::uint64_t session, Member
 
 void ViewExports::leave(Handles handles, std::int64_t for_ns) {
   if (handles.empty()) return;
+  for (const auto& [number, opening] : handles) {
+    if (opening->running > 0) ended_.emplace(opening->view, opening);
+  }
   const std::int64_t margin_ns = for_ns / 100 * Membership::kMarginPercent;
   leaving_.push_back({env_.monotonic_ns() + for_ns + margin_ns, std::move(handles)});
   wake_.notify_all();
@@ -120,32 +154,60 @@ wire::LinkReply ViewExports::serve(const HostInfo& host, const wire::LinkRequest
     case wire::LinkRequest::kSeek:
       put(seek(host.id, request.seek()), &wire::LinkReply::mutable_seek);
       break;
+    case wire::LinkRequest::kWrite:
+      put(write(host.id, request.write()), &wire::LinkReply::mutable_changed);
+      break;
+    case wire::LinkRequest::kDiscard:
+      put(discard(host.id, request.discard()), &wire::LinkReply::mutable_changed);
+      break;
+    case wire::LinkRequest::kReserve:
+      put(reserve(host.id, request.reserve()), &wire::LinkReply::mutable_changed);
+      break;
+    case wire::LinkRequest::kFsync:
+      put(fsync(host.id, request.fsync()), &wire::LinkReply::mutable_changed);
+      break;
     default:
-      *reply.mutable_error() =
-          wire::error_reply(ErrorKind::usage, "unknown request (the hosts have vsnap of different versions)")
-              .error();
+      return serve_file_request(pool_, request);
   }
   return reply;
+}
+
+Result<> ViewExports::wait_for_ended(std::uint64_t view) {
+  const std::int64_t until_ns = env_.monotonic_ns() + kLongestRunning_ns;
+  MutexLock lock(mutex_);
+  while (ended_.contains(view)) {
+    if (stop_ || env_.monotonic_ns() >= until_ns) {
+      return failure(ErrorKind::busy, EBUSY,
+                     fmt::format("{}: a write of a host that has closed it, or was lost, is still under way",
+                                 pool_.name()));
+    }
+    done_.wait_for(mutex_, kLongestPause / 10);
+  }
+  return {};
 }
 
 Result<wire::OpenedView> ViewExports::open(std::uint64_t host, const wire::OpenViewRequest& request) {
   const ObjectId view(request.view());
   VSNAP_TRY_ASSIGN(const ViewInfo info, pool_.info(view));
-  if (info.kind != ViewKind::snapshot) {
-    return failure(ErrorKind::busy, EROFS,
-                   fmt::format("{}/{}: a volume is used on the host that coordinates its pool; here its "
-                               "snapshots are (vsnap snapshot)",
-                               pool_.name(), info.name.text()));
-  }
   if (info.draining) {
     return failure(
         ErrorKind::busy, EBUSY,
         fmt::format("{}/{}: programs still write to it (vsnap wait)", pool_.name(), info.name.text()));
   }
+  if (request.has_losses() && request.losses() != pool_.losses()) {
+    return failure(ErrorKind::failed, EIO,
+                   fmt::format("{}/{}: what was written since the last fsync may be lost", pool_.name(),
+                               info.name.text()));
+  }
+  VSNAP_TRY(wait_for_ended(request.view()));
   VSNAP_TRY_ASSIGN(ViewHandle handle, pool_.open_view(view));
-  Opening opening{request.view(), std::make_shared<ViewHandle>(std::move(handle))};
   wire::OpenedView opened;
   *opened.mutable_view() = wire::to_wire(info);
+  opened.mutable_view()->set_size_bytes(handle->size_bytes());
+  opened.set_losses(pool_.losses());
+  auto opening = std::make_shared<Opening>();
+  opening->view = request.view();
+  opening->handle = std::move(handle);
   MutexLock lock(mutex_);
   // What is not taken is closed by the thread.
   const auto refused = [&](ErrorKind kind, int errno_value, std::string message) VSNAP_REQUIRES(mutex_) {
@@ -156,12 +218,14 @@ Result<wire::OpenedView> ViewExports::open(std::uint64_t host, const wire::OpenV
   if (found == hosts_.end() || found->second.session == 0)
     return refused(ErrorKind::failed, ESTALE, "the session is over");
   Handles& open = found->second.open;
+  if (found->second.closed.contains(request.number()))
+    return refused(ErrorKind::failed, ESTALE, "that was closed before it was opened");
   if (open.size() >= kMaxOpen && !open.contains(request.number())) {
     return refused(ErrorKind::no_space, EMFILE,
                    fmt::format("{}: the host has {} views open, which is the most", pool_.name(), kMaxOpen));
   }
   if (const auto before = open.find(request.number()); before != open.end()) { // asked once more
-    if (before->second.view != request.view())
+    if (before->second->view != request.view())
       return refused(ErrorKind::usage, EINVAL, "another view was opened by that number");
     leave({{request.number(), std::move(opening)}}, 0);
   } else {
@@ -170,31 +234,51 @@ Result<wire::OpenedView> ViewExports::open(std::uint64_t host, const wire::OpenV
   return opened;
 }
 
+// Answered once nothing is carried out for it any more, or after a while: see wait_for_ended().
 void ViewExports::close(std::uint64_t host, std::uint64_t number) {
-  MutexLock lock(mutex_);
-  const auto found = hosts_.find(host);
-  if (found == hosts_.end()) return;
-  if (auto opening = found->second.open.extract(number)) leave({{number, std::move(opening.mapped())}}, 0);
+  std::uint64_t view = 0;
+  {
+    MutexLock lock(mutex_);
+    const auto found = hosts_.find(host);
+    if (found == hosts_.end()) return;
+    Host& known = found->second;
+    auto opening = known.open.extract(number);
+    if (!opening) { // it may come late
+      known.closed.insert(number);
+      if (known.closed.size() > kMaxClosed) known.closed.erase(known.closed.begin());
+      return;
+    }
+    view = opening.mapped()->view;
+    leave({{number, std::move(opening.mapped())}}, 0);
+  }
+  static_cast<void>(wait_for_ended(view));
 }
 
-Result<std::shared_ptr<ViewHandle>> ViewExports::opened(std::uint64_t host, std::uint64_t view) {
+Result<ViewExports::Running> ViewExports::run(std::uint64_t host, std::uint64_t number, std::uint64_t view) {
   MutexLock lock(mutex_);
   if (const auto found = hosts_.find(host); found != hosts_.end()) {
-    for (const auto& [number, opening] : found->second.open) {
-      if (opening.view == view) return opening.handle;
+    for (auto it = number != 0 ? found->second.open.find(number) : found->second.open.begin();
+         it != found->second.open.end(); ++it) {
+      if (number == 0 && it->second->view != view) continue;
+      ++it->second->running;
+      return Running(*this, it->second);
     }
   }
   return failure(ErrorKind::not_found, ESTALE, "the host does not have that view open");
 }
 
 Result<wire::MapReply> ViewExports::map(std::uint64_t host, const wire::MapRequest& request) {
-  VSNAP_TRY_ASSIGN(const auto handle, opened(host, request.view()));
+  VSNAP_TRY_ASSIGN(const Running view, run(host, 0, request.view()));
   const RegionIndex region(request.region());
-  const std::uint64_t blocks = ((*handle)->size_bytes() + kBlockBytes - 1) / kBlockBytes;
+  const std::uint64_t blocks = (view->size_bytes() + kBlockBytes - 1) / kBlockBytes;
   if (request.region() >= (blocks + kRegionBlocks - 1) / kRegionBlocks)
     return failure(ErrorKind::usage, EINVAL, "the view has no such region");
-  VSNAP_TRY_ASSIGN(const auto exported, pool_.export_map(ObjectId(request.view()), region));
   wire::MapReply reply;
+  if (view->writable()) {
+    reply.set_may_move(true);
+    return reply;
+  }
+  VSNAP_TRY_ASSIGN(const auto exported, pool_.export_map(ObjectId(request.view()), region));
   reply.set_may_move(!exported);
   if (!exported) return reply;
   for (const MapRun& run : *exported) {
@@ -206,24 +290,70 @@ Result<wire::MapReply> ViewExports::map(std::uint64_t host, const wire::MapReque
 }
 
 Result<wire::ReadReply> ViewExports::read(std::uint64_t host, const wire::ReadRequest& request) {
-  VSNAP_TRY_ASSIGN(const auto handle, opened(host, request.view()));
+  VSNAP_TRY_ASSIGN(const Running view, run(host, request.number(), request.view()));
   if (request.length() > kMaxRead) return failure(ErrorKind::usage, EINVAL, "that much is not read at once");
   wire::ReadReply reply;
   std::string& data = *reply.mutable_data();
   data.resize(request.length());
   VSNAP_TRY_ASSIGN(const std::size_t length,
-                   (*handle)->read(request.offset(), std::as_writable_bytes(std::span(data))));
+                   view->read(request.offset(), std::as_writable_bytes(std::span(data))));
   data.resize(length);
   return reply;
 }
 
 Result<wire::SeekReply> ViewExports::seek(std::uint64_t host, const wire::SeekRequest& request) {
-  VSNAP_TRY_ASSIGN(const auto handle, opened(host, request.view()));
-  const auto found =
-      request.hole() ? (*handle)->seek_hole(request.offset()) : (*handle)->seek_data(request.offset());
+  VSNAP_TRY_ASSIGN(const Running view, run(host, request.number(), request.view()));
+  const auto found = request.hole() ? view->seek_hole(request.offset()) : view->seek_data(request.offset());
   VSNAP_TRY(found);
   wire::SeekReply reply;
   if (*found) reply.set_offset(**found);
+  return reply;
+}
+
+// ---- changes ----
+
+Result<ViewExports::Running> ViewExports::run_change(std::uint64_t host, std::uint64_t number) {
+  if (number == 0) return failure(ErrorKind::usage, EINVAL, "a change without the number of an open volume");
+  return run(host, number, 0);
+}
+
+Result<wire::ChangedView> ViewExports::changed(View& view, std::uint64_t offset, std::uint64_t length) {
+  pool_.tell_changed(view.id(), offset, length);
+  wire::ChangedView reply;
+  reply.set_size_bytes(view.size_bytes());
+  return reply;
+}
+
+Result<wire::ChangedView> ViewExports::write(std::uint64_t host, const wire::WriteRequest& request) {
+  VSNAP_TRY_ASSIGN(const Running view, run_change(host, request.number()));
+  const std::string& data = request.data();
+  if (data.size() > kMaxRead) return failure(ErrorKind::usage, EINVAL, "that much is not written at once");
+  const auto written = view->write(request.offset(), std::as_bytes(std::span(data)));
+  // Also of one that failed: it may have gone some way.
+  auto reply = changed(*view, request.offset(), std::max<std::size_t>(data.size(), 1));
+  VSNAP_TRY(written);
+  return reply;
+}
+
+Result<wire::ChangedView> ViewExports::discard(std::uint64_t host, const wire::DiscardRequest& request) {
+  VSNAP_TRY_ASSIGN(const Running view, run_change(host, request.number()));
+  const auto discarded = view->discard(request.offset(), request.length());
+  auto reply = changed(*view, request.offset(), request.length());
+  VSNAP_TRY(discarded);
+  return reply;
+}
+
+Result<wire::ChangedView> ViewExports::reserve(std::uint64_t host, const wire::ReserveRequest& request) {
+  VSNAP_TRY_ASSIGN(const Running view, run_change(host, request.number()));
+  VSNAP_TRY(view->reserve(request.offset(), request.length(), request.extend()));
+  return changed(*view, request.offset(), request.length());
+}
+
+Result<wire::ChangedView> ViewExports::fsync(std::uint64_t host, const wire::FsyncRequest& request) {
+  VSNAP_TRY_ASSIGN(const Running view, run_change(host, request.number()));
+  VSNAP_TRY(view->fsync());
+  wire::ChangedView reply;
+  reply.set_size_bytes(view->size_bytes());
   return reply;
 }
 

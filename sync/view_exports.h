@@ -8,6 +8,12 @@
 //    (Pool::keep_snapshots_for).
 // 3. A host sees what it has open, and nothing else, by its own requests; a session has kMaxOpen views open
 //    at most.
+// 4. A volume is read and changed here alone, by one View, for programs of all hosts: so they agree on each
+//    block. What is answered is seen by everybody, the kernel's cache of this host included
+//    (Pool::tell_changed).
+// 5. What is asked of an opening is carried out while that is open, and not after its close was answered, nor
+//    in another session. A view of which an opening has ended is opened again only when nothing is carried
+//    out for that one any more: what a lost host, or a program before, had under way never lands later.
 // Threads: serve() from any; the listener's calls one at a time. What is to be closed is closed by a thread
 // of its own, as that may wait for configuration operations.
 #pragma once
@@ -15,6 +21,7 @@
 #include <condition_variable>
 #include <deque>
 #include <map>
+#include <set>
 #include <thread>
 
 #include "core/mutex.h"
@@ -26,7 +33,8 @@ namespace vsnap {
 class ViewExports final : public SessionListener {
  public:
   static constexpr std::size_t kMaxOpen = 65536;
-  static constexpr std::uint32_t kMaxRead = 1U << 20; // bytes at once
+  static constexpr std::size_t kMaxClosed = 1024; // before their open has come; more than may be under way
+  static constexpr std::uint32_t kMaxRead = 1U << 20; // bytes at once; to write as well
 
   // `pool` must outlive it.
   static Result<std::unique_ptr<ViewExports>> start(Pool& pool, Env& env, std::int64_t lease_ns);
@@ -43,12 +51,16 @@ class ViewExports final : public SessionListener {
  private:
   struct Opening {
     std::uint64_t view = 0;
-    std::shared_ptr<ViewHandle> handle;
+    ViewHandle handle;
+    std::uint64_t running = 0; // requests; under the lock
   };
-  using Handles = std::map<std::uint64_t, Opening>; // by the host's number
+  using OpeningPtr = std::shared_ptr<Opening>;
+  using Handles = std::map<std::uint64_t, OpeningPtr>; // by the host's number
+  class Running;
   struct Host {
     std::uint64_t session = 0; // 0: none
     Handles open;
+    std::set<std::uint64_t> closed; // that were not open, of the session: whose opens may come later
   };
   struct Leaving {
     std::int64_t until_ns = 0;
@@ -59,11 +71,19 @@ class ViewExports final : public SessionListener {
   Result<wire::OpenedView> open(std::uint64_t host, const wire::OpenViewRequest& request)
       VSNAP_EXCLUDES(mutex_);
   void close(std::uint64_t host, std::uint64_t number) VSNAP_EXCLUDES(mutex_);
+  // Busy if one has ended and something is still carried out for it, after a while.
+  Result<> wait_for_ended(std::uint64_t view) VSNAP_EXCLUDES(mutex_);
   Result<wire::MapReply> map(std::uint64_t host, const wire::MapRequest& request);
   Result<wire::ReadReply> read(std::uint64_t host, const wire::ReadRequest& request);
   Result<wire::SeekReply> seek(std::uint64_t host, const wire::SeekRequest& request);
-  // Kind not_found, ESTALE: the host has it not open.
-  Result<std::shared_ptr<ViewHandle>> opened(std::uint64_t host, std::uint64_t view) VSNAP_EXCLUDES(mutex_);
+  Result<wire::ChangedView> write(std::uint64_t host, const wire::WriteRequest& request);
+  Result<wire::ChangedView> discard(std::uint64_t host, const wire::DiscardRequest& request);
+  Result<wire::ChangedView> reserve(std::uint64_t host, const wire::ReserveRequest& request);
+  Result<wire::ChangedView> fsync(std::uint64_t host, const wire::FsyncRequest& request);
+  // For one request. Kind not_found, ESTALE: the host has it not open. Number 0: any of that view.
+  Result<Running> run(std::uint64_t host, std::uint64_t number, std::uint64_t view) VSNAP_EXCLUDES(mutex_);
+  Result<Running> run_change(std::uint64_t host, std::uint64_t number);
+  Result<wire::ChangedView> changed(View& view, std::uint64_t offset, std::uint64_t length);
   void leave(Handles handles, std::int64_t for_ns) VSNAP_REQUIRES(mutex_);
   void close_in_time() VSNAP_EXCLUDES(mutex_); // the thread
 
@@ -72,6 +92,8 @@ class ViewExports final : public SessionListener {
   const std::int64_t lease_ns_;
   Mutex mutex_;
   CondVar wake_;
+  CondVar done_; // with a request of an opening that has ended
+  std::multimap<std::uint64_t, OpeningPtr> ended_ VSNAP_GUARDED_BY(mutex_); // with requests running, by view
   std::map<std::uint64_t, Host> hosts_ VSNAP_GUARDED_BY(mutex_);
   std::deque<Leaving> leaving_ VSNAP_GUARDED_BY(mutex_);
   bool stop_ VSNAP_GUARDED_BY(mutex_) = false;

@@ -104,7 +104,7 @@ class SharingTest(HostsTest):
 
 class Reading(SharingTest):
     def test_a_snapshot_is_read_on_one_host_while_the_other_overwrites_the_volume(self):
-        self.mount_far()
+        self.mount_far("--only", "v@s")
         self.assertEqual(["v@s"], os.listdir(self.far))
         reader = Reader(self, self.far / "v@s", self.content)
         for number in range(8):
@@ -118,7 +118,7 @@ class Reading(SharingTest):
         self.assertEqual(self.content, support.read_all(self.far / "v@s"))
 
     def test_it_is_read_only_and_shows_what_comes_and_goes(self):
-        self.mount_far("-v")
+        self.mount_far("--only", "v")
         self.fails_with(errno.EROFS, (self.far / "new").write_bytes, b"x")
         self.fails_with(errno.EROFS, os.unlink, self.far / "v@s")
         self.alpha.vsnap("snapshot", "lab/v@t")
@@ -184,6 +184,65 @@ class Reading(SharingTest):
         for reader in readers:
             reader.reads_on()
             self.assertEqual((0, set()), (reader.end().wrong, reader.errors))
+
+
+class Writing(SharingTest):
+    """Volumes of the pool, read and written on both hosts."""
+
+    def setUp(self):
+        super().setUp()
+        self.mount_far()
+
+    def test_each_host_sees_what_the_other_has_written(self):
+        here, there = self.point / "v", self.far / "v"
+        self.assertEqual(self.content, support.read_all(there))
+        self.assertEqual(self.content, support.read_all(here))  # and into the cache of this host
+        for number in range(20):
+            at = self.random.randrange(self.size // 4096 - 4) * 4096 + self.random.randrange(4096)
+            block = self.random.randbytes(8192)
+            support.write_at(there, at, block)
+            self.assertEqual(block, support.read_at(here, at, len(block)), number)
+            block = self.random.randbytes(8192)
+            support.write_at(here, at, block)
+            self.assertEqual(block, support.read_at(there, at, len(block)), number)
+        support.fsync(there)
+
+    def test_files_are_made_grown_renamed_and_removed_there(self):
+        (self.far / "new").write_bytes(b"x" * 100_000)
+        self.assertEqual(b"x" * 100_000, (self.point / "new").read_bytes())
+        os.truncate(self.far / "new", 50)
+        self.assertEqual(50, os.stat(self.point / "new").st_size)
+        os.truncate(self.point / "new", 70)
+        self.assertEqual(70, os.stat(self.far / "new").st_size)
+        self.assertEqual(b"x" * 50 + bytes(20), (self.far / "new").read_bytes())
+        os.rename(self.far / "new", self.far / "newer")
+        self.assertEqual(["newer", "v", "v@s"], sorted(os.listdir(self.point)))
+        self.assertEqual(["newer", "v", "v@s"], sorted(os.listdir(self.far)))
+        os.chmod(self.far / "newer", 0o640)
+        self.assertEqual(0o640, os.stat(self.point / "newer").st_mode & 0o777)
+        os.unlink(self.far / "newer")
+        self.assertEqual(["v", "v@s"], sorted(os.listdir(self.point)))
+        self.fails_with(errno.ENOENT, os.stat, self.far / "newer")
+        self.fails_with(errno.EROFS, support.write_at, self.far / "v@s", 0, b"x")
+
+    def test_a_file_system_on_a_loop_device_there(self):
+        device = self.lab.losetup(self.far / "v")
+        self.lab.run("mkfs.ext4", "-q", "-F", device)
+        point = self.lab.mount_device(device, "fs")
+        (point / "file").write_bytes(self.content[:MIB])
+        self.lab.umount_device(point, device)
+        device = self.lab.losetup(self.point / "v")
+        self.lab.run("fsck.ext4", "-fn", device)
+        self.lab.detach(device)
+
+    def test_a_snapshot_holds_what_was_answered_there_before_it(self):
+        for number in range(5):
+            block = self.random.randbytes(1 << 16)
+            support.write_at(self.far / "v", number * len(block), block)
+            self.beta.vsnap("snapshot", f"lab/v@w{number}")
+            support.write_at(self.far / "v", number * len(block), bytes(1 << 16))
+            snapshot = self.point / f"v@w{number}"
+            self.assertEqual(block, support.read_at(snapshot, number * len(block), len(block)))
 
 
 class Faults(SharingTest):

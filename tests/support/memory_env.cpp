@@ -235,6 +235,11 @@ void MemoryEnv::jump_wall_clock(std::int64_t by_ns) {
   jump(by_ns);
 }
 
+void MemoryEnv::let_pass(std::int64_t ns) {
+  MutexLock lock(mutex_);
+  monotonic_ns_ += ns;
+}
+
 void MemoryEnv::wild_wall_clock(bool wild) {
   MutexLock lock(mutex_);
   wild_ = wild;

@@ -17,7 +17,7 @@
 //    changes nothing, until no_space(false).
 // 8. jump_wall_clock(ns): the wall clock jumps, forwards or backwards, but never before 1970, as the kernel
 //    lets nobody set it. wild_wall_clock(true): it does so each time somebody looks, up to ten years, by the
-//    seed. The monotonic clock never goes back.
+//    seed. The monotonic clock never goes back; let_pass(ns): so much time passes at once.
 // What it does not make: reads and writes that move less than was asked. They end below File, in
 // core/env_posix.cpp; tests/core/env_posix_test.cpp makes them there.
 // Threads: any; one mutex.
@@ -93,6 +93,7 @@ class MemoryEnv final : public Env {
   void no_space(bool full, int errno_value = ENOSPC);
   void jump_wall_clock(std::int64_t by_ns);
   void wild_wall_clock(bool wild);
+  void let_pass(std::int64_t ns);
   [[nodiscard]] std::uint64_t calls() const; // reads, writes and flushes so far
   // Direct access to a file's bytes, for damage.
   SparseBytes& bytes_of(const std::string& path);

@@ -69,7 +69,7 @@ ViewHandle open(JoinedPool& pool, const std::string& name) {
 
 TEST_CASE("a joined pool shows snapshots, and what they hold while the volume is overwritten") {
   ExportLab lab;
-  const auto far = lab.join();
+  const auto far = lab.join({"v"});
   REQUIRE(far->list().size() == 1);
   CHECK(far->list().front().name.text() == "v@s");
   CHECK(far->is_read_only());
@@ -93,7 +93,7 @@ TEST_CASE("a snapshot that is open on another host is in use, until it is closed
   }
   REQUIRE(becomes([&] { return lab.handles("v@s") == 0; }));
   REQUIRE(lab.remove("v@s").has_value());
-  REQUIRE(becomes([&] { return far->list().empty(); }));
+  REQUIRE(becomes([&] { return far->list().size() == 1; }));
 }
 
 TEST_CASE("a close that comes late does not close what was opened after it") {
@@ -168,13 +168,21 @@ TEST_CASE("what a host asks of views that it has not opened is refused") {
     REQUIRE(reply->has_error());
     return wire::from_wire(reply->error()).errno_value;
   };
-  wire::LinkRequest map, read, seek, volume;
+  wire::LinkRequest map, read, seek, write, fsync, discard, reserve;
   map.mutable_map()->set_view(id);
   read.mutable_read()->set_view(id);
   seek.mutable_seek()->set_view(id);
   for (const auto& request : {map, read, seek}) CHECK(refused(request) == ESTALE);
-  volume.mutable_open_view()->set_view(lab.pool->find({"v", {}})->id.value());
-  CHECK(refused(volume) == EROFS);
+  const auto put = [](wire::LinkRequest& request, auto* (wire::LinkRequest::*body)()) {
+    (request.*body)()->set_number(7);
+    return request;
+  };
+  for (const auto& request :
+       {put(write, &wire::LinkRequest::mutable_write), put(fsync, &wire::LinkRequest::mutable_fsync),
+        put(discard, &wire::LinkRequest::mutable_discard), put(reserve, &wire::LinkRequest::mutable_reserve)})
+    CHECK(refused(request) == ESTALE);
+  write.mutable_write()->set_number(0);
+  CHECK(refused(write) == EINVAL);
   wire::LinkRequest open;
   open.mutable_open_view()->set_view(id);
   open.mutable_open_view()->set_number(1);
@@ -183,4 +191,81 @@ TEST_CASE("what a host asks of views that it has not opened is refused") {
   CHECK(refused(map) == EINVAL);
   read.mutable_read()->set_length(~0U);
   CHECK(refused(read) == EINVAL);
+}
+
+TEST_CASE("a volume is read and written on another host") {
+  ExportLab lab;
+  const auto far = lab.join();
+  REQUIRE(far->list().size() == 2);
+  const auto there = open(*far, "v");
+  CHECK(lab.handles("v") == 1);
+  REQUIRE(read_from(*there, 0, kBlocks * kBlockBytes) == block_of(1, kBlocks * kBlockBytes));
+  REQUIRE(there->write(3 * kBlockBytes, block_of(2)).has_value());
+  const auto here = lab.view("v");
+  CHECK(read_from(*here, 3 * kBlockBytes) == block_of(2));
+  REQUIRE(here->write(0, block_of(3)).has_value());
+  CHECK(read_from(*there, 0) == block_of(3));
+  REQUIRE(there->write(kMiB, block_of(4)).has_value()); // at the end: it grows
+  CHECK(there->size_bytes() == kMiB + kBlockBytes);
+  CHECK(far->info(there->id())->size_bytes == kMiB + kBlockBytes);
+  REQUIRE(there->discard(0, kBlockBytes).has_value());
+  CHECK(read_from(*here, 0) == block_of(0));
+  CHECK(there->seek_data(0).value() == kBlockBytes);
+  REQUIRE(there->fsync().has_value());
+  REQUIRE(far->resize(there->id(), kMiB, true).has_value());
+  CHECK(here->size_bytes() == kMiB);
+  CHECK(refusal(there->write(kMaxVolumeBytes, block_of(1))).errno_value == EFBIG);
+}
+
+TEST_CASE("an open volume goes on with a coordinator that has taken over while the lease ran") {
+  ExportLab lab;
+  const auto far = lab.join();
+  const auto there = open(*far, "v");
+  for (int round = 2; round < 5; ++round) {
+    const auto stamp = static_cast<std::uint8_t>(round);
+    REQUIRE(there->write(0, block_of(stamp)).has_value()); // and no fsync
+    lab.share();
+    REQUIRE(read_from(*there, 0) == block_of(stamp));
+    REQUIRE(there->fsync().has_value());
+  }
+}
+
+TEST_CASE("an open volume has lapsed once the lease is over, and is never gone on with") {
+  ExportLab lab;
+  const auto far = lab.join();
+  const auto before = open(*far, "v");
+  REQUIRE(before->write(0, block_of(2)).has_value());
+  lab.coordinator.reset();
+  lab.exports.reset();
+  lab.env.let_pass(lab.lease_ns);
+  REQUIRE(becomes([&] { return far->link_status().phase == HostSession::Phase::away; }));
+  CHECK(refusal(before->write(0, block_of(3))).errno_value == EIO); // without a session there is no waiting
+  lab.share();
+  REQUIRE(becomes([&] { return far->link_status().session != 0; }));
+  std::vector<std::byte> out(kBlockBytes);
+  CHECK(refusal(before->read(0, out)).errno_value == EIO);
+  CHECK(refusal(before->fsync()).errno_value == EIO);
+  const auto after = open(*far, "v");
+  CHECK(read_from(*after, 0) == block_of(2));
+  REQUIRE(after->write(0, block_of(4)).has_value());
+  CHECK(refusal(before->write(0, block_of(5))).errno_value == EIO);
+  CHECK(read_from(*lab.view("v"), 0) == block_of(4));
+}
+
+TEST_CASE("names in the directory of a joined host are made and changed at the coordinator") {
+  ExportLab lab;
+  const auto far = lab.join();
+  REQUIRE(far->create_volume("w", kMiB).has_value());
+  CHECK(lab.pool->find({"w", {}})->size_bytes == kMiB);
+  REQUIRE(far->rename({"w", {}}, "x", false).has_value());
+  CHECK(refusal(far->find({"w", {}})).kind == ErrorKind::not_found);
+  REQUIRE(far->set_attributes(far->find({"x", {}})->id, 0640, 7, 8, std::nullopt).has_value());
+  CHECK(lab.pool->find({"x", {}})->uid == 7);
+  CHECK(far->find({"x", {}})->mode == 0640);
+  CHECK(refusal(far->create_volume("x", 0)).errno_value == EEXIST);
+  const ViewName x{"x", {}};
+  REQUIRE(far->remove(std::span(&x, 1), {.even_if_open = true}).has_value());
+  CHECK(refusal(lab.pool->find(x)).kind == ErrorKind::not_found);
+  const auto read_only = lab.join({"v"});
+  CHECK(refusal(read_only->create_volume("y", 0)).errno_value == EROFS);
 }

@@ -1,0 +1,86 @@
+// A volume of a pool that another host coordinates, open on this one: everything is asked of the coordinator,
+// which carries it out beside what programs of all other hosts ask for.
+//
+// Invariants
+// 1. An opening has a number that no other one has, on any host. All that is asked for says the number, and
+// is
+//    carried out only while the coordinator has it open, in the session under way (sync/view_exports.h).
+// 2. An opening ends for good, it lapses, when the lease under which it was open has run out on this host,
+//    before it does there: then another host may have taken the volume over. It is never opened again by that
+//    number, so what was still on its way is refused; its programs get EIO.
+// 3. A coordinator that has taken over while the lease ran opens it anew. Not where writes that had returned
+//    here, and that no fsync had confirmed, may be lost there (Pool::losses()): then it lapses as well.
+// 4. What does not lapse is answered by the coordinator: nothing is given up while it may still be carried
+//    out.
+// Threads: any, as of every View.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <string>
+
+#include "core/view.h"
+#include "sync/sharing.pb.h"
+
+namespace vsnap {
+
+class RemoteVolume;
+
+// The link of this host, as its open volumes use it.
+class RemoteIo {
+ public:
+  // Makes the request, perhaps several times, and has it answered. EIO: the opening has lapsed, or the pool
+  // is being closed.
+  using Make = std::function<void(wire::LinkRequest& request)>;
+  [[nodiscard]] virtual Result<wire::LinkReply> carry_out(RemoteVolume& volume, const Make& make) = 0;
+
+ protected:
+  ~RemoteIo() = default;
+};
+
+class RemoteVolume final : public View {
+ public:
+  static constexpr std::uint32_t kMaxBytes = 1U << 20; // of a read or write at once
+
+  RemoteVolume(ViewInfo info, std::uint64_t number, RemoteIo& io)
+      : info_(std::move(info)), number_(number), io_(io), size_bytes_(info_.size_bytes) {}
+
+  [[nodiscard]] ObjectId id() const override { return info_.id; }
+  [[nodiscard]] bool writable() const override { return true; }
+  // As the coordinator said last. Others may change it.
+  [[nodiscard]] std::uint64_t size_bytes() const override { return size_bytes_.load(); }
+  Result<std::size_t> read(std::uint64_t offset, std::span<std::byte> out) override;
+  Result<> write(std::uint64_t offset, std::span<const std::byte> data) override;
+  Result<> discard(std::uint64_t offset, std::uint64_t length) override;
+  Result<> reserve(std::uint64_t offset, std::uint64_t length, bool extend) override;
+  Result<std::optional<std::uint64_t>> seek_data(std::uint64_t offset) override {
+    return seek(offset, false);
+  }
+  Result<std::optional<std::uint64_t>> seek_hole(std::uint64_t offset) override { return seek(offset, true); }
+  Result<> fsync() override;
+  [[nodiscard]] bool waits_for_host() const override { return true; }
+  WriteWait write_wait() const override { return WriteWait::others; }
+
+  // For the link.
+  [[nodiscard]] std::uint64_t number() const { return number_; }
+  [[nodiscard]] const std::string& name() const { return info_.name.volume; } // when it was opened
+  [[nodiscard]] bool has_lapsed() const { return lapsed_.load(); }
+  bool lapse() { return !lapsed_.exchange(true); } // true: it had not
+  // Whether something that returned is not confirmed by an fsync.
+  [[nodiscard]] bool has_unsynced() const { return changes_.load() != synced_.load(); }
+  void set_size(std::uint64_t size_bytes) { size_bytes_.store(size_bytes); }
+
+ private:
+  Result<> change(const RemoteIo::Make& make);
+  Result<std::optional<std::uint64_t>> seek(std::uint64_t offset, bool hole);
+
+  const ViewInfo info_;
+  const std::uint64_t number_;
+  RemoteIo& io_;
+  std::atomic<std::uint64_t> size_bytes_;
+  std::atomic<bool> lapsed_{false};
+  std::atomic<std::uint64_t> changes_{0}; // that were answered
+  std::atomic<std::uint64_t> synced_{0};  // of those
+};
+
+} // namespace vsnap
