@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <optional>
+#include <unordered_map>
 
 #include "tests/support/register_zones.h"
 
@@ -43,21 +45,64 @@ Operations without_repeats(const Operations& operations, std::vector<Violation>&
   return kept;
 }
 
+// When the first of the writes began that are under way at some moment; moments in order.
+class UnderWay {
+ public:
+  explicit UnderWay(const Operations& operations) {
+    for (const Operation* each : operations) {
+      if (each->kind == Kind::write && each->outcome == Outcome::ok) writes_.push_back(each);
+    }
+    std::sort(writes_.begin(), writes_.end(), begins_before);
+  }
+  static bool begins_before(const Operation* a, const Operation* b) { return a->invoked_ns < b->invoked_ns; }
+
+  std::optional<std::int64_t> since(std::int64_t moment_ns) {
+    for (; next_ < writes_.size() && writes_[next_]->invoked_ns <= moment_ns; ++next_) {
+      begun_.emplace(writes_[next_]->invoked_ns, writes_[next_]);
+    }
+    // Those that have ended; the others that were begun later are looked at in their turn.
+    while (!begun_.empty() && begun_.begin()->second->returned_ns < moment_ns) begun_.erase(begun_.begin());
+    if (begun_.empty()) return std::nullopt;
+    return begun_.begin()->first;
+  }
+
+ private:
+  Operations writes_;
+  std::size_t next_ = 0;
+  std::multimap<std::int64_t, const Operation*> begun_;
+};
+
 std::vector<Access> accesses_of(const Operations& operations, std::uint64_t Operation::*word) {
   std::vector<Access> accesses;
+  std::unordered_map<std::uint64_t, const Operation*> answered; // writes, by value
   accesses.reserve(operations.size());
-  for (const Operation* operation : operations) accesses.push_back({operation, operation->*word});
+  Operations in_order = operations;
+  std::stable_sort(in_order.begin(), in_order.end(), UnderWay::begins_before);
+  for (const Operation* each : in_order) {
+    if (each->kind == Kind::write && each->outcome == Outcome::ok) answered.emplace(each->first, each);
+  }
+  UnderWay under_way(operations);
+  for (const Operation* each : in_order) {
+    Access access{each, each->*word, each->invoked_ns, each->returned_ns};
+    if (each->cached != 0 && each->kind == Kind::read) {
+      access.invoked_ns = std::min(access.invoked_ns, under_way.since(each->invoked_ns).value_or(kNever_ns));
+      const auto write = answered.find(access.value);
+      if (write != answered.end() && write->second->invoked_ns <= each->returned_ns) {
+        access.returned_ns = std::max(access.returned_ns, write->second->returned_ns);
+      }
+    }
+    accesses.push_back(access);
+  }
   return accesses;
 }
 
 // What one read saw in between: another register for each, as nobody knows which word it was.
 std::vector<Access> accesses_in_between(const Operations& operations, const Operation& read) {
-  std::vector<Access> accesses;
-  for (const Operation* operation : operations) {
-    if (operation->kind == Kind::write) accesses.push_back({operation, operation->first});
+  Operations kept;
+  for (const Operation* each : operations) {
+    if (each->kind == Kind::write || each == &read) kept.push_back(each);
   }
-  accesses.push_back({&read, read.middle});
-  return accesses;
+  return accesses_of(kept, &Operation::middle);
 }
 
 struct Part { // a word of a block that has a history
@@ -106,7 +151,8 @@ class Checker {
     Part part{block, word, RegisterZones(accesses_of(operations, word))};
     const auto& violations = part.zones.violations();
     found_.insert(found_.end(), violations.begin(), violations.end());
-    if (violations.empty()) parts_.push_back(std::move(part)); // others tell nothing of moments
+    // Those that contradict themselves tell nothing of moments.
+    if (part.zones.is_right()) parts_.push_back(std::move(part));
   }
 
   using Cut = std::map<std::uint64_t, const Operation*>; // by block
@@ -151,6 +197,12 @@ std::string to_string(const Operation& operation) {
   return fmt::format("[client {} {} {} in block {}, {} to {}, {}]", operation.client,
                      kKinds[static_cast<std::size_t>(operation.kind)], words, operation.block,
                      operation.invoked_ns, end, to_word(operation));
+}
+
+std::string_view to_string(Fault fault) {
+  constexpr std::string_view kNames[] = {"written twice", "unwritten", "early",     "lost", "stale",
+                                         "back",          "changed",   "no moment", "twice"};
+  return kNames[static_cast<std::size_t>(fault)];
 }
 
 } // namespace vsnap::history

@@ -12,6 +12,13 @@
 //   invoked, or never. Reads without an answer say nothing.
 // - A block is not written or read in one: page caches and members copy it in parts. So its first and last
 //   words are registers of their own, and of the words between one that differs from both, if any does.
+// - A cache that others go past (a kernel's page cache, beside O_DIRECT or other hosts) may show what was
+// there
+//   before a write, and what a write through it brings, as long as that write is under way. So a read through
+//   it (`cached`) counts as one that began with the first write that is under way when it begins, and that
+//   ended with the write of its value. Once no write is under way it has to be right.
+// - A write that was under way when a daemon died may be carried out once more by the next one, to whom it is
+//   sent again (`repeatable`). Where that alone explains what was read it is told as Fault::twice.
 // - A snapshot is a read of all blocks at one moment between begin and end of its command (Kind::cut): so it
 //   has each write that was answered before, and none that was invoked after. There is such a moment for each
 //   snapshot alone; that those of several fit each other is checked only as far as each block tells.
@@ -23,6 +30,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace vsnap::history {
@@ -50,7 +58,8 @@ struct Operation {
   std::uint32_t client = 0;
   Kind kind = Kind::read;
   Outcome outcome = Outcome::unknown;
-  std::uint16_t unused = 0;
+  std::uint8_t cached = 0;     // 1: a read through a cache that other paths to the volume go past
+  std::uint8_t repeatable = 0; // 1: a write that may have been carried out twice
 };
 
 enum class Fault {
@@ -61,7 +70,8 @@ enum class Fault {
   stale,         // the same, and others have read the new one, but not before
   back,          // the same, and it had been read before
   changed,       // a snapshot reads differently than before
-  no_moment      // there is no moment at which all blocks were as a snapshot has them
+  no_moment,     // there is no moment at which all blocks were as a snapshot has them
+  twice          // a repeatable write was carried out twice, with another one in between
 };
 
 struct Violation {
@@ -69,10 +79,11 @@ struct Violation {
   std::string what; // the operations that contradict each other
 };
 
-// At most kMostOfABlock of each block. The order of operations does not matter.
+// At most kMostOfABlock of each word of a block, besides Fault::twice. The order of operations does not matter.
 inline constexpr std::size_t kMostOfABlock = 3;
 [[nodiscard]] std::vector<Violation> violations(std::span<const Operation> operations);
 
 [[nodiscard]] std::string to_string(const Operation& operation);
+[[nodiscard]] std::string_view to_string(Fault fault);
 
 } // namespace vsnap::history

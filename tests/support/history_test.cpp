@@ -366,6 +366,40 @@ TEST_CASE("words of a block are registers of their own") {
   REQUIRE(faults({wrote(1, 10, 20), torn}) == Faults{Fault::unwritten});
 }
 
+TEST_CASE("a cache that others go past may lag, and run ahead, as long as a write is under way") {
+  const auto cached = [](Operation made) {
+    made.cached = 1;
+    return made;
+  };
+  const auto one = wrote(1, 10, 20), two = wrote(2, 30, 60);
+  REQUIRE(faults({one, two, saw(2, 32, 34), saw(1, 40, 50)}) == Faults{Fault::back});
+  REQUIRE(faults({one, two, saw(2, 32, 34), cached(saw(1, 40, 50))}).empty());
+  REQUIRE(faults({one, two, saw(2, 32, 34), cached(saw(1, 61, 62))}) == Faults{Fault::back});
+  REQUIRE(faults({one, two, cached(saw(1, 61, 62))}) == Faults{Fault::lost});
+  REQUIRE(faults({one, two, cached(saw(2, 32, 34)), saw(1, 40, 50)}).empty());
+  REQUIRE(faults({one, two, cached(saw(2, 32, 34)), saw(1, 61, 62)}) == Faults{Fault::back});
+  REQUIRE(faults({one, two, cached(saw(2, 22, 28))}) == Faults{Fault::early});
+  // Others that are under way say nothing of what has ended before.
+  REQUIRE(faults({one, two, wrote(3, 70, 90), cached(saw(1, 80, 85))}) == Faults{Fault::lost});
+}
+
+TEST_CASE("a write that may be carried out twice is told from one that may not") {
+  auto one = wrote(1, 10, 90);
+  const auto two = wrote(2, 30, 40);
+  const std::vector<Operation> reads = {saw(1, 20, 25), saw(2, 50, 55), saw(1, 80, 85)};
+  const auto all = [&](std::vector<Operation> others) {
+    others.insert(others.end(), {one, two});
+    others.insert(others.end(), reads.begin(), reads.end());
+    return faults(others);
+  };
+  REQUIRE(all({}) == Faults{Fault::back});
+  one.repeatable = 1;
+  REQUIRE(all({}) == Faults{Fault::twice});
+  REQUIRE(all({saw(2, 95, 96)}).contains(Fault::back)); // the other one may not
+  REQUIRE(all({wrote(3, 91, 92), saw(3, 93, 94), saw(1, 95, 96)}).contains(Fault::back)); // and it not thrice
+  REQUIRE(faults({one, two, saw(1, 80, 85)}).empty());
+}
+
 TEST_CASE("a snapshot has what was answered before, and nothing that began after") {
   const auto one = wrote(1, 10, 20), two = wrote(2, 60, 70);
   REQUIRE(faults({one, two, kept(1, 30, 40)}).empty());

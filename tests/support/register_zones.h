@@ -4,6 +4,7 @@
 // Threads: plain values.
 #pragma once
 
+#include <deque>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -16,6 +17,8 @@ namespace vsnap::history {
 struct Access {
   const Operation* operation = nullptr;
   std::uint64_t value = 0;
+  std::int64_t invoked_ns = 0; // as it counts
+  std::int64_t returned_ns = 0;
 };
 
 class RegisterZones {
@@ -24,8 +27,9 @@ class RegisterZones {
   explicit RegisterZones(std::span<const Access> accesses);
 
   [[nodiscard]] const std::vector<Violation>& violations() const { return violations_; }
-  // Whether the register can have had that value at that moment. Only where there is no violation, and for a
-  // value that is read somewhere.
+  [[nodiscard]] bool is_right() const; // where writes may land twice that are said to
+  // Whether the register can have had that value at that moment. Only where it is right, and for a value
+  // that is read somewhere.
   [[nodiscard]] bool may_hold(std::uint64_t value, std::int64_t moment_ns) const;
 
  private:
@@ -36,11 +40,20 @@ class RegisterZones {
     std::int64_t start_ns = 0;
     const Operation* first_finished = nullptr;
     const Operation* last_started = nullptr;
-    std::vector<const Operation*> reads = {};
+    std::vector<Access> reads = {};
+    const Zone* second = nullptr; // of the same value, where it landed twice
+    // Whether it must have been there at all.
+    [[nodiscard]] bool counts() const {
+      return !reads.empty() || (write != nullptr && write->outcome == Outcome::ok);
+    }
     [[nodiscard]] bool is_forward() const { return finish_ns < start_ns; }
   };
   void add_write(const Access& access);
   void add_read(const Access& access);
+  static void take_read(Zone& zone, const Access& access);
+  static bool contradict(const Zone& one, const Zone& other);
+  [[nodiscard]] bool contradicts_any(const Zone& zone, const Zone& but) const;
+  void split(Zone& zone); // in two, if that helps
   void sort_zones();
   void find_overlaps();
   void report(Fault fault, std::string what);
@@ -49,8 +62,9 @@ class RegisterZones {
   [[nodiscard]] bool is_free(std::int64_t finish_ns, std::int64_t start_ns, const Zone& but) const;
 
   std::unordered_map<std::uint64_t, Zone> zones_; // by value
-  std::vector<const Zone*> forward_;              // by finish
-  std::vector<const Zone*> backward_;             // by start
+  std::deque<Zone> second_;
+  std::vector<const Zone*> forward_;  // by finish
+  std::vector<const Zone*> backward_; // by start
   std::vector<Violation> violations_;
 };
 
