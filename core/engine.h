@@ -265,7 +265,8 @@ class Engine {
   std::unique_ptr<ExtentIndex> index_;
   std::unique_ptr<SQLite::Statement> page_count_, free_count_; // keep_headroom()'s
   std::unique_ptr<Tail> tail_;                                 // that the log lies in
-  std::uint64_t tail_token_ = 0;                               // that the catalog names
+  static constexpr std::uint64_t kTokenOfNone = 2; // of a daemon without a tail; those of tails are odd
+  std::uint64_t tail_token_ = 0; // that the catalog names; 0: it has everything, or a command is at work
   bool may_have_lost_ = false;                                 // as of losses(): another one, not yet counted
   std::uint64_t losses_ = 0;
   std::unique_ptr<ChangeLog> log_;

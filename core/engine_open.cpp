@@ -150,7 +150,7 @@ Result<bool> Engine::replay(const Journal::Each& each, bool takes_over) {
     for (const LogRecord& record : (*tail)->records(log_->last())) VSNAP_TRY(each(record));
     leaves_out_records_ = false; // it has all that the catalog has not
   }
-  may_have_lost_ = !tail && !members_->was_closed();
+  may_have_lost_ = !tail && tail_token_ != 0;
   return log_->last() > committed();
 }
 
@@ -166,40 +166,47 @@ Result<> Engine::start_tail(bool keep) {
   MutexLock lock(commit_mutex_);
   VSNAP_ASSERT(!tail_ && log_->committed() == log_->last());
   const Uuid pool = members_->layout().pool_uuid;
+  std::uint64_t token = keep ? kTokenOfNone : 0;
   if (!planted(Fault::tail_not_ended) && !Tail::remove(env_, pool)) keep = false;
-  std::uint64_t token = 0;
   std::unique_ptr<Tail> tail;
   if (keep) {
     const Uuid random = env_.random_uuid();
-    std::memcpy(&token, random.data(), sizeof token);
-    token = token >> 2U | 1U; // what SQLite stores as it is, and not 0
-    auto made = Tail::make(env_, pool, token, log_->last(), members_->path(0));
-    if (!made)
-      log::warning("what no fsync confirmed is lost if this process is killed: {}", made.error().message);
-    else
+    std::uint64_t own = 0;
+    std::memcpy(&own, random.data(), sizeof own);
+    own = own >> 2U | 1U; // what SQLite stores as it is, and not 0
+    auto made = Tail::make(env_, pool, own, log_->last(), members_->path(0));
+    if (made) {
       tail = std::move(*made);
+      token = own;
+    } else {
+      log::warning("what no fsync confirmed is lost if this process is killed: {}", made.error().message);
+    }
   }
-  if (!tail) token = 0;
-  if (token != tail_token_ && !planted(Fault::tail_not_ended)) {
+  const std::uint64_t losses = losses_ + (may_have_lost_ ? 1 : 0);
+  if ((token != tail_token_ || may_have_lost_) && !planted(Fault::tail_not_ended)) {
     VSNAP_TRY(db_->write([&](SQLite::Database& db) -> Result<> {
       catalog::set_value(db, "tail", token);
+      if (may_have_lost_) catalog::set_value(db, "losses", losses);
       return {};
     }));
   }
   tail_token_ = token;
-  if (std::exchange(may_have_lost_, false)) {
-    VSNAP_TRY(db_->write([this](SQLite::Database& db) VSNAP_NO_THREAD_SAFETY_ANALYSIS -> Result<> {
-      catalog::set_value(db, "losses", losses_ + 1);
-      return {};
-    }));
-    ++losses_;
-  }
+  losses_ = losses;
+  may_have_lost_ = false;
   tail_ = std::move(tail);
   if (tail_) log_->move_to(tail_->slots(), tail_->last(), tail_->committed());
   return {};
 }
 
+// The catalog has everything. Where that cannot be told, the next process takes something for lost.
 void Engine::end_tail() {
+  if (tail_token_ != 0) {
+    const auto stored = db_->write([](SQLite::Database& db) -> Result<> {
+      catalog::set_value(db, "tail", 0);
+      return {};
+    });
+    if (!stored) log::debug("the tail's end: {}", stored.error().message);
+  }
   if (tail_) tail_->remove_own(env_, members_->layout().pool_uuid);
 }
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <deque>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -15,9 +16,11 @@
 
 #include "core/log.h"
 #include "core/mutex.h"
+#include "core/wait_listener.h"
 #include "sync/control_handler.h"
 #include "sync/gate.h"
 #include "sync/host_list.h"
+#include "sync/host_workers.h"
 #include "sync/invitation_token.h"
 
 namespace vsnap {
@@ -69,6 +72,20 @@ bool may_be_asked_for(const wire::ControlRequest& request) {
   }
 }
 
+// What may last, or wait for what lasts. Who only looks does not have to wait for it.
+HostWorkers::Lane lane_of(const wire::LinkRequest& request) {
+  const wire::ControlRequest& command = request.control();
+  const bool looks = command.has_status() || command.has_list_hosts() ||
+                     (command.has_list() && command.list().without_figures()) ||
+                     (command.has_info() && command.info().without_figures());
+  return request.has_control() && !looks ? HostWorkers::Lane::lasting : HostWorkers::Lane::quick;
+}
+
+// For what goes on by itself: whoever does that takes nobody's place.
+bool only_waits(const wire::ControlRequest& request) {
+  return request.has_wait_removals() || request.has_wait_copy();
+}
+
 class UntilStopped final : public ControlSink {
  public:
   explicit UntilStopped(const std::atomic<bool>& stopping) : stopping_(stopping) {}
@@ -101,7 +118,6 @@ class Server final : public Coordinator {
     std::uint64_t sequence = 0;
     wire::Join join;
   };
-  using Work = std::variant<JoinAsked, Membership::Execute>;
 
   // The actor
   void actor();
@@ -116,13 +132,12 @@ class Server final : public Coordinator {
   void wake() const;
 
   void step(const Membership::Event& event) VSNAP_REQUIRES(mutex_);
-  void give_work(Work work) VSNAP_REQUIRES(mutex_);
-  [[nodiscard]] static std::size_t bytes_of(const Work& work);
+  void give_work(JoinAsked asked) VSNAP_REQUIRES(mutex_);
+  void give_work(Membership::Execute asked) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] bool admits(const HostKey& key);
   [[nodiscard]] Invitation* invitation_of(const HostKey& key) VSNAP_REQUIRES(mutex_);
 
   // Workers
-  void worker();
   void do_work(const JoinAsked& asked);
   void do_work(const Membership::Execute& asked);
   Result<HostInfo> join(const JoinAsked& asked);
@@ -151,16 +166,12 @@ class Server final : public Coordinator {
   // across I/O.
   Mutex roster_mutex_;
   Mutex mutex_; // never held across anything that waits
-  CondVar work_there_;
   std::string bound_ VSNAP_GUARDED_BY(mutex_);
   std::unique_ptr<Membership> machine_ VSNAP_GUARDED_BY(mutex_);
   std::vector<Invitation> invitations_ VSNAP_GUARDED_BY(mutex_);
   std::deque<Membership::Send> outbox_ VSNAP_GUARDED_BY(mutex_);
   std::deque<Membership::Action> sessions_ VSNAP_GUARDED_BY(mutex_); // to be told to the listener
-  std::deque<Work> work_ VSNAP_GUARDED_BY(mutex_);
-  std::size_t work_bytes_ VSNAP_GUARDED_BY(mutex_) = 0; // of it
-  std::size_t idle_ VSNAP_GUARDED_BY(mutex_) = 0;
-  std::vector<std::thread> workers_ VSNAP_GUARDED_BY(mutex_);
+  HostWorkers workers_;                                              // its lock is below mutex_
 };
 
 // ---- begin and end ----
@@ -216,14 +227,11 @@ Result<> Server::bind() {
 }
 
 void Server::stop() {
-  std::vector<std::thread> workers;
   {
     MutexLock lock(mutex_);
     if (stopping_.exchange(true)) return;
-    workers.swap(workers_);
-    work_there_.notify_all();
   }
-  for (std::thread& thread : workers) thread.join(); // their answers still go out
+  workers_.stop(); // the answers to what was begun still go out
   if (actor_.joinable()) {
     {
       MutexLock lock(mutex_);
@@ -392,37 +400,39 @@ void Server::step(const Membership::Event& event) {
   }
 }
 
-// Membership bounds what a host may have running; what is beyond the limit of all together is forgotten, and
-// asked for again.
-void Server::give_work(Work work) {
+// Who comes in has no number yet: all of them take turns as one, whose number, 0, is no host's.
+void Server::give_work(JoinAsked asked) {
   if (stopping_.load()) return; // the next coordinator is asked
-  const std::size_t bytes = bytes_of(work);
-  if (work_.size() >= kMaxWaiting || work_bytes_ + bytes > kMaxWaitingBytes) {
-    auto* const asked = std::get_if<Membership::Execute>(&work);
-    if (asked == nullptr) return;
-    wire::LinkReply busy;
-    busy.set_id(asked->request.id());
-    *busy.mutable_error() =
-        wire::error_reply(ErrorKind::busy, pool_.name() + ": too much is asked for at once").error();
-    for (auto& action : machine_->step(Membership::Answered{asked->host.id, asked->incarnation, busy},
-                                       env_.monotonic_ns())) {
-      if (auto* const send = std::get_if<Membership::Send>(&action)) outbox_.push_back(std::move(*send));
-    }
-    return;
-  }
-  work_bytes_ += bytes;
-  work_.push_back(std::move(work));
-  if (idle_ >= work_.size() || workers_.size() >= kMaxWorkers) return work_there_.notify_one();
-  try {
-    workers_.emplace_back([this] { worker(); });
-  } catch (const std::exception& e) { // the system's limit of threads: those that there are will take it
-    log::warning("coordinator: {}", e.what());
-  }
+  const std::size_t bytes = asked.join.ByteSizeLong();
+  auto work = [this, asked = std::move(asked)] {
+    do_work(asked);
+    wake();
+  };
+  // Asked once more, where it is too much.
+  if (!workers_.put(HostWorkers::Lane::lasting, 0, bytes, std::move(work)))
+    log::debug("{}: an invited host has to ask again", pool_.name());
 }
 
-std::size_t Server::bytes_of(const Work& work) {
-  if (const auto* asked = std::get_if<Membership::Execute>(&work)) return asked->request.ByteSizeLong();
-  return std::get<JoinAsked>(work).join.ByteSizeLong();
+// Membership bounds what a host may have running; what is beyond the limit of all together is refused.
+void Server::give_work(Membership::Execute asked) {
+  if (stopping_.load()) return;
+  wire::LinkReply busy;
+  busy.set_id(asked.request.id());
+  const std::uint64_t host = asked.host.id;
+  const std::uint64_t incarnation = asked.incarnation;
+  const HostWorkers::Lane lane = lane_of(asked.request);
+  const std::size_t bytes = asked.request.ByteSizeLong();
+  auto work = [this, asked = std::move(asked)] {
+    do_work(asked);
+    wake();
+  };
+  if (workers_.put(lane, host, bytes, std::move(work))) return;
+  *busy.mutable_error() =
+      wire::error_reply(ErrorKind::busy, pool_.name() + ": too much is asked for at once").error();
+  for (auto& action :
+       machine_->step(Membership::Answered{host, incarnation, std::move(busy)}, env_.monotonic_ns())) {
+    if (auto* const send = std::get_if<Membership::Send>(&action)) outbox_.push_back(std::move(*send));
+  }
 }
 
 Invitation* Server::invitation_of(const HostKey& key) {
@@ -449,28 +459,6 @@ void Server::tell(std::uint64_t host, wire::Notice notice) {
 }
 
 // ---- workers ----
-
-void Server::worker() {
-  for (;;) {
-    std::optional<Work> work;
-    {
-      MutexLock lock(mutex_);
-      ++idle_;
-      while (work_.empty() && !stopping_.load()) work_there_.wait(mutex_);
-      --idle_;
-      if (stopping_.load()) return; // who asked asks the next coordinator
-      work = std::move(work_.front());
-      work_.pop_front();
-      work_bytes_ -= bytes_of(*work);
-    }
-    try {
-      std::visit([this](const auto& asked) { do_work(asked); }, *work);
-    } catch (const std::exception& e) {
-      log::error("coordinator: {}", e.what());
-    }
-    wake();
-  }
-}
 
 Result<HostInfo> Server::join(const JoinAsked& asked) {
   HostKey key{};
@@ -557,6 +545,8 @@ wire::ControlReply Server::control(wire::ControlRequest request, bool again) {
   if (auto reply = answer(request)) return std::move(*reply);
   request.set_again(request.again() || again);
   UntilStopped sink(stopping_);
+  std::optional<Waits> waits;
+  if (only_waits(request)) waits.emplace();
   return execute(pool_, request, sink);
 }
 

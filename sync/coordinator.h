@@ -7,8 +7,7 @@
 // 2. The epoch is one higher, durably, before the socket is bound. The pool's catalog is what decides who
 //    belongs to it; what is known here follows it and never comes before it.
 // 3. One thread, the actor, owns the socket, and never waits for the pool. What needs the pool is done by
-//    worker threads: kMaxWorkers of them, with kMaxWaiting pieces of work, or kMaxWaitingBytes, waiting at
-//    most.
+//    other threads (sync/host_workers.h), commands and what hosts read apart from each other.
 // 4. Nothing that arrives can do more than be refused and counted.
 //
 // Threads: start(), stop() and the destructor from the owner's thread; the rest from any. Options::serve is
@@ -36,9 +35,6 @@ class SessionListener {
 
 class Coordinator {
  public:
-  static constexpr std::size_t kMaxWorkers = 8;
-  static constexpr std::size_t kMaxWaiting = 1024;
-  static constexpr std::size_t kMaxWaitingBytes = 32U << 20;
   static constexpr std::int64_t kDefaultLease_ns = 10'000'000'000;
   static constexpr std::int64_t kShortestLease_ns = 100'000'000;
   static constexpr std::int64_t kLongestLease_ns = 3'600'000'000'000;

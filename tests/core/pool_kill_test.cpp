@@ -233,6 +233,36 @@ TEST_CASE("without memory for a tail the pool works, and says what it cannot kee
   CHECK(lab.findings().empty());
 }
 
+TEST_CASE("losses are counted where something that was answered may be gone, and nowhere else") {
+  KillLab lab;
+  lab.create("v", kMiB);
+  const auto write = [&] { REQUIRE(lab.view("v")->write(0, block_of(1)).has_value()); };
+  write();
+  lab.kill();
+  lab.open(with_tail());
+  CHECK(lab.pool->losses() == 0); // the tail had it
+  write();
+  REQUIRE(lab.pool->close().has_value());
+  lab.pool.reset();
+  lab.open(with_tail());
+  CHECK(lab.pool->losses() == 0); // the catalog has it
+  for (std::uint64_t round = 1; round < 3; ++round) {
+    write();
+    lab.env.power_cut(round);
+    lab.pool.reset();
+    lab.open(with_tail());
+    CHECK(lab.pool->losses() == round);
+  }
+  lab.env.no_shared_memory(true);
+  REQUIRE(lab.pool->close().has_value());
+  for (std::uint64_t losses : {2, 3, 4}) { // without a tail a kill is enough
+    lab.pool.reset();
+    lab.open(with_tail());
+    CHECK(lab.pool->losses() == losses);
+    lab.kill();
+  }
+}
+
 TEST_CASE("killed at any call of a workload, and again at any call of the recovery") {
   const std::uint64_t seed = test_seed();
   CAPTURE(seed);

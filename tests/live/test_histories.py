@@ -129,8 +129,8 @@ class OneHost(support.LabTest):
     def test_what_is_cached_is_what_the_volume_holds(self):
         self.use(lambda: None, 3, *self.beside_the_cache())
 
-    @unittest.skipUnless(os.environ.get("VSNAP_HISTORY_KNOWN"), "after a loop device's write the kernel may go "
-                         "on showing the page from before it: it drops none after asynchronous direct I/O")
+    @unittest.skipUnless(os.environ.get("VSNAP_HISTORY_KNOWN"), "after a write of a loop device the kernel may "
+                         "go on showing the page from before: it drops none after asynchronous direct I/O")
     def test_what_is_cached_beside_a_loop_device(self):
         self.use(lambda: None, 6, f"cached:{self.point}/v", f"direct:{self.device}")
 

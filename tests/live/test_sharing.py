@@ -77,6 +77,55 @@ def read_again_and_again(path, copy):
         time.sleep(0.01)
 
 
+class Writer:
+    """A process that writes one block of a file after the other, again and again, each with the next number,
+    reads it back, and has it made durable now and then. It goes on after an error, with the same file."""
+
+    def __init__(self, test, path):
+        self.written = self.wrong = 0
+        self.errors = set()
+        self.process = test.started(sys.executable, "-B", __file__, "--write", path)
+        self.thread = threading.Thread(target=Reader.follow, args=(self,), daemon=True)
+        self.thread.start()
+
+    def writes_on(self, count=200, seconds=60):
+        start = self.written
+        support.wait_until(lambda: self.written >= start + count, seconds, "the writer goes on")
+
+    end = Reader.end
+
+
+def number_at(content, block):
+    return int.from_bytes(content[block * 4096 : block * 4096 + 8], "little")
+
+
+def write_again_and_again(path):
+    """What the process of a Writer does."""
+    buffer = mmap.mmap(-1, 4096)
+    descriptor = os.open(path, os.O_RDWR | os.O_DIRECT)
+    blocks = os.fstat(descriptor).st_size // 4096
+    number = wrong = 0
+    while True:
+        number += 1
+        at = number % blocks * 4096
+        block = number.to_bytes(8, "little") * 512
+        try:
+            buffer[:] = block
+            os.pwritev(descriptor, [buffer], at)
+            buffer[:] = bytes(4096)
+            os.preadv(descriptor, [buffer], at)
+            if buffer[:] != block:
+                wrong += 1
+                print("wrong", wrong, flush=True)
+            if number % 16 == 0:
+                os.fsync(descriptor)
+        except OSError as error:
+            print("error", error.errno, flush=True)
+            time.sleep(0.05)
+            continue
+        print("written", number, flush=True)
+
+
 class SharingTest(HostsTest):
     size = 8 * MIB
 
@@ -330,7 +379,93 @@ class Faults(SharingTest):
         self.assertEqual((0, set()), (reader.end().wrong, reader.errors))
 
 
+class WritingFaults(SharingTest):
+    def setUp(self):
+        super().setUp()
+        self.mount_far()
+        self.writer = Writer(self, self.far / "v")
+        self.writer.writes_on()
+
+    def pid_of_beta(self):
+        return int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
+
+    def ends_without_an_error(self):
+        self.writer.writes_on()
+        self.assertEqual((0, set()), (self.writer.end().wrong, self.writer.errors))
+        here, there = support.read_all(self.point / "v"), support.read_all(self.far / "v")
+        self.assertEqual(here, there)
+        last = self.writer.written
+        for number in range(max(1, last - self.size // 4096 + 2), last + 1):  # one more may be under way
+            self.assertEqual(number, number_at(here, number % (self.size // 4096)))
+
+    def test_the_coordinator_dies_and_writes_only_wait(self):
+        for _ in range(4):
+            os.kill(self.lab.daemon_pid("lab"), signal.SIGKILL)
+            self.writer.writes_on()
+        self.ends_without_an_error()
+
+    def test_the_coordinator_is_upgraded_and_writes_only_wait(self):
+        for _ in range(2):
+            self.alpha.vsnap("upgrade", "lab")
+            self.writer.writes_on()
+        self.ends_without_an_error()
+
+    def test_its_own_daemon_dies_and_writes_only_wait(self):
+        for _ in range(4):
+            os.kill(self.pid_of_beta(), signal.SIGKILL)
+            self.writer.writes_on()
+        self.ends_without_an_error()
+
+    def takes_over(self):
+        """What alpha writes after beta was lost, beta does not overwrite, whatever it had under way."""
+        blocks = self.random.randbytes(self.size)
+        support.write_at(self.point / "v", 0, blocks)
+        return blocks
+
+    def gets_errors_until_it_opens_again(self, blocks):
+        support.wait_until(lambda: self.writer.errors, 90, "an error")
+        support.wait_until(lambda: self.state_of("beta") == "live", 60, "that beta is back")
+        time.sleep(0.5)
+        self.assertEqual((0, {errno.EIO}), (self.writer.end().wrong, self.writer.errors))
+        self.assertEqual(blocks, support.read_all(self.point / "v"))
+        self.assertEqual(blocks, support.read_all(self.far / "v"))
+        self.writer = Writer(self, self.far / "v")
+        self.ends_without_an_error()
+
+    def test_a_host_that_stood_still_overwrites_nothing(self):
+        pid = self.pid_of_beta()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
+            blocks = self.takes_over()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        self.gets_errors_until_it_opens_again(blocks)
+
+    def test_a_host_that_is_cut_off_overwrites_nothing(self):
+        self.switch.ip("link", "set", "beta", "down")
+        support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
+        blocks = self.takes_over()
+        self.switch.ip("link", "set", "beta", "up")
+        self.gets_errors_until_it_opens_again(blocks)
+
+    def test_a_host_that_only_hears_overwrites_nothing(self):
+        """One direction of the cable: what beta says is lost, what it is told arrives; and the other way."""
+        for hook in ("output", "input"):
+            with self.subTest(hook):
+                self.beta.run("nft", "add table inet cut; add chain inet cut c { type filter hook "
+                              f"{hook} priority 0; policy drop; }}")
+                support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
+                blocks = self.takes_over()
+                self.beta.run("nft", "delete table inet cut")
+                self.gets_errors_until_it_opens_again(blocks)
+                self.writer = Writer(self, self.far / "v")
+                self.writer.writes_on()
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--write"]:
+        write_again_and_again(*sys.argv[2:])
     if sys.argv[1:2] == ["--read"]:
         read_again_and_again(*sys.argv[2:])
     support.main()

@@ -4,10 +4,13 @@
 #include <future>
 #include <zmq.hpp>
 
+#include "core/wait_listener.h"
+#include "sync/host_workers.h"
 #include "sync/link_socket.h"
 #include "tests/core/refusal.h"
 #include "tests/support/catch.h"
 #include "tests/sync/shared_lab.h"
+#include "tests/sync/slow_pool.h"
 
 namespace vsnap {
 namespace {
@@ -276,6 +279,92 @@ TEST_CASE_METHOD(SharedLab, "many hosts have sessions and ask at the same time")
   }
   for (auto& answer : answers) CHECK(answer.get());
   CHECK(hosts().hosts_size() == 12);
+}
+
+// Commands and reads that last until the test lets them end.
+struct BusyLab : SharedLab {
+  enum Read : std::uint64_t { at_once, waits_in_core };
+  test::SlowPool slow{*pool};
+  std::atomic<int> waiting{0};
+
+  BusyLab() {
+    create("v", kMiB);
+    coordinator.reset();
+    const auto serve = [this](const HostInfo&, const wire::LinkRequest& request) {
+      if (request.read().view() == waits_in_core) {
+        const Waits waits;
+        ++waiting;
+        static_cast<void>(becomes([this] { return slow.release.load(); }));
+      }
+      wire::LinkReply reply;
+      reply.mutable_read();
+      return reply;
+    };
+    auto started =
+        Coordinator::start(slow, Env::real(), {address, server_key, lease_ns, true, serve, nullptr});
+    REQUIRE(started.has_value());
+    coordinator = std::move(*started);
+  }
+  ~BusyLab() {
+    slow.release = true;
+    coordinator.reset();
+  }
+  void ask(Link& link, wire::ControlRequest command) {
+    wire::LinkRequest request;
+    command.set_version(wire::kProtocolVersion);
+    *request.mutable_control() = std::move(command);
+    link.call(std::move(request), [](const wire::LinkReply&) {});
+  }
+  void ask_for_many(Link& link, const wire::ControlRequest& command) {
+    for (std::size_t i = 0; i < Membership::kMaxRunning - 2; ++i) ask(link, command);
+  }
+  static wire::LinkRequest read(Read how) {
+    wire::LinkRequest request;
+    request.mutable_read()->set_view(how);
+    return request;
+  }
+};
+
+TEST_CASE_METHOD(BusyLab, "reads of hosts go on while commands last, and so do short commands of others") {
+  const auto beta = link(joined("beta"));
+  const auto gamma = link(joined("gamma"));
+  wire::ControlRequest flatten;
+  flatten.mutable_flatten()->set_volume("v");
+  ask_for_many(*beta, flatten);
+  REQUIRE(becomes([&] { return slow.under_way > 1; }));
+  for (int i = 0; i < 20; ++i) {
+    for (Link* const link : {beta.get(), gamma.get()}) {
+      const auto reply = link->call(read(at_once), 20s);
+      REQUIRE(reply.has_value());
+      REQUIRE(reply->has_read());
+    }
+  }
+  const auto made = gamma->control(creation_of("vm1"), 20s);
+  REQUIRE(made.has_value());
+  CHECK(made->has_view());
+  CHECK(slow.under_way < static_cast<int>(HostWorkers::kMaxLasting));
+  CHECK_FALSE(slow.release);
+}
+
+TEST_CASE_METHOD(BusyLab, "a command that only waits takes the place of none that does something") {
+  const auto beta = link(joined("beta"));
+  wire::ControlRequest wait;
+  wait.mutable_wait_copy()->mutable_name()->set_volume("v");
+  ask_for_many(*beta, wait);
+  REQUIRE(becomes([&] { return slow.under_way == static_cast<int>(Membership::kMaxRunning - 2); }));
+  const auto made = beta->control(creation_of("vm1"), 20s);
+  REQUIRE(made.has_value());
+  CHECK(made->has_view());
+}
+
+TEST_CASE_METHOD(BusyLab, "a read that waits in core takes the place of no other") {
+  const auto beta = link(joined("beta"));
+  const int many = static_cast<int>(Membership::kMaxRunning - 2);
+  for (int i = 0; i < many; ++i) beta->call(read(waits_in_core), [](const wire::LinkReply&) {});
+  REQUIRE(becomes([&] { return waiting == many; }));
+  const auto reply = beta->call(read(at_once), 20s);
+  REQUIRE(reply.has_value());
+  CHECK(reply->has_read());
 }
 
 } // namespace

@@ -1,4 +1,5 @@
-// A pool whose check() and flatten() take as long as the test wants; everything else is the pool in memory.
+// A pool whose check(), flatten() and wait_for_copy() take as long as the test wants; everything else is
+// another pool, by default one in memory.
 #pragma once
 
 #include <atomic>
@@ -11,6 +12,10 @@ namespace vsnap::test {
 
 class SlowPool final : public Pool {
  public:
+  SlowPool() : own_(ModelPool::make("lab")), inner_(own_.get()) {}
+  explicit SlowPool(Pool& inner) : inner_(&inner) {}
+
+  std::atomic<int> under_way{0};     // of them
   std::atomic<bool> release{false};  // lets them end
   std::atomic<bool> running{false};  // one of them has begun
   std::atomic<bool> finished{false}; // flatten came to its end
@@ -80,11 +85,22 @@ class SlowPool final : public Pool {
   }
   Result<ViewHandle> open_view(ObjectId id) override { return inner_->open_view(id); }
   Result<> sync() override { return inner_->sync(); }
+  std::uint64_t generation() override { return inner_->generation(); }
+  Result<Hosts> hosts() override { return inner_->hosts(); }
+  Result<std::uint64_t> begin_reign() override { return inner_->begin_reign(); }
+  Result<Invitation> invite(const HostKey& key, const std::string& name, std::int64_t valid_ns) override {
+    return inner_->invite(key, name, valid_ns);
+  }
+  Result<HostInfo> join(const HostKey& invited, const std::string& wished, const HostKey& key) override {
+    return inner_->join(invited, wished, key);
+  }
 
  private:
   void handle_closed(View&) noexcept override {} // handles are those of the inner pool
   Result<> wait(const Progress& progress) {
     running = true;
+    ++under_way;
+    const Ended ended{under_way};
     for (std::uint64_t i = 0; !release; ++i) {
       if (!progress(i, 1000)) return failure(ErrorKind::failed, ECANCELED, "given up");
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -92,7 +108,13 @@ class SlowPool final : public Pool {
     return {};
   }
 
-  std::unique_ptr<ModelPool> inner_ = ModelPool::make("lab");
+  struct Ended {
+    std::atomic<int>& under_way;
+    ~Ended() { --under_way; }
+  };
+
+  const std::unique_ptr<ModelPool> own_;
+  Pool* const inner_;
 };
 
 } // namespace vsnap::test
