@@ -2,7 +2,7 @@
 """What programs are answered that use one volume through several paths and hosts, while daemons die and
 networks break: history_client writes it down, and judges whether one volume could have answered so.
 
-VSNAP_HISTORY_ROUNDS: how many faults of each kind (2, and 6 of those on one host).
+VSNAP_HISTORY_ROUNDS: how many faults of each kind (2, and 4 of those on one host).
 VSNAP_KEEP_HISTORIES: a folder where the records of a test that fails are kept.
 VSNAP_HISTORY_KNOWN: also tries what is known not to hold.
 """
@@ -129,16 +129,16 @@ class OneHost(support.LabTest):
     def test_what_is_cached_is_what_the_volume_holds(self):
         self.use(lambda: None, 3, *self.beside_the_cache())
 
-    @unittest.skipUnless(os.environ.get("VSNAP_HISTORY_KNOWN"), "after a write of a loop device the kernel may "
-                         "go on showing the page from before: it drops none after asynchronous direct I/O")
+    @unittest.skipUnless(os.environ.get("VSNAP_HISTORY_KNOWN"), "after a write of a loop device the kernel "
+                         "may go on showing the page from before: it drops none after asynchronous direct I/O")
     def test_what_is_cached_beside_a_loop_device(self):
         self.use(lambda: None, 6, f"cached:{self.point}/v", f"direct:{self.device}")
 
     def test_a_file_and_a_loop_device_when_the_daemon_is_killed(self):
-        self.use(self.kill, 2 * (ROUNDS or 6), *self.past_the_cache())
+        self.use(self.kill, 2 * (ROUNDS or 4), *self.past_the_cache())
 
     def test_what_is_cached_when_the_daemon_is_killed(self):
-        self.use(self.kill, 2 * (ROUNDS or 6), *self.beside_the_cache())
+        self.use(self.kill, 2 * (ROUNDS or 4), *self.beside_the_cache())
 
 
 class TwoHosts(HostsTest):
