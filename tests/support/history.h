@@ -12,7 +12,7 @@
 //   invoked, or never. Reads without an answer say nothing.
 // - A block is not written or read in one: page caches and members copy it in parts. So its first and last
 //   words are registers of their own, and of the words between one that differs from both, if any does.
-// - A cache that others go past (a kernel's page cache, beside O_DIRECT or other hosts) may show what was there
+// - A cache that others go past (a kernel's page cache, beside O_DIRECT or other hosts) may show what was
 //   before a write, and what a write through it brings, as long as that write is under way. So a read through
 //   it (`cached`) counts as one that began with the first write that is under way when it begins, and that
 //   ended with the write of its value. Once no write is under way it has to be right.
