@@ -46,6 +46,7 @@ Result<> FetchedView::read_in(std::uint64_t session, std::uint64_t offset, std::
       VSNAP_TRY_ASSIGN(const std::size_t length, source_.read(id(), at, part));
       if (length != part.size())
         return failure(ErrorKind::failed, EIO, fmt::format("{}: came short", info_.name.text()));
+      if (elsewhere) members_.look_again(source_);
     }
     done += part.size();
   }
@@ -75,6 +76,7 @@ Result<FetchedView::Map> FetchedView::map_of(std::uint64_t session, RegionIndex 
       return found->second.map;
     }
   }
+  VSNAP_TRY(members_.look_in(session, source_));
   VSNAP_TRY_ASSIGN(std::optional<RegionMap> fetched, source_.fetch_map(id(), region));
   if (!fetched) return Map();
   const auto map = std::make_shared<const RegionMap>(std::move(*fetched));

@@ -4,7 +4,7 @@
 // Invariants
 // 1. What is read is what the snapshot holds: a map is used only in the session (MapSource::session()) in
 //    which it was fetched, in which the other host keeps the snapshot open for this one (exported_map.h).
-//    What was read across the end of a session is read again.
+//    What was read across the end of a session is read again. Members are looked at first (shared_members.h).
 // 2. Read again, a region costs no message, as long as its map is kept: kMaxRuns are, of those used last.
 // Threads: any, as of every View.
 #pragma once
@@ -20,9 +20,8 @@
 namespace vsnap {
 
 // The host that has the pool open, as this one asks it.
-class MapSource {
+class MapSource : public MemberSource {
  public:
-  virtual ~MapSource() = default;
   // As Pool::export_map().
   [[nodiscard]] virtual Result<std::optional<RegionMap>> fetch_map(ObjectId view, RegionIndex region) = 0;
   // As of View.

@@ -30,7 +30,7 @@ JoinedPool::JoinedPool(Env& env, Options options)
     : env_(env),
       name_(options.link.pool),
       only_(std::move(options.only)),
-      members_(env, options.link.pool_uuid, std::move(options.members)) {}
+      members_(env, options.link.pool_uuid, std::move(options.members), std::move(options.search)) {}
 
 JoinedPool::~JoinedPool() { static_cast<void>(close()); }
 
@@ -64,7 +64,8 @@ Result<> JoinedPool::start(Link::Options options) {
   }
   const PoolStatus known = status();
   if (known.members.empty()) return failure(ErrorKind::no_answer, fmt::format("{}: {}", name_, known.health));
-  if (auto here = members_.require(known.members); !here)
+  VSNAP_TRY_ASSIGN(const std::uint64_t session, this->session());
+  if (auto here = members_.require(session, *this); !here)
     return failure(here.error().kind, fmt::format("{}: {}", name_, here.error().message));
   VSNAP_TRY(refresh_list());
   try {
@@ -428,6 +429,13 @@ void JoinedPool::close_there(std::uint64_t number) {
 }
 
 // ---- MapSource ----
+
+Result<PoolStatus> JoinedPool::fetch_members() {
+  wire::ControlRequest request;
+  request.mutable_status()->set_mark_members(true);
+  VSNAP_TRY_ASSIGN(const wire::ControlReply reply, control(std::move(request)));
+  return wire::from_wire(reply.status());
+}
 
 Result<std::optional<RegionMap>> JoinedPool::fetch_map(ObjectId view, RegionIndex region) {
   VSNAP_TRY(ensure_open(view));

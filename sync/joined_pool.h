@@ -33,6 +33,7 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   struct Options {
     Link::Options link;
     std::vector<std::string> members; // where they may be, on this host
+    SharedMembers::Search search;     // for others, where one is not there
     std::vector<std::string> only;    // names of snapshots, or of volumes for all of theirs; none: all
   };
   // Kinds: no_answer (no coordinator), not_found (a member is not here).
@@ -115,6 +116,7 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   [[nodiscard]] Failure read_only() const;
 
   // MapSource
+  Result<PoolStatus> fetch_members() override;
   Result<std::optional<RegionMap>> fetch_map(ObjectId view, RegionIndex region) override;
   Result<std::size_t> read(ObjectId view, std::uint64_t offset, std::span<std::byte> out) override;
   Result<std::optional<std::uint64_t>> seek(ObjectId view, std::uint64_t offset, bool hole);
