@@ -388,7 +388,8 @@ Result<ViewHandle> JoinedPool::open_view(ObjectId id) {
     MutexLock lock(mutex_);
     Open& open = open_[id.value()];
     if (open.number == 0) open.number = ++opened_;
-    if (!open.view) open.view = std::make_shared<FetchedView>(info, static_cast<MapSource&>(*this), members_);
+    if (!open.view)
+      open.view = std::make_shared<FetchedView>(info, static_cast<MapSource&>(*this), members_, maps_);
     ++open.handles;
     view = open.view;
   }

@@ -139,6 +139,7 @@ class JoinedPool final : public Pool, private MapSource, private LinkListener {
   const std::string name_;
   const std::vector<std::string> only_;
   SharedMembers members_;
+  MapCache maps_;
   std::unique_ptr<Link> link_;
   Mutex mutex_; // never held while something is asked
   CondVar changed_;

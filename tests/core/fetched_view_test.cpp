@@ -69,10 +69,11 @@ class SharedLab : public SmallPool {
   }
   Uuid pool_uuid() { return pool->status().uuid; }
   FetchedView fetched(const std::string& name) {
-    return {*pool->find(*parse_view_name(name)), source, members};
+    return {*pool->find(*parse_view_name(name)), source, members, maps};
   }
   Direct source{pool};
   SharedMembers members{env, pool_uuid(), {"/a"}};
+  MapCache maps;
 };
 
 } // namespace
@@ -239,6 +240,40 @@ TEST_CASE("what has no map that stays is read through the other host") {
   const ViewHandle open = lab.view("v@full");
   FetchedView view = lab.fetched("v@full");
   REQUIRE(read_from(view, 0) == block_of(1));
+  CHECK(lab.source.read_through == 1);
+}
+
+TEST_CASE("maps are fetched again by who opens a snapshot anew") {
+  SharedLab lab;
+  const ViewHandle open = lab.view("v@s");
+  for (int i = 1; i <= 2; ++i) {
+    FetchedView view = lab.fetched("v@s");
+    FetchedView other = lab.fetched("v@s");
+    for (int again = 0; again < 2; ++again) {
+      REQUIRE(read_from(view, 0) == block_of(1));
+      REQUIRE(read_from(other, 0) == block_of(1));
+    }
+    CHECK(lab.source.fetched == 2 * i);
+  }
+}
+
+TEST_CASE(
+    "members are looked at in each session before a map is used, and left to the other host where need be") {
+  SharedLab lab;
+  const ViewHandle open = lab.view("v@s");
+  FetchedView view = lab.fetched("v@s");
+  REQUIRE(read_from(view, 0) == block_of(1));
+  REQUIRE(read_from(view, kRegionBytes) == block_of(1 + 8192 % 5));
+  CHECK(lab.source.looked == 1);
+  CHECK(lab.source.read_through == 0);
+  lab.env.no_direct_io(true);
+  SharedMembers cached{lab.env, lab.pool_uuid(), {"/a"}};
+  FetchedView through{*lab.pool->find({"v", "s"}), lab.source, cached, lab.maps};
+  REQUIRE(read_from(through, 0) == block_of(1));
+  CHECK(lab.source.read_through == 1);
+  lab.env.no_direct_io(false);
+  lab.source.number = 2;
+  REQUIRE(read_from(through, 0) == block_of(1));
   CHECK(lab.source.read_through == 1);
 }
 
