@@ -10,6 +10,7 @@
 
 #include "cli/file_limit.h"
 #include "cli/keeper_line.h"
+#include "cli/member_search.h"
 #include "cli/mount_table.h"
 #include "cli/registry.h"
 #include "cli/shared_pool.h"
@@ -106,6 +107,7 @@ Result<> Daemon::open_joined() {
   open.link = {options_.pool, shared->uuid, shared->address, shared->server_key, {}};
   VSNAP_TRY_ASSIGN(open.link.own, host_key());
   open.members = options_.members;
+  open.search = [uuid = shared->uuid] { return devices_of(Env::real(), uuid); };
   open.only = options_.only;
   VSNAP_TRY_ASSIGN(auto pool, JoinedPool::open(Env::real(), std::move(open)));
   joined_ = pool.get();

@@ -36,8 +36,8 @@ std::vector<std::string> block_devices() {
 
 } // namespace
 
-std::vector<std::string> find_members(Env& env, const Uuid& pool) {
-  std::map<std::uint32_t, std::string> found; // by number in the pool
+std::vector<std::string> devices_of(Env& env, const Uuid& pool) {
+  std::vector<std::string> found;
   std::vector<dev_t> seen;
   for (const std::string& path : block_devices()) {
     struct stat info = {};
@@ -45,8 +45,16 @@ std::vector<std::string> find_members(Env& env, const Uuid& pool) {
     if (std::find(seen.begin(), seen.end(), info.st_rdev) != seen.end()) continue;
     seen.push_back(info.st_rdev);
     const auto look = Pool::look(env, path);
-    if (look && look->identity && look->identity->pool_uuid == pool)
-      found.emplace(look->identity->index, path);
+    if (look && look->identity && look->identity->pool_uuid == pool) found.push_back(path);
+  }
+  return found;
+}
+
+std::vector<std::string> find_members(Env& env, const Uuid& pool) {
+  std::map<std::uint32_t, std::string> found; // by number in the pool
+  for (const std::string& path : devices_of(env, pool)) {
+    const auto look = Pool::look(env, path);
+    if (look && look->identity) found.emplace(look->identity->index, path);
   }
   std::vector<std::string> paths;
   for (auto& [index, path] : found) paths.push_back(std::move(path));

@@ -9,7 +9,10 @@
 
 namespace vsnap::cli {
 
-// Paths by the order of the members in the pool; names under /dev/disk/by-id before others, each device once.
+// All devices that are a member of the pool, or a copy of one: each device once, names under /dev/disk/by-id
+// before others.
+[[nodiscard]] std::vector<std::string> devices_of(Env& env, const Uuid& pool);
+// Paths by the order of the members in the pool, each once.
 [[nodiscard]] std::vector<std::string> find_members(Env& env, const Uuid& pool);
 // That they are members of that pool, each another one: absolute, in their order. Kind usage where one is
 // not.

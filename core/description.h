@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/env.h"
+#include "core/member_mark.h"
 #include "core/names.h"
 #include "core/properties.h"
 #include "core/units.h"
@@ -101,6 +102,7 @@ struct PoolStatus {
   std::string health; // "ok", or one line that says what is wrong and what to do
   SpaceInfo space;
   std::vector<MemberInfo> members;
+  MemberMark mark = {}; // that they show; where it was asked for
   std::uint64_t volumes = 0;
   std::uint64_t snapshots = 0;
   std::uint64_t extents = 0;     // rows of the extent index

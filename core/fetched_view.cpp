@@ -46,6 +46,7 @@ Result<> FetchedView::read_in(std::uint64_t session, std::uint64_t offset, std::
       VSNAP_TRY_ASSIGN(const std::size_t length, source_.read(id(), at, part));
       if (length != part.size())
         return failure(ErrorKind::failed, EIO, fmt::format("{}: came short", info_.name.text()));
+      if (elsewhere) members_.look_again(source_);
     }
     done += part.size();
   }
@@ -67,41 +68,13 @@ Result<> FetchedView::read_region(const RegionMap& map, std::uint64_t offset, st
 }
 
 Result<FetchedView::Map> FetchedView::map_of(std::uint64_t session, RegionIndex region) {
-  {
-    MutexLock lock(mutex_);
-    forget_other(session);
-    if (const auto found = kept_.find(region); found != kept_.end()) {
-      used_.splice(used_.begin(), used_, found->second.use);
-      return found->second.map;
-    }
-  }
+  if (Map kept = maps_.find(session, number_, region)) return kept;
+  VSNAP_TRY(members_.look_in(session, source_));
   VSNAP_TRY_ASSIGN(std::optional<RegionMap> fetched, source_.fetch_map(id(), region));
   if (!fetched) return Map();
-  const auto map = std::make_shared<const RegionMap>(std::move(*fetched));
-  MutexLock lock(mutex_);
-  if (session == session_) keep(region, map);
+  const Map map = std::make_shared<const RegionMap>(std::move(*fetched));
+  maps_.keep(session, number_, region, map);
   return map;
-}
-
-void FetchedView::forget_other(std::uint64_t session) {
-  if (session <= session_) return; // a thread of the session before comes late
-  kept_.clear();
-  used_.clear();
-  runs_ = 0;
-  session_ = session;
-}
-
-void FetchedView::keep(RegionIndex region, const Map& map) {
-  if (kept_.contains(region)) return; // another thread has it, too
-  used_.push_front(region);
-  kept_[region] = {map, used_.begin()};
-  runs_ += map->size() + kRunsOfARegion;
-  while (runs_ > kMaxRuns && used_.size() > 1) {
-    const auto last = kept_.find(used_.back());
-    runs_ -= last->second.map->size() + kRunsOfARegion;
-    kept_.erase(last);
-    used_.pop_back();
-  }
 }
 
 } // namespace vsnap

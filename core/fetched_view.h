@@ -4,25 +4,21 @@
 // Invariants
 // 1. What is read is what the snapshot holds: a map is used only in the session (MapSource::session()) in
 //    which it was fetched, in which the other host keeps the snapshot open for this one (exported_map.h).
-//    What was read across the end of a session is read again.
-// 2. Read again, a region costs no message, as long as its map is kept: kMaxRuns are, of those used last.
+//    What was read across the end of a session is read again. Members are looked at first (shared_members.h).
+// 2. Read again, a region costs no message, as long as its map is kept (map_cache.h).
 // Threads: any, as of every View.
 #pragma once
 
-#include <list>
-#include <map>
-#include <memory>
-
 #include "core/exported_map.h"
+#include "core/map_cache.h"
 #include "core/shared_members.h"
 #include "core/view.h"
 
 namespace vsnap {
 
 // The host that has the pool open, as this one asks it.
-class MapSource {
+class MapSource : public MemberSource {
  public:
-  virtual ~MapSource() = default;
   // As Pool::export_map().
   [[nodiscard]] virtual Result<std::optional<RegionMap>> fetch_map(ObjectId view, RegionIndex region) = 0;
   // As of View.
@@ -38,11 +34,11 @@ class MapSource {
 
 class FetchedView final : public View {
  public:
-  static constexpr std::size_t kMaxRuns = 4U << 20; // 32 bytes each
-  static constexpr std::size_t kRunsOfARegion = 8;  // what one takes that has none
-
-  FetchedView(ViewInfo info, MapSource& source, SharedMembers& members)
-      : info_(std::move(info)), source_(source), members_(members) {}
+  FetchedView(ViewInfo info, MapSource& source, SharedMembers& members, MapCache& maps)
+      : info_(std::move(info)), source_(source), members_(members), maps_(maps) {}
+  ~FetchedView() override { maps_.drop_view(number_); }
+  FetchedView(const FetchedView&) = delete;
+  FetchedView& operator=(const FetchedView&) = delete;
 
   [[nodiscard]] ObjectId id() const override { return info_.id; }
   [[nodiscard]] bool writable() const override { return false; }
@@ -61,27 +57,18 @@ class FetchedView final : public View {
   [[nodiscard]] bool may_wait() const override { return true; }
 
  private:
-  using Map = std::shared_ptr<const RegionMap>;
-  struct Kept {
-    Map map;
-    std::list<RegionIndex>::iterator use; // in used_
-  };
+  using Map = MapCache::Map;
   Result<> read_in(std::uint64_t session, std::uint64_t offset, std::span<std::byte> out);
   // nullptr: there is none that stays.
-  Result<Map> map_of(std::uint64_t session, RegionIndex region) VSNAP_EXCLUDES(mutex_);
-  void forget_other(std::uint64_t session) VSNAP_REQUIRES(mutex_);
-  void keep(RegionIndex region, const Map& map) VSNAP_REQUIRES(mutex_);
+  Result<Map> map_of(std::uint64_t session, RegionIndex region);
   Result<> read_region(const RegionMap& map, std::uint64_t offset, std::span<std::byte> out);
   [[nodiscard]] Failure read_only() const;
 
   const ViewInfo info_;
   MapSource& source_;
   SharedMembers& members_;
-  Mutex mutex_;
-  std::map<RegionIndex, Kept> kept_ VSNAP_GUARDED_BY(mutex_);
-  std::list<RegionIndex> used_ VSNAP_GUARDED_BY(mutex_); // the last used one first
-  std::size_t runs_ VSNAP_GUARDED_BY(mutex_) = 0;        // kept
-  std::uint64_t session_ VSNAP_GUARDED_BY(mutex_) = 0;   // of all that is kept
+  MapCache& maps_;
+  const std::uint64_t number_ = maps_.add_view();
 };
 
 } // namespace vsnap

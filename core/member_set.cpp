@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <thread>
 
 #include "core/assert.h"
@@ -436,11 +437,14 @@ Result<> MemberSet::write(Place place, std::uint64_t offset_bytes, std::span<con
 
 Result<> MemberSet::write_durably(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data) {
   VSNAP_ASSERT(place.member() < count() && place.block() >= format::kHeaderBlocks);
+  return write_durably(*slots_[place.member()], place.block() * kBlockBytes + offset_bytes, data);
+}
+
+Result<> MemberSet::write_durably(Slot& slot, std::uint64_t offset, std::span<const std::byte> data) {
   VSNAP_TRY(check_flushes());
-  Slot& slot = *slots_[place.member()];
   MutexLock lock(slot.flush_mutex); // the kernel tells of a lost write once
   VSNAP_TRY(check_flushes());
-  auto written = slot.file->write_durably(place.block() * kBlockBytes + offset_bytes, data);
+  auto written = slot.file->write_durably(offset, data);
   if (!written && written.error().kind != ErrorKind::no_space) note_failed_flush(slot);
   return written;
 }
@@ -516,8 +520,13 @@ Result<> MemberSet::erase_headers() {
   return {};
 }
 
+OwnerRecord MemberSet::owner_record(Env& env) const {
+  return {::getpid(), env.host_name(), env.boot_id(), role_, mark_};
+}
+
 void MemberSet::write_owner_records(Env& env) {
-  const OwnerRecord owner{::getpid(), env.host_name(), env.boot_id(), role_};
+  MutexLock lock(owner_mutex_);
+  const OwnerRecord owner = owner_record(env);
   for (std::uint32_t member = 0; member < count(); ++member) {
     if (auto written = write_owner(*slots_[member]->file, owner); !written) {
       log::warning("{}", written.error().message);
@@ -525,7 +534,21 @@ void MemberSet::write_owner_records(Env& env) {
   }
 }
 
+Result<MemberMark> MemberSet::mark_members(Env& env) {
+  MutexLock lock(owner_mutex_);
+  if (mark_.reign == 0) {
+    const Uuid random = env.random_uuid();
+    std::memcpy(&mark_.reign, random.data(), sizeof mark_.reign);
+  }
+  ++mark_.number;
+  const std::vector<std::byte> record = encode(owner_record(env));
+  for (std::uint32_t member = 0; member < count(); ++member)
+    VSNAP_TRY(write_durably(*slots_[member], format::kOwnerRecordOffset, record));
+  return mark_;
+}
+
 void MemberSet::clear_owner_records() {
+  MutexLock lock(owner_mutex_);
   const std::vector<std::byte> zeros(format::kOwnerRecordBytes);
   for (std::uint32_t member = 0; member < count(); ++member) {
     static_cast<void>(slots_[member]->file->write_at(format::kOwnerRecordOffset, zeros));

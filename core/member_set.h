@@ -144,8 +144,11 @@ class MemberSet {
   // Ends the pool: overwrites the header of every member. Nothing else may be done with the set afterwards.
   [[nodiscard]] Result<> erase_headers();
 
-  void write_owner_records(Env& env);
-  void clear_owner_records();
+  // The owner's record, with the mark that they show.
+  void write_owner_records(Env& env) VSNAP_EXCLUDES(owner_mutex_);
+  void clear_owner_records() VSNAP_EXCLUDES(owner_mutex_);
+  // Another mark, which all members show, durably, when it returns.
+  [[nodiscard]] Result<MemberMark> mark_members(Env& env) VSNAP_EXCLUDES(owner_mutex_);
 
  private:
   struct Slot {
@@ -159,6 +162,8 @@ class MemberSet {
   };
 
   MemberSet() = default;
+  [[nodiscard]] OwnerRecord owner_record(Env& env) const VSNAP_REQUIRES(owner_mutex_);
+  [[nodiscard]] Result<> write_durably(Slot& slot, std::uint64_t offset, std::span<const std::byte> data);
   using Files = std::vector<std::pair<std::string, std::unique_ptr<File>>>;
   [[nodiscard]] Result<> read_superblocks(Files files);
   // Whether it has to be left out: not there, or not what it was.
@@ -199,6 +204,8 @@ class MemberSet {
   std::atomic<bool> closed_{false}; // the flag may be on members
   std::vector<std::string> remarks_;
   std::string behind_; // path of a member that is one step behind the others, if one is
+  Mutex owner_mutex_;  // held across writes of the records
+  MemberMark mark_ VSNAP_GUARDED_BY(owner_mutex_);
   mutable Mutex layout_mutex_;
   Superblock layout_ VSNAP_GUARDED_BY(layout_mutex_);                     // member_index is not used
   std::optional<Superblock> half_stored_ VSNAP_GUARDED_BY(layout_mutex_); // invariant 7

@@ -10,16 +10,29 @@
 
 namespace vsnap {
 namespace {
-constexpr std::string_view kHeading = "vsnap-owner-1\n"; // then lines: pid, host, boot id, role
+// Then lines: pid, host, boot id, role, and, once there is a mark, its reign and number.
+constexpr std::string_view kHeading = "vsnap-owner-1\n";
+
+template <class Number>
+bool read_number(const std::string& text, Number& number) {
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return code == std::errc() && end == text.data() + text.size();
 }
 
-Result<> write_owner(File& member, const OwnerRecord& owner) {
+} // namespace
+
+std::vector<std::byte> encode(const OwnerRecord& owner) {
   std::ostringstream text;
   text << kHeading << owner.pid << '\n' << owner.host << '\n' << owner.boot_id << '\n' << owner.role << '\n';
+  if (owner.mark.number > 0) text << owner.mark.reign << '\n' << owner.mark.number << '\n';
   const std::string line = text.str().substr(0, format::kOwnerRecordBytes - 1);
   std::vector<std::byte> raw(format::kOwnerRecordBytes);
   std::memcpy(raw.data(), line.data(), line.size());
-  return member.write_at(format::kOwnerRecordOffset, raw);
+  return raw;
+}
+
+Result<> write_owner(File& member, const OwnerRecord& owner) {
+  return member.write_at(format::kOwnerRecordOffset, encode(owner));
 }
 
 std::optional<OwnerRecord> read_owner(File& member) {
@@ -34,8 +47,11 @@ std::optional<OwnerRecord> read_owner(File& member) {
       !std::getline(in, owner.role)) {
     return std::nullopt;
   }
-  const auto [end, code] = std::from_chars(pid.data(), pid.data() + pid.size(), owner.pid);
-  if (code != std::errc() || end != pid.data() + pid.size() || owner.pid <= 0) return std::nullopt;
+  if (!read_number(pid, owner.pid) || owner.pid <= 0) return std::nullopt;
+  std::string reign, number;
+  if (!std::getline(in, reign) || !std::getline(in, number)) return owner;
+  MemberMark mark;
+  if (read_number(reign, mark.reign) && read_number(number, mark.number)) owner.mark = mark;
   return owner;
 }
 

@@ -276,6 +276,8 @@ class Pool {
   [[nodiscard]] virtual Result<Hosts> hosts() { return Hosts{}; }
   // By a coordinator that starts: its epoch, which is durable and higher than any before.
   [[nodiscard]] virtual Result<std::uint64_t> begin_reign() { return system_failure(ENOTSUP, "hosts"); }
+  // A mark that every member shows when it returns (member_mark.h).
+  [[nodiscard]] virtual Result<MemberMark> mark_members() { return system_failure(ENOTSUP, "hosts"); }
   // `name`: that the host is to have; empty: as it likes.
   [[nodiscard]] virtual Result<Invitation> invite(const HostKey& /*key*/, const std::string& /*name*/,
                                                   std::int64_t /*valid_ns*/) {

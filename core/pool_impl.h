@@ -90,6 +90,7 @@ class PoolImpl final : public Pool {
   Result<> release_hold(std::span<const ViewName> names, const std::string& tag) override;
   Result<Hosts> hosts() override;
   Result<std::uint64_t> begin_reign() override;
+  Result<MemberMark> mark_members() override { return engine_->members().mark_members(env_); }
   Result<Invitation> invite(const HostKey& key, const std::string& name, std::int64_t valid_ns) override;
   Result<HostInfo> join(const HostKey& invited, const std::string& wished, const HostKey& key) override;
   Result<Hosts> revoke(const std::string& name, bool dry_run) override;

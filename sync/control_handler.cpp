@@ -65,9 +65,13 @@ ControlReply done() {
   return reply;
 }
 
-Result<ControlReply> status(Pool& pool) {
+Result<ControlReply> status(Pool& pool, const wire::StatusRequest& request) {
+  PoolStatus status = pool.status(); // first: members that come later are not marked
+  if (request.mark_members()) {
+    VSNAP_TRY_ASSIGN(status.mark, pool.mark_members());
+  }
   ControlReply reply;
-  *reply.mutable_status() = to_wire(pool.status());
+  *reply.mutable_status() = to_wire(status);
   return reply;
 }
 
@@ -543,7 +547,7 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
   const Progress progress = progress_to(sink);
   switch (request.operation_case()) {
     case ControlRequest::kStatus:
-      return status(pool);
+      return status(pool, request.status());
     case ControlRequest::kList:
       return list(pool);
     case ControlRequest::kInfo:

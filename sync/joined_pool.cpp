@@ -38,7 +38,7 @@ JoinedPool::JoinedPool(Env& env, Options options)
     : env_(env),
       name_(options.link.pool),
       only_(std::move(options.only)),
-      members_(env, options.link.pool_uuid, std::move(options.members)),
+      members_(env, options.link.pool_uuid, std::move(options.members), std::move(options.search)),
       opened_(random_number(env)) {}
 
 JoinedPool::~JoinedPool() { static_cast<void>(close()); }
@@ -73,7 +73,8 @@ Result<> JoinedPool::start(Link::Options options) {
   }
   const PoolStatus known = status();
   if (known.members.empty()) return failure(ErrorKind::no_answer, fmt::format("{}: {}", name_, known.health));
-  if (auto here = members_.require(known.members); !here)
+  VSNAP_TRY_ASSIGN(const std::uint64_t session, this->session());
+  if (auto here = members_.require(session, *this); !here)
     return failure(here.error().kind, fmt::format("{}: {}", name_, here.error().message));
   VSNAP_TRY(refresh_list());
   try {
@@ -445,7 +446,8 @@ Result<ViewHandle> JoinedPool::open_view(ObjectId id) {
     MutexLock lock(mutex_);
     Open& open = open_[id.value()];
     if (open.number == 0) open.number = ++opened_;
-    if (!open.view) open.view = std::make_shared<FetchedView>(info, static_cast<MapSource&>(*this), members_);
+    if (!open.view)
+      open.view = std::make_shared<FetchedView>(info, static_cast<MapSource&>(*this), members_, maps_);
     ++open.handles;
     view = open.view;
   }
@@ -563,6 +565,13 @@ Result<wire::LinkReply> JoinedPool::carry_out(RemoteVolume& volume, const Make& 
 }
 
 // ---- MapSource ----
+
+Result<PoolStatus> JoinedPool::fetch_members() {
+  wire::ControlRequest request;
+  request.mutable_status()->set_mark_members(true);
+  VSNAP_TRY_ASSIGN(const wire::ControlReply reply, control(std::move(request)));
+  return wire::from_wire(reply.status());
+}
 
 Result<std::optional<RegionMap>> JoinedPool::fetch_map(ObjectId view, RegionIndex region) {
   VSNAP_TRY(ensure_open(view));

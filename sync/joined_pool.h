@@ -40,6 +40,7 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   struct Options {
     Link::Options link;
     std::vector<std::string> members; // where they may be, on this host
+    SharedMembers::Search search; // for others, where one is not there
     // Names of snapshots, or of volumes for all of theirs, and nothing is changed then; none: all there is.
     std::vector<std::string> only;
   };
@@ -141,6 +142,7 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   [[nodiscard]] Failure read_only() const;
 
   // MapSource
+  Result<PoolStatus> fetch_members() override;
   Result<std::optional<RegionMap>> fetch_map(ObjectId view, RegionIndex region) override;
   Result<std::size_t> read(ObjectId view, std::uint64_t offset, std::span<std::byte> out) override;
   Result<std::optional<std::uint64_t>> seek(ObjectId view, std::uint64_t offset, bool hole);
@@ -164,6 +166,7 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   const std::string name_;
   const std::vector<std::string> only_;
   SharedMembers members_;
+  MapCache maps_;
   std::unique_ptr<Link> link_;
   Mutex mutex_; // never held while something is asked
   CondVar changed_;

@@ -220,6 +220,8 @@ PoolStatus to_wire(const vsnap::PoolStatus& status) {
   out.set_snapshots(status.snapshots);
   out.set_extents(status.extents);
   out.set_removal_pending(status.removal_pending);
+  out.set_mark_reign(status.mark.reign);
+  out.set_mark_number(status.mark.number);
   return out;
 }
 
@@ -238,6 +240,7 @@ vsnap::PoolStatus from_wire(const PoolStatus& status) {
   out.snapshots = status.snapshots();
   out.extents = status.extents();
   out.removal_pending = status.removal_pending();
+  out.mark = {status.mark_reign(), status.mark_number()};
   return out;
 }
 

@@ -16,34 +16,40 @@ constexpr std::uint64_t kRegionBytes = kRegionBlocks * kBlockBytes;
 // The other host, in this process.
 class Direct final : public MapSource {
  public:
-  explicit Direct(Pool& pool) : pool_(pool) {}
+  explicit Direct(std::unique_ptr<Pool>& pool) : pool_(pool) {}
   Result<std::optional<RegionMap>> fetch_map(ObjectId view, RegionIndex region) override {
     ++fetched;
-    return pool_.export_map(view, region);
+    return pool_->export_map(view, region);
   }
   Result<std::size_t> read(ObjectId view, std::uint64_t offset, std::span<std::byte> out) override {
     ++read_through;
-    VSNAP_TRY_ASSIGN(const ViewHandle handle, pool_.open_view(view));
+    VSNAP_TRY_ASSIGN(const ViewHandle handle, pool_->open_view(view));
     return handle->read(offset, out);
   }
   Result<std::optional<std::uint64_t>> seek_data(ObjectId view, std::uint64_t offset) override {
-    VSNAP_TRY_ASSIGN(const ViewHandle handle, pool_.open_view(view));
+    VSNAP_TRY_ASSIGN(const ViewHandle handle, pool_->open_view(view));
     return handle->seek_data(offset);
   }
   Result<std::optional<std::uint64_t>> seek_hole(ObjectId view, std::uint64_t offset) override {
-    VSNAP_TRY_ASSIGN(const ViewHandle handle, pool_.open_view(view));
+    VSNAP_TRY_ASSIGN(const ViewHandle handle, pool_->open_view(view));
     return handle->seek_hole(offset);
+  }
+  Result<PoolStatus> fetch_members() override {
+    ++looked;
+    PoolStatus status = pool_->status();
+    VSNAP_TRY_ASSIGN(status.mark, pool_->mark_members());
+    return status;
   }
   Result<std::uint64_t> session() override {
     if (valid) return number.load();
     return failure(ErrorKind::failed, EIO, "the other host is gone");
   }
-  std::atomic<int> fetched{0}, read_through{0};
+  std::atomic<int> fetched{0}, read_through{0}, looked{0};
   std::atomic<bool> valid{true};
   std::atomic<std::uint64_t> number{1};
 
  private:
-  Pool& pool_;
+  std::unique_ptr<Pool>& pool_;
 };
 
 class SharedLab : public SmallPool {
@@ -63,17 +69,18 @@ class SharedLab : public SmallPool {
   }
   Uuid pool_uuid() { return pool->status().uuid; }
   FetchedView fetched(const std::string& name) {
-    return {*pool->find(*parse_view_name(name)), source, members};
+    return {*pool->find(*parse_view_name(name)), source, members, maps};
   }
-  Direct source{*pool};
+  Direct source{pool};
   SharedMembers members{env, pool_uuid(), {"/a"}};
+  MapCache maps;
 };
 
 } // namespace
 
 TEST_CASE("an exported map shows what the snapshot holds while its volume is overwritten") {
   SharedLab lab;
-  REQUIRE(lab.members.require(lab.pool->status().members).has_value());
+  REQUIRE(lab.members.require(1, lab.source).has_value());
   const ViewHandle open = lab.view("v@s");
   const auto expected = read_from(*open, 0, 2 * kRegionBytes);
   FetchedView view = lab.fetched("v@s");
@@ -108,7 +115,7 @@ TEST_CASE("a view that is fetched cannot be written") {
 
 TEST_CASE("nothing is read by a map once the other host may have let go of it") {
   SharedLab lab;
-  REQUIRE(lab.members.require(lab.pool->status().members).has_value());
+  REQUIRE(lab.members.require(1, lab.source).has_value());
   const ViewHandle open = lab.view("v@s");
   FetchedView view = lab.fetched("v@s");
   REQUIRE(read_from(view, 0) == block_of(1));
@@ -236,22 +243,43 @@ TEST_CASE("what has no map that stays is read through the other host") {
   CHECK(lab.source.read_through == 1);
 }
 
-TEST_CASE("members of a shared pool are known by their superblocks") {
+TEST_CASE("maps are fetched again by who opens a snapshot anew") {
   SharedLab lab;
-  const std::vector<MemberInfo> roster = lab.pool->status().members;
-  SharedMembers none(lab.env, lab.pool_uuid(), {"/nothing"});
-  CHECK(says(refusal(none.require(roster)), "vsnap host join --member names where it is"));
-  std::vector<std::byte> out(kBlockBytes);
-  CHECK(refusal(none.read(Place(0, 100), 0, out)).errno_value == EIO);
-  Uuid other = lab.pool_uuid();
-  other[0] ^= 1;
-  SharedMembers strange(lab.env, other, {"/a"});
-  CHECK(refusal(strange.require(roster)).kind == ErrorKind::not_found);
+  const ViewHandle open = lab.view("v@s");
+  for (int i = 1; i <= 2; ++i) {
+    FetchedView view = lab.fetched("v@s");
+    FetchedView other = lab.fetched("v@s");
+    for (int again = 0; again < 2; ++again) {
+      REQUIRE(read_from(view, 0) == block_of(1));
+      REQUIRE(read_from(other, 0) == block_of(1));
+    }
+    CHECK(lab.source.fetched == 2 * i);
+  }
+}
+
+TEST_CASE(
+    "members are looked at in each session before a map is used, and left to the other host where need be") {
+  SharedLab lab;
+  const ViewHandle open = lab.view("v@s");
+  FetchedView view = lab.fetched("v@s");
+  REQUIRE(read_from(view, 0) == block_of(1));
+  REQUIRE(read_from(view, kRegionBytes) == block_of(1 + 8192 % 5));
+  CHECK(lab.source.looked == 1);
+  CHECK(lab.source.read_through == 0);
+  lab.env.no_direct_io(true);
+  SharedMembers cached{lab.env, lab.pool_uuid(), {"/a"}};
+  FetchedView through{*lab.pool->find({"v", "s"}), lab.source, cached, lab.maps};
+  REQUIRE(read_from(through, 0) == block_of(1));
+  CHECK(lab.source.read_through == 1);
+  lab.env.no_direct_io(false);
+  lab.source.number = 2;
+  REQUIRE(read_from(through, 0) == block_of(1));
+  CHECK(lab.source.read_through == 1);
 }
 
 TEST_CASE("readers of an exported map see one snapshot beside a writer, a flatten and removals") {
   SharedLab lab;
-  REQUIRE(lab.members.require(lab.pool->status().members).has_value());
+  REQUIRE(lab.members.require(1, lab.source).has_value());
   const ViewHandle open = lab.view("v@s");
   const auto expected = read_from(*open, 0, 2 * kRegionBytes);
   FetchedView view = lab.fetched("v@s");

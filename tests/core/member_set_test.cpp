@@ -35,6 +35,7 @@ bool opens(MemoryEnv& env, const std::vector<std::string>& paths) {
 
 TEST_CASE("members that cannot be used past the page cache are used through it") {
   MemoryEnv env;
+  env.no_direct_io(true);
   create_members(env, "lab", {"/a"});
   CHECK(MemberSet::open(env, {"/a"}, "command", 0, true).has_value());
 }
@@ -48,6 +49,37 @@ TEST_CASE("members that were created can be opened in any order") {
   CHECK(members->path(0) == "/a");
   CHECK(members->path(2) == "/c");
   CHECK(members->remarks().empty());
+}
+
+TEST_CASE("a mark is on all members, durably, and the next one is higher") {
+  MemoryEnv env;
+  const auto members = create_members(env, "lab", {"/a", "/b"});
+  const auto shown = [&env](const std::string& path) {
+    const auto file = env.open_file(path, {.read_only = true});
+    REQUIRE(file.has_value());
+    const auto owner = read_owner(**file);
+    return owner ? owner->mark : MemberMark{};
+  };
+  members->write_owner_records(env);
+  CHECK(shown("/a").number == 0);
+  const auto first = members->mark_members(env);
+  REQUIRE(first.has_value());
+  const auto second = members->mark_members(env);
+  REQUIRE(second.has_value());
+  CHECK(second->is_shown_by(*second));
+  CHECK(first->is_shown_by(*second));
+  CHECK_FALSE(second->is_shown_by(*first));
+  members->write_owner_records(env); // as after an addition
+  env.power_cut(3);
+  for (const char* const path : {"/a", "/b"}) CHECK(shown(path) == *second);
+}
+
+TEST_CASE("a mark that a member does not take is none") {
+  MemoryEnv env;
+  const auto members = create_members(env, "lab", {"/a", "/b"});
+  env.fail_from(1);
+  CHECK_FALSE(members->mark_members(env).has_value());
+  CHECK(members->flush_failed()); // the kernel tells of what it has lost once
 }
 
 TEST_CASE("a new pool has two good superblock copies on each member") {

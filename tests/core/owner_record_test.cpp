@@ -30,6 +30,22 @@ TEST_CASE("an owner record comes back as it was written") {
   CHECK(owner->role == "daemon");
 }
 
+TEST_CASE("an owner record may have a mark, and one that makes no sense is none") {
+  MemoryEnv env;
+  const auto file = new_file(env, "/m", kSize);
+  const MemberMark mark{~0ULL, 7};
+  REQUIRE(write_owner(*file, {1, "h", "b", "daemon", mark}).has_value());
+  CHECK(read_owner(*file)->mark == mark);
+  for (const char* const lines : {"", "12\n", "x\n7\n", "12\n7x\n", "-1\n7\n"}) {
+    REQUIRE(write_owner(*file, {1, "h", "b", "daemon"}).has_value());
+    put(env, std::string("vsnap-owner-1\n1\nh\nb\ndaemon\n") + lines);
+    const auto owner = read_owner(*file);
+    REQUIRE(owner.has_value());
+    CHECK(owner->role == "daemon");
+    CHECK(owner->mark.number == 0);
+  }
+}
+
 TEST_CASE("an owner record replaces a longer one") {
   MemoryEnv env;
   const auto file = new_file(env, "/m", kSize);

@@ -7,6 +7,7 @@ alpha coordinates the pool and writes; beta has only its snapshots. Both see the
 import errno
 import mmap
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -216,6 +217,60 @@ class Reading(SharingTest):
         self.join(None, "--member", self.member, "--member", elsewhere)
         self.mount_far()
         self.assertEqual(self.content, support.read_all(self.far / "v@s"))
+
+    def join_with(self, *members):
+        (self.beta.state / "shared/lab.json").unlink()
+        self.join(None, *(word for member in members for word in ("--member", member)))
+
+    def test_a_copy_of_a_member_is_refused_and_named(self):
+        copy = self.lab.path / "copy.img"
+        shutil.copyfile(self.member, copy)
+        self.overwrite()
+        self.alpha.vsnap("snapshot", "lab/v@t")
+        self.join_with(copy)
+        self.mentions(self.mount_far(code=3).err, f"{copy} is a copy of it", "--member", str(self.member))
+        shutil.copyfile(self.member, copy)  # with what is in it by now
+        self.mentions(self.mount_far(code=3).err, f"{copy} is a copy of it")
+        self.join_with(self.member)
+        self.mount_far()
+        self.assertEqual(self.content, support.read_all(self.far / "v@s"))
+
+    def test_a_member_that_is_exchanged_while_its_host_is_away_is_read_where_it_is_now(self):
+        self.mount_far()
+        reader = Reader(self, self.far / "v@s", self.content)
+        reader.reads_on()
+        self.alpha.vsnap("umount", "lab")
+        moved = self.lab.path / "moved.img"
+        shutil.copyfile(self.member, moved)
+        moved.rename(self.member)
+        self.share()
+        content = self.random.randbytes(self.size)
+        support.write_at(self.point / "v", 0, content)
+        self.alpha.vsnap("snapshot", "lab/v@t")
+        reader.reads_on()
+        self.assertEqual((0, set()), (reader.end().wrong, reader.errors))
+        support.wait_until(lambda: "v@t" in os.listdir(self.far), what="the new snapshot")
+        self.assertEqual(content, support.read_all(self.far / "v@t"))
+        self.assertEqual([str(self.member)], self.members_read())
+
+    def members_read(self):
+        """Members that beta's daemon has open."""
+        pid = int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
+        found = (os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
+        return sorted(path for path in found if path.startswith((str(self.member), "/dev/loop")))
+
+    def test_a_member_that_was_added_is_found_and_read_here(self):
+        self.mount_far()
+        device = self.lab.losetup(self.lab.file("more", 64 * MIB))
+        self.alpha.vsnap("pool", "add", "lab", device)
+        content = self.random.randbytes(72 * MIB)
+        self.alpha.vsnap("create", "lab/w", "--size", str(len(content)))
+        support.write_at(self.point / "w", 0, content)
+        self.alpha.vsnap("snapshot", "lab/w@s")
+        reader = Reader(self, self.far / "w@s", content)
+        support.wait_until(lambda: self.members_read() == [device, str(self.member)], 60, "that it is found")
+        reader.reads_on(1)
+        self.assertEqual((0, set()), (reader.end().wrong, reader.errors))
 
     def test_every_form_of_snapshot_can_be_read(self):
         image = self.lab.file("raw.img", 4 * MIB, self.random.randbytes(4 * MIB))

@@ -47,6 +47,7 @@ class MemoryFile final : public File {
   static constexpr std::size_t kPage = MemoryEnv::kPageBytes;
   MemoryFile(MemoryEnv& env, std::shared_ptr<MemoryEnv::Content> content)
       : env_(env), content_(std::move(content)), power_(env.power_) {}
+  bool bypass_page_cache() override { return !env_.no_direct_; }
   ~MemoryFile() override {
     MutexLock lock(env_.mutex_);
     if (holds_lock_ && power_ == env_.power_) content_->locked = false;
@@ -222,6 +223,11 @@ std::int64_t MemoryEnv::monotonic_ns() {
   MutexLock lock(mutex_);
   wall_ns_ += kTickNs;
   return monotonic_ns_ += kTickNs;
+}
+
+void MemoryEnv::pass_time(std::int64_t by_ns) {
+  MutexLock lock(mutex_);
+  monotonic_ns_ += by_ns;
 }
 
 void MemoryEnv::jump(std::int64_t by_ns) {

@@ -15,7 +15,8 @@
 // 6. no_shared_memory(true): none can be made.
 // 7. no_space(true): every write answers that there is no space, as a file system with that errno does, and
 //    changes nothing, until no_space(false).
-// 8. jump_wall_clock(ns): the wall clock jumps, forwards or backwards, but never before 1970, as the kernel
+// 8. no_direct_io(true): a file that is opened cannot be read past a page cache, until no_direct_io(false).
+// 9. jump_wall_clock(ns): the wall clock jumps, forwards or backwards, but never before 1970, as the kernel
 //    lets nobody set it. wild_wall_clock(true): it does so each time somebody looks, up to ten years, by the
 //    seed. The monotonic clock never goes back; let_pass(ns): so much time passes at once.
 // What it does not make: reads and writes that move less than was asked. They end below File, in
@@ -83,6 +84,8 @@ class MemoryEnv final : public Env {
   [[nodiscard]] bool killed() const;              // since kill_at()
   void new_boot();
   void no_shared_memory(bool none);
+  void pass_time(std::int64_t by_ns); // on the monotonic clock
+  void no_direct_io(bool none) { no_direct_.store(none); }
   void slow_durable_writes(bool slow) { slow_.store(slow); } // so that others come while one goes on
   void slow_flushes(bool slow) { slow_flushes_.store(slow); }
   // Reads of that file take a while before they have the bytes; "": of none.
@@ -120,7 +123,7 @@ class MemoryEnv final : public Env {
   void note(Event::Kind kind, const Content& content, std::uint64_t offset, std::uint64_t length,
             std::span<const std::byte> data) VSNAP_REQUIRES(mutex_);
 
-  std::atomic<bool> slow_{false}, slow_flushes_{false};
+  std::atomic<bool> slow_{false}, slow_flushes_{false}, no_direct_{false};
   mutable Mutex mutex_;
   std::map<std::string, std::shared_ptr<Content>> files_ VSNAP_GUARDED_BY(mutex_);
   std::mt19937_64 random_ VSNAP_GUARDED_BY(mutex_);

@@ -88,6 +88,7 @@ class SlowPool final : public Pool {
   std::uint64_t generation() override { return inner_->generation(); }
   Result<Hosts> hosts() override { return inner_->hosts(); }
   Result<std::uint64_t> begin_reign() override { return inner_->begin_reign(); }
+  Result<MemberMark> mark_members() override { return inner_->mark_members(); }
   Result<Invitation> invite(const HostKey& key, const std::string& name, std::int64_t valid_ns) override {
     return inner_->invite(key, name, valid_ns);
   }

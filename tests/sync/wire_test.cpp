@@ -102,6 +102,7 @@ TEST_CASE("the status of a pool survives the wire, with paths that are not UTF-8
   status.snapshots = 3;
   status.extents = 4;
   status.removal_pending = true;
+  status.mark = {~0ULL, 5};
   const PoolStatus got = transported(status);
   CHECK(got.name == status.name);
   CHECK(got.uuid == status.uuid);
@@ -119,6 +120,7 @@ TEST_CASE("the status of a pool survives the wire, with paths that are not UTF-8
   CHECK(got.snapshots == 3);
   CHECK(got.extents == 4);
   CHECK(got.removal_pending);
+  CHECK(got.mark == status.mark);
 }
 
 TEST_CASE("disk usage survives the wire") {
