@@ -257,7 +257,7 @@ class Reading(SharingTest):
         """Members that beta's daemon has open."""
         pid = int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
         found = (os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
-        return sorted(path for path in found if path.startswith((str(self.member), "/dev/loop")))
+        return sorted(path for path in found if path.startswith("/dev/loop") or ".img" in path)
 
     def test_a_member_that_was_added_is_found_and_read_here(self):
         self.mount_far()
@@ -271,6 +271,21 @@ class Reading(SharingTest):
         support.wait_until(lambda: self.members_read() == [device, str(self.member)], 60, "that it is found")
         reader.reads_on(1)
         self.assertEqual((0, set()), (reader.end().wrong, reader.errors))
+
+    def test_what_cannot_be_read_past_the_page_cache_is_read_through_the_coordinator(self):
+        cached = self.lab.directory("ramfs")  # which refuses O_DIRECT
+        self.lab.run("mount", "-t", "ramfs", "none", cached)
+        self.alpha.vsnap("pool", "add", "lab", cached / "more.img", "--size", "64M")
+        content = self.random.randbytes(72 * MIB)
+        self.alpha.vsnap("create", "lab/w", "--size", str(len(content)))
+        support.write_at(self.point / "w", 0, content)
+        self.alpha.vsnap("snapshot", "lab/w@s")
+        self.join_with(self.member, cached / "more.img")
+        mounted = self.mount_far()
+        said = mounted.err + (self.beta.runtime / "lab.log").read_text()
+        self.mentions(said, cached / "more.img", "cannot be read past this host's page cache")
+        self.assertEqual(content, support.read_all(self.far / "w@s"))
+        self.assertEqual([str(self.member)], self.members_read())
 
     def test_every_form_of_snapshot_can_be_read(self):
         image = self.lab.file("raw.img", 4 * MIB, self.random.randbytes(4 * MIB))
