@@ -97,7 +97,9 @@ Result<std::string> loop_attach(const LoopOptions& options) {
     return system_failure(
         errno, "/dev/loop-control (loop devices need root; other programs can open the file itself)");
   }
-  const Descriptor file(::open(options.file.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
+  // The device uses it past the cache in any case; so its daemon knows.
+  const int access = options.read_only ? O_RDONLY : O_RDWR;
+  const Descriptor file(::open(options.file.c_str(), access | O_DIRECT | O_CLOEXEC));
   if (file.get() < 0) return system_failure(errno, options.file);
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);

@@ -88,9 +88,9 @@ void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info*
   });
 }
 
-// By a worker, or by a thread of the view.
+// By a worker, or by a thread of the view. `past_cache`: not from the kernel's pages.
 Result<> carry_out_write(fuse_req_t req, Operations& operations, const OpenFile& file, ObjectId id,
-                         std::uint64_t at, std::span<const std::byte> data) {
+                         std::uint64_t at, std::span<const std::byte> data, bool past_cache) {
   const std::uint64_t cached_opens = file.inode->cached_opens();
   operations.shared_copies.settle(id);
   auto written = file.view->write(at, data);
@@ -100,9 +100,10 @@ Result<> carry_out_write(fuse_req_t req, Operations& operations, const OpenFile&
   }
   VSNAP_TRY(std::move(written));
   operations.shared_copies.settle(id);
-  // Not every kernel drops its pages again after a direct write (6.1 only does before): a cached read
-  // beside the write may have brought old ones back, and the write must not return before they are gone.
-  if (file.direct && file.inode->cached_since(cached_opens)) {
+  // Not every kernel drops its pages again after a direct write (6.1 only does before, and so does any after
+  // one of a loop device, which does not wait for it): a cached read beside the write may have brought old
+  // ones back, and the write must not return before they are gone.
+  if (past_cache && file.inode->cached_since(cached_opens)) {
     operations.notifier.reply_after_invalidation(req, id, at, data.size());
   } else {
     fuse_reply_write(req, data.size());
@@ -131,9 +132,12 @@ void write(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size, off_t 
     const ObjectId id(ino);
     const auto at = static_cast<std::uint64_t>(offset);
     const auto bytes = std::as_bytes(std::span(data, size));
+    // A loop device writes past the cache through a file that was not opened so. The kernel names an owner of
+    // locks with each write that does not come from its pages, and with no other.
+    const bool past_cache = file->direct || fi->lock_owner != 0;
     return here_or_aside(req, operations, *file->view, bytes,
-                         [req, file, id, at](Operations& here, std::span<const std::byte> all) {
-                           return carry_out_write(req, here, *file, id, at, all);
+                         [req, file, id, at, past_cache](Operations& here, std::span<const std::byte> all) {
+                           return carry_out_write(req, here, *file, id, at, all, past_cache);
                          });
   });
 }
