@@ -207,6 +207,7 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
     wanted_.compare_exchange_strong(none, Wanted::end);
     if (wanted_ != Wanted::successor) return session_->stop(MountSession::Stop::unmount);
     if (joined_ != nullptr) joined_->end_forwards();
+    session_->leave_waiting(); // also of other hosts, to whose writes the coordinator would listen
     // While there is somebody who tells the kernel what commands have changed.
     server.stop(ControlServer::Stop::hand_over);
     if (coordinator_) coordinator_->stop();

@@ -11,6 +11,7 @@
 // Threads: every method may be called from any thread. Callbacks of the observer come without locks held.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <span>
@@ -123,6 +124,14 @@ class PoolObserver {
   virtual void settle() {}
 };
 
+// What the next process that serves the same programs has to know of this one's right to the volumes that
+// they have open; in memory that outlives it. Written to where another host can take that right away.
+struct Tenure {
+  std::atomic<std::uint64_t> number;  // one higher each time that all that was open has lapsed
+  std::atomic<std::int64_t> until_ns; // Env::monotonic_ns(): so long it lasts at least
+  std::atomic<std::uint64_t> losses;  // the least under which a volume was opened: Pool::losses()
+};
+
 class Pool {
  public:
   [[nodiscard]] static Result<> create(Env& env, const CreatePoolOptions& options);
@@ -141,6 +150,8 @@ class Pool {
   virtual void keep_unlinked() = 0;
   // From now on no write waits until there is room: it fails (kind no_space).
   virtual void stop_waiting() {}
+  [[nodiscard]] virtual bool waits_no_more() const { return false; } // stop_waiting() was called
+  virtual void look_for_room() {} // who waits for room looks again, also whether he still may (WaitsUntil)
   // Whether a process that opens the pool after this one was killed finds every write that returned.
   [[nodiscard]] virtual bool survives_kill() const { return true; }
   // How often, so far, it was opened when writes that had returned, and that no fsync had confirmed, may have
@@ -327,6 +338,13 @@ class Pool {
 
   // I/O. Not what is unlinked, but for still_open.
   [[nodiscard]] virtual Result<ViewHandle> open_view(ObjectId id) = 0;
+  // What the process before this one noted, and this one from now on, until nullptr is given.
+  virtual void keep_tenure(Tenure* /*tenure*/) {}
+  // For programs that had the view open in the process before, when Tenure::number was `tenure`. EIO: it has
+  // lapsed meanwhile.
+  [[nodiscard]] virtual Result<ViewHandle> go_on_with(ObjectId id, std::uint64_t /*tenure*/) {
+    return open_view(id);
+  }
   [[nodiscard]] virtual Result<> sync() = 0; // fsync of everything
 
  private:

@@ -96,6 +96,8 @@ class PoolImpl final : public Pool {
   Result<Hosts> revoke(const std::string& name, bool dry_run) override;
   void count_snapshot_space(Figures wanted) override;
   void stop_waiting() override;
+  [[nodiscard]] bool waits_no_more() const override { return waits_no_more_.load(); }
+  void look_for_room() override;
   Result<RemovalPlan> remove(std::span<const ViewName> names, RemoveOptions options) override;
   Result<> wait_for_removals(const Progress& progress) override;
   Result<> diff(const ViewName& from, const ViewName& to,

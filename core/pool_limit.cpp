@@ -124,7 +124,9 @@ Result<> PoolImpl::make_snapshot_room(const ObjectPtr& volume) {
       if (made) return {};
     }
     const Failure full = no_snapshot_room(*volume);
-    const bool waits = limit.on_full() == OnFull::pause && !waits_no_more_.load();
+    const std::atomic<bool>* const given_up = wait_given_up();
+    const bool waits = limit.on_full() == OnFull::pause && !waits_no_more_.load() &&
+                       (given_up == nullptr || !given_up->load());
     if (limit.tell_full()) log::warning("{}{}", full.value().message, waits ? "; writes wait" : "");
     if (!waits) return full;
     const Waits here_meanwhile;
@@ -134,6 +136,10 @@ Result<> PoolImpl::make_snapshot_room(const ObjectPtr& volume) {
 
 void PoolImpl::stop_waiting() {
   waits_no_more_.store(true);
+  look_for_room();
+}
+
+void PoolImpl::look_for_room() {
   for (const ObjectPtr& volume : limited_volumes()) volume->snapshot_limit.wake();
 }
 

@@ -72,6 +72,8 @@ class View {
   [[nodiscard]] virtual bool may_wait() const { return false; }
   // Whether reads, and whatever else looks at it, may wait for another host. A hint, cheap, without a lock.
   [[nodiscard]] virtual bool waits_for_host() const { return false; }
+  // Another host may have taken it over: everything that is asked of it is EIO, for good.
+  [[nodiscard]] virtual bool has_lapsed() const { return false; }
   // What a write may have to wait for besides its own device. A hint, cheap and without a lock.
   virtual WriteWait write_wait() const { return WriteWait::none; }
 };

@@ -17,7 +17,7 @@
 namespace vsnap {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x32544E4D504E5356; // "VSNPMNT2"
+constexpr std::uint64_t kMagic = 0x33544E4D504E5356; // "VSNPMNT3"
 // Threads of a process that answer requests; those beyond share.
 constexpr std::uint32_t kNotes = 512;
 // Of as many processes one after the other the notes are kept: of one that died before it came to a request
@@ -72,6 +72,7 @@ struct MountState::Layout {
   struct Slot {
     std::atomic<std::uint64_t> used;      // view << 1 | direct; 0: free
     std::atomic<std::uint64_t> opened_by; // valid while in use; 0: the kernel knows the number
+    std::atomic<std::uint64_t> tenure;    // the same
     std::atomic<std::uint32_t> uses;      // so far, that of now included
   };
   struct alignas(64) Note {
@@ -85,6 +86,7 @@ struct MountState::Layout {
   std::array<std::byte, 256> answer;
   std::array<char, 32> device;
   std::atomic<std::uint64_t> directories;
+  Tenure tenure;
   std::array<std::byte, kMaxInitBytes> init;
   std::array<CopySlot, kMaxCopies> copies;
   std::array<std::array<Note, kNotes>, kBanks> notes;
@@ -193,6 +195,7 @@ std::optional<std::uint64_t> MountState::add_handle(ObjectId view, bool direct, 
   Layout::Slot& at = layout_.slots[slot];
   const std::uint32_t uses = at.uses.fetch_add(1) + 1;
   at.opened_by.store(opened_by);
+  at.tenure.store(tenure().number.load());
   at.used.store(view.value() << 1 | (direct ? 1 : 0));
   return number_of(slot, uses);
 }
@@ -219,8 +222,8 @@ std::vector<MountState::Handle> MountState::handles() const {
     const Layout::Slot& at = layout_.slots[slot];
     const std::uint64_t used = at.used.load();
     if (used == 0) continue;
-    found.push_back(
-        {number_of(slot, at.uses.load()), ObjectId(used >> 1), (used & 1) != 0, at.opened_by.load()});
+    found.push_back({number_of(slot, at.uses.load()), ObjectId(used >> 1), (used & 1) != 0,
+                     at.opened_by.load(), at.tenure.load()});
   }
   return found;
 }
@@ -274,6 +277,8 @@ RequestId MountState::request_id(std::uint64_t request) const {
   mixed = (mixed + request) & std::numeric_limits<std::int64_t>::max();
   return {RequestId::Source::file, std::max<std::uint64_t>(mixed, 1)};
 }
+
+Tenure& MountState::tenure() { return layout_.tenure; }
 
 std::uint64_t MountState::next_directory() { return layout_.directories.fetch_add(1) + 1; }
 

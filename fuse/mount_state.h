@@ -5,6 +5,7 @@
 //              to libfuse anew, and has to come to the same answer.
 //   handles    a slot for each open file. Its number is what the kernel gives back with each request.
 //   copies     those under way by sharing (shared_copies.h): how far the kernel knows them to be.
+//   tenure     how long what is open was that of this host (core/pool.h)
 //   answers    the requests answered last by each thread: carried out already, should they come again.
 //
 // Invariants
@@ -41,6 +42,7 @@ class MountState {
     ObjectId view{};
     bool direct = false;
     std::uint64_t opened_by = 0; // the request, until the kernel knows the number
+    std::uint64_t tenure = 0;    // Tenure::number when it was opened
   };
 
   struct Copy {
@@ -87,6 +89,9 @@ class MountState {
   void set_copied(ObjectId to, std::uint64_t done_bytes);
   void remove_copy(ObjectId to); // no harm where there is none
   [[nodiscard]] std::vector<Copy> copies() const;
+
+  // Of the pool.
+  [[nodiscard]] Tenure& tenure();
 
   // A number that no open directory of this mount had before.
   [[nodiscard]] std::uint64_t next_directory();

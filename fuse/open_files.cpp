@@ -83,7 +83,7 @@ void OpenFiles::restore(Pool& pool) {
     // Where it was answered the kernel most likely knows it.
     if (handle.opened_by != 0 && !state_.was_answered(handle.opened_by))
       in_doubt_.emplace(handle.opened_by, handle.number);
-    auto view = pool.open_view(handle.view);
+    auto view = pool.go_on_with(handle.view, handle.tenure);
     if (view) {
       keep(handle.number, std::move(*view), handle.direct);
     } else { // removed before the last close of it was noted; or its map cannot be read

@@ -88,6 +88,10 @@ void setattr(fuse_req_t req, fuse_ino_t ino, struct stat* wanted, int which, fus
     if (operations.was_answered()) which = 0;
     if ((which & FUSE_SET_ATTR_SIZE) != 0) {
       if (wanted->st_size < 0) return refuse(EINVAL);
+      if (fi != nullptr) {
+        VSNAP_TRY_ASSIGN(const OpenFile* const file, operations.files.find(fi->fh));
+        if (file->view->has_lapsed()) return refuse(EIO);
+      }
       VSNAP_TRY(operations.set_size(id, static_cast<std::uint64_t>(wanted->st_size)));
     }
     std::optional<std::uint32_t> mode, uid, gid;

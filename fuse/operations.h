@@ -63,6 +63,10 @@ struct Operations {
   [[nodiscard]] bool is_for_successor(const Result<>& changed) const {
     return hands_over && !changed && changed.error().kind == ErrorKind::no_space;
   }
+  // The same of what was asked of another host, which has not answered yet.
+  [[nodiscard]] bool is_open_elsewhere(const Error& error) const {
+    return hands_over && error.kind == ErrorKind::no_answer;
+  }
 
   // stat of a view, and of the root directory.
   [[nodiscard]] struct stat describe(const ViewInfo& info);

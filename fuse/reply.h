@@ -26,8 +26,10 @@ void answer(fuse_req_t req, Body&& body) noexcept {
   int error = EIO;
   refuse_cancellation(req);
   try {
-    const Result<> result = body(*static_cast<Operations*>(fuse_req_userdata(req)));
+    Operations& operations = *static_cast<Operations*>(fuse_req_userdata(req));
+    const Result<> result = body(operations);
     if (result) return;
+    if (operations.is_open_elsewhere(result.error())) return static_cast<void>(fuse_reply_none(req));
     error = errno_for(result.error());
   } catch (const std::bad_alloc&) {
     error = ENOMEM;

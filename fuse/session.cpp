@@ -85,6 +85,7 @@ class FuseSession final : public MountSession {
   Result<> prepare();
   Result<> serve() override;
   void stop(Stop how) override;
+  void leave_waiting() override;
   Result<> check_hand_over() override;
   [[nodiscard]] bool was_handed_over() const override { return operations_.hands_over; }
 
@@ -146,6 +147,7 @@ Result<> FuseSession::prepare() {
     ::close(own);
     return failure(ErrorKind::failed, fmt::format("{}: libfuse: {}", options_.mount_point, complaint.text()));
   }
+  operations_.pool.keep_tenure(&mount_->state().tenure());
   if (!mount_->is_adopted()) return {};
   VSNAP_TRY(negotiate());
   operations_.files.restore(operations_.pool); // before any command can ask for them
@@ -316,6 +318,11 @@ void FuseSession::finish() {
   ended_.notify_all();
 }
 
+void FuseSession::leave_waiting() {
+  operations_.hands_over = true;
+  operations_.pool.stop_waiting();
+}
+
 Result<> FuseSession::check_hand_over() {
   if (operations_.notifier.names_settle()) return {};
   return failure(ErrorKind::busy,
@@ -353,6 +360,7 @@ FuseSession::~FuseSession() {
     operations_.pool.keep_unlinked();
     mount_->leave();
   }
+  operations_.pool.keep_tenure(nullptr);
   mount_->end();
   operations_.files
       .remove_all(); // those that were left until here: commands may have asked whether they are open

@@ -36,6 +36,9 @@ class MountSession {
   // Answers requests until somebody unmounts or stop() is called.
   virtual Result<> serve() = 0;
   virtual void stop(Stop how) = 0; // returns when serve() is about to
+  // Before stop(Stop::hand_over), where something else has to end first that may wait for such writes:
+  // Pool::stop_waiting(), and what waited in the mount is left to the successor.
+  virtual void leave_waiting() = 0;
   void stop() { stop(Stop::unmount); }
   // Kind busy: it would not come to an end, as a removal or renaming in the mount waits for a write that
   // waits for room (Pool::stop_waiting()), which only the successor is to answer. Takes two seconds then.

@@ -430,6 +430,7 @@ void Server::give_work(Membership::Execute asked) {
   if (workers_.put(lane, host, bytes, std::move(work))) return;
   *busy.mutable_error() =
       wire::error_reply(ErrorKind::busy, pool_.name() + ": too much is asked for at once").error();
+  busy.mutable_error()->set_errno_value(EAGAIN); // as what is asked again
   for (auto& action :
        machine_->step(Membership::Answered{host, incarnation, std::move(busy)}, env_.monotonic_ns())) {
     if (auto* const send = std::get_if<Membership::Send>(&action)) outbox_.push_back(std::move(*send));
@@ -502,7 +503,8 @@ void Server::do_work(const JoinAsked& asked) {
 void Server::do_work(const Membership::Execute& asked) {
   {
     MutexLock lock(mutex_);
-    if (machine_->host_of(asked.host.key) == nullptr) return; // revoked while it waited
+    // Of a host that was revoked while it waited, or of a process of it that another has replaced.
+    if (!machine_->is_current(asked.host.key, asked.incarnation)) return;
   }
   wire::LinkReply reply;
   try {
@@ -515,6 +517,7 @@ void Server::do_work(const Membership::Execute& asked) {
   reply.set_id(asked.request.id());
   // Given up for a successor, which is going to be asked again.
   if (stopping_.load() && reply.control().error().errno_value() == ECANCELED) return;
+  if (pool_.waits_no_more() && reply.error().kind() == wire::ERROR_NO_SPACE) return; // it waited for room
   if (reply.ByteSizeLong() > link_message::kMaxToHost) {
     reply.clear_body();
     *reply.mutable_error() =

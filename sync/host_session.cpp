@@ -334,7 +334,7 @@ void HostSession::on(const Ask& event) {
     wire::LinkReply reply;
     reply.set_id(id);
     reply.mutable_error()->set_kind(phase_ == Phase::ended ? wire::ERROR_FAILED : wire::ERROR_BUSY);
-    reply.mutable_error()->set_errno_value(phase_ == Phase::ended ? ENOTCONN : EBUSY);
+    reply.mutable_error()->set_errno_value(phase_ == Phase::ended ? ENOTCONN : EAGAIN);
     reply.mutable_error()->set_message(phase_ == Phase::ended
                                            ? "the link to the coordinator has ended"
                                            : "too many requests to the coordinator at once");

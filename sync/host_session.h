@@ -107,6 +107,9 @@ class HostSession {
   [[nodiscard]] std::uint64_t generation() const { return told_generation_; } // as the coordinator last said
   // Of a session, or of one whose coordinator has gone; 0: none, or it has run out.
   [[nodiscard]] std::int64_t lease_left_ns(std::int64_t now_ns) const;
+  [[nodiscard]] std::int64_t lease_until_ns() const { // 0: there is none
+    return lease_ ? lease_->from_ns + lease_->length_ns : 0;
+  }
   [[nodiscard]] const RefusalCounts& refused() const { return refused_; }
 
  private:

@@ -29,6 +29,12 @@ std::uint64_t random_number(Env& env) {
   return number >> 1U | 1U;
 }
 
+std::uint64_t number_of(const HostKey& key) {
+  std::uint64_t number = 0;
+  std::memcpy(&number, key.data(), sizeof number);
+  return number;
+}
+
 // Higher with each session: epochs only grow, and so do the sessions of one.
 std::uint64_t number_of(const LinkStatus& status) { return (status.epoch << 32U) + status.session; }
 
@@ -38,6 +44,7 @@ JoinedPool::JoinedPool(Env& env, Options options)
     : env_(env),
       name_(options.link.pool),
       only_(std::move(options.only)),
+      host_number_(number_of(options.link.own.public_key)),
       members_(env, options.link.pool_uuid, std::move(options.members), std::move(options.search)),
       opened_(random_number(env)) {}
 
@@ -101,15 +108,17 @@ Result<> JoinedPool::close() {
 
 class JoinedPool::Turn {
  public:
-  Turn(JoinedPool& pool, bool forwarded) : pool_(pool), forwarded_(forwarded) {
+  Turn(JoinedPool& pool, bool forwarded, bool changes)
+      : pool_(pool), forwarded_(forwarded), changes_(changes) {
     MutexLock lock(pool_.mutex_);
-    while (count() >= (forwarded_ ? kMostForwarded : kMostAsked) && !pool_.stop_)
-      pool_.turn_.wait(pool_.mutex_);
+    while (is_full() && !pool_.gives_up()) pool_.turn_.wait(pool_.mutex_);
     ++count();
+    if (changes_) ++pool_.changing_;
   }
   ~Turn() {
     MutexLock lock(pool_.mutex_);
     --count();
+    if (changes_) --pool_.changing_;
     pool_.turn_.notify_all();
   }
   Turn(const Turn&) = delete;
@@ -117,8 +126,13 @@ class JoinedPool::Turn {
 
  private:
   std::size_t& count() VSNAP_REQUIRES(pool_.mutex_) { return forwarded_ ? pool_.forwarded_ : pool_.asked_; }
+  bool is_full() VSNAP_REQUIRES(pool_.mutex_) {
+    return count() >= (forwarded_ ? kMostForwarded : kMostAsked) ||
+           (changes_ && pool_.changing_ >= kMostChanging);
+  }
   JoinedPool& pool_;
   const bool forwarded_;
+  const bool changes_;
 };
 
 // Given up when the pool is closed.
@@ -130,20 +144,31 @@ Result<wire::LinkReply> JoinedPool::ask(wire::LinkRequest request, milliseconds 
 
 Result<wire::LinkReply> JoinedPool::ask_until(wire::LinkRequest request, bool forwarded,
                                               const std::function<bool()>& given_up) {
-  const Turn turn(*this, forwarded); // the coordinator refuses more than Membership::kMaxRunning at once
-  // Shared with the link, which may answer after this has given up.
-  auto promise = std::make_shared<std::promise<wire::LinkReply>>();
-  std::future<wire::LinkReply> answer = promise->get_future();
-  link_->call(std::move(request), [promise](wire::LinkReply reply) { promise->set_value(std::move(reply)); });
-  while (answer.wait_for(kLookAgain) != std::future_status::ready) {
+  const bool changes = request.has_write() || request.has_discard() || request.has_reserve();
+  const Turn turn(*this, forwarded, changes); // the coordinator takes only Membership::kMaxRunning at once
+  const auto is_enough = [&] {
     const bool enough = given_up();
     MutexLock lock(mutex_);
-    if (stop_ || enough || (forwards_end_ && forwarded))
-      return failure(ErrorKind::no_answer, EIO, fmt::format("{}: no answer from its coordinator", name_));
+    return gives_up() || enough || (forwards_end_ && forwarded);
+  };
+  for (;;) {
+    // Shared with the link, which may answer after this has given up.
+    auto promise = std::make_shared<std::promise<wire::LinkReply>>();
+    std::future<wire::LinkReply> answer = promise->get_future();
+    link_->call(request, [promise](wire::LinkReply reply) { promise->set_value(std::move(reply)); });
+    while (answer.wait_for(kLookAgain) != std::future_status::ready) {
+      if (is_enough())
+        return failure(ErrorKind::no_answer, EIO, fmt::format("{}: no answer from its coordinator", name_));
+    }
+    wire::LinkReply reply = answer.get();
+    if (!reply.has_error()) return reply;
+    Error error = wire::from_wire(reply.error());
+    // Too much at once, there or on the link: it was not begun, and no program is to hear of that.
+    const bool again = error.kind == ErrorKind::busy && error.errno_value == EAGAIN;
+    if (!again || is_enough()) return Failure(std::move(error));
+    MutexLock lock(mutex_);
+    changed_.wait_for(mutex_, kLookAgain);
   }
-  wire::LinkReply reply = answer.get();
-  if (reply.has_error()) return Failure(wire::from_wire(reply.error()));
-  return reply;
 }
 
 Result<wire::ControlReply> JoinedPool::control(wire::ControlRequest request) {
@@ -168,6 +193,13 @@ void JoinedPool::end_forwards() {
   forwards_end_ = true;
 }
 
+void JoinedPool::stop_waiting() {
+  MutexLock lock(mutex_);
+  waits_no_more_ = true;
+  changed_.notify_all();
+  turn_.notify_all();
+}
+
 void JoinedPool::phase_is(HostSession::Phase phase) {
   if (phase == HostSession::Phase::away)
     log::warning("{}: no session with its coordinator any more; reads wait for one", name_);
@@ -183,6 +215,11 @@ void JoinedPool::session_began(const HostSession::Began& session) {
   changed_.notify_all();
 }
 
+void JoinedPool::lease_lasts(std::int64_t until_ns) {
+  MutexLock lock(mutex_);
+  if (tenure_ != nullptr) tenure_->until_ns.store(until_ns);
+}
+
 void JoinedPool::session_lost() {
   MutexLock lock(mutex_);
   lapse_volumes();
@@ -191,6 +228,11 @@ void JoinedPool::session_lost() {
 
 // Those that are being opened for the first time are not open anywhere.
 void JoinedPool::lapse_volumes() {
+  ++lapses_;
+  if (tenure_ != nullptr) {
+    tenure_->until_ns.store(0);
+    tenure_->number.fetch_add(1);
+  }
   for (auto& [view, open] : volumes_) {
     if (open.session == 0 || !open.volume->lapse()) continue;
     log::error(
@@ -226,9 +268,9 @@ Result<std::uint64_t> JoinedPool::session_unless(const std::function<bool()>& gi
     if (valid) return number_of(status);
     const bool enough = given_up && given_up();
     MutexLock lock(mutex_);
-    if (ended_ || stop_ || enough || env_.monotonic_ns() >= until_ns) {
+    if (ended_ || gives_up() || enough || env_.monotonic_ns() >= until_ns) {
       return failure(
-          ErrorKind::failed, EIO,
+          waits_no_more_ && !ended_ ? ErrorKind::no_answer : ErrorKind::failed, EIO,
           fmt::format("{}: {}", name_,
                       ended_ ? "this host has no part in it any more" : "no session with its coordinator"));
     }
@@ -499,23 +541,34 @@ Failure JoinedPool::lapsed(const RemoteVolume& volume) const {
                  fmt::format("{}/{}: its lease has run out (open it again)", name_, volume.name()));
 }
 
-Result<ViewHandle> JoinedPool::open_volume(const ViewInfo& info) {
+Result<ViewHandle> JoinedPool::open_volume(const ViewInfo& info, std::optional<std::uint64_t> losses) {
   std::shared_ptr<RemoteVolume> volume;
   {
     MutexLock lock(mutex_);
     volume = std::make_shared<RemoteVolume>(info, ++opened_, static_cast<RemoteIo&>(*this));
-    volumes_[volume.get()] = {volume, 0, 0};
+    if (losses) volume->assume_unsynced();
+    volumes_[volume.get()] = {volume, 0, losses.value_or(0), losses.has_value()};
   }
   ViewHandle handle(this, volume);
   VSNAP_TRY(ensure_volume_open(*volume));
   return handle;
 }
 
-Result<> JoinedPool::ensure_volume_open(RemoteVolume& volume) {
-  const auto has_lapsed = [&volume] { return volume.has_lapsed(); };
-  const auto now = session_unless(has_lapsed);
+Result<std::uint64_t> JoinedPool::ensure_volume_open(RemoteVolume& volume) {
+  const auto now = session_unless([&volume] { return volume.has_lapsed(); });
   if (volume.has_lapsed()) return lapsed(volume);
   VSNAP_TRY(now);
+  {
+    MutexLock lock(mutex_);
+    const auto found = volumes_.find(&volume);
+    if (found == volumes_.end()) return failure(ErrorKind::failed, EBADF, "the volume is being closed");
+    if (found->second.session == *now) return *now;
+  }
+  VSNAP_TRY(open_there(volume, *now));
+  return *now;
+}
+
+Result<> JoinedPool::open_there(RemoteVolume& volume, std::uint64_t session) {
   wire::LinkRequest request;
   wire::OpenViewRequest& open = *request.mutable_open_view();
   bool is_first = false;
@@ -523,14 +576,14 @@ Result<> JoinedPool::ensure_volume_open(RemoteVolume& volume) {
     MutexLock lock(mutex_);
     const auto found = volumes_.find(&volume);
     if (found == volumes_.end()) return failure(ErrorKind::failed, EBADF, "the volume is being closed");
-    if (found->second.session == *now) return {};
     is_first = found->second.session == 0;
-    if (!is_first && volume.has_unsynced()) open.set_losses(found->second.losses);
+    if (found->second.goes_on || (!is_first && volume.has_unsynced())) open.set_losses(found->second.losses);
   }
   open.set_view(volume.id().value());
   open.set_number(volume.number());
-  const auto reply = ask_until(std::move(request), false, has_lapsed);
-  if (!reply && !is_first && !volume.has_lapsed()) {
+  const auto reply = ask_until(std::move(request), false, [&volume] { return volume.has_lapsed(); });
+  const bool is_answered = reply || reply.error().kind != ErrorKind::no_answer;
+  if (!reply && is_answered && !is_first && !volume.has_lapsed()) {
     log::error("{}/{}: cannot be gone on with: {}", name_, volume.name(), reply.error().message);
     volume.lapse();
   }
@@ -540,28 +593,75 @@ Result<> JoinedPool::ensure_volume_open(RemoteVolume& volume) {
   MutexLock lock(mutex_);
   const auto found = volumes_.find(&volume);
   if (found == volumes_.end()) return {};
-  found->second.session = *now;
+  found->second.session = session;
   found->second.losses = reply->opened().losses();
+  found->second.goes_on = false;
+  note_losses();
   return {};
+}
+
+// The least: what it is higher than may have been lost of one of them.
+void JoinedPool::note_losses() {
+  if (tenure_ == nullptr) return;
+  std::optional<std::uint64_t> least;
+  for (const auto& [view, open] : volumes_) {
+    if (open.session != 0 && !open.volume->has_lapsed())
+      least = std::min(least.value_or(open.losses), open.losses);
+  }
+  if (least) tenure_->losses.store(*least);
 }
 
 Result<wire::LinkReply> JoinedPool::carry_out(RemoteVolume& volume, const Make& make) {
   for (;;) {
-    VSNAP_TRY(ensure_volume_open(volume));
+    VSNAP_TRY_ASSIGN(const std::uint64_t session, ensure_volume_open(volume));
     wire::LinkRequest request;
     make(request);
     auto reply = ask_until(std::move(request), false, [&volume] { return volume.has_lapsed(); });
     if (volume.has_lapsed()) return lapsed(volume);
-    // A coordinator that has taken over has it not open yet.
+    // A coordinator that has taken over has it not open yet; or another thread has seen to that since.
     if (reply || reply.error().errno_value != ESTALE) return reply;
     MutexLock lock(mutex_);
     const auto found = volumes_.find(&volume);
     if (found == volumes_.end()) return reply;
-    if (found->second.session != number_of(link_->status())) continue;
+    // By another thread, or in another session, it is being opened anew.
+    if (found->second.session != session || session != number_of(link_->status())) continue;
     if (volume.lapse())
       log::error("{}/{}: was taken from this host (vsnap lock break)", name_, volume.name());
     return lapsed(volume);
   }
+}
+
+// Whoever was the host's process before has, or had, a session that ended where the one of this began. What
+// it had open is still this host's where that was before its lease was over.
+void JoinedPool::keep_tenure(Tenure* tenure) {
+  const LinkStatus status = link_->status();
+  MutexLock lock(mutex_);
+  tenure_ = tenure;
+  if (tenure == nullptr) return;
+  tenure_before_ = kNoTenure;
+  if (tenure->until_ns.load() > env_.monotonic_ns())
+    tenure_before_ = tenure->number.load();
+  else
+    tenure->number.fetch_add(1);
+  losses_before_ = tenure->losses.load();
+  tenure->until_ns.store(status.session != 0 ? status.lease_until_ns : 0);
+}
+
+Result<ViewHandle> JoinedPool::go_on_with(ObjectId id, std::uint64_t tenure) {
+  VSNAP_TRY_ASSIGN(const ViewInfo info, known_info(id));
+  if (info.kind == ViewKind::snapshot) return open_view(id);
+  std::uint64_t losses = 0;
+  {
+    MutexLock lock(mutex_);
+    losses = losses_before_;
+    if (tenure_ == nullptr || tenure != tenure_before_ || tenure != tenure_->number.load()) {
+      return failure(ErrorKind::failed, EIO,
+                     fmt::format("{}/{}: its lease ran out while no daemon renewed it, and another host may "
+                                 "have taken it over",
+                                 name_, info.name.text()));
+    }
+  }
+  return open_volume(info, losses);
 }
 
 // ---- MapSource ----
@@ -637,18 +737,19 @@ Result<wire::LinkReply> JoinedPool::change_names(wire::LinkRequest request) {
   return reply;
 }
 
-namespace {
-
-std::uint64_t asked_by() {
-  const auto request = AskedBy::current();
-  return request ? request->number : 0;
+// The kernels of two hosts may count alike.
+std::uint64_t JoinedPool::number_for_all(std::uint64_t request) const {
+  return std::max<std::uint64_t>((request ^ host_number_) >> 1U, 1);
 }
 
-} // namespace
+std::uint64_t JoinedPool::asked_by() const {
+  const auto request = AskedBy::current();
+  return request ? number_for_all(request->number) : 0;
+}
 
 Result<std::optional<ObjectId>> JoinedPool::carried_out(RequestId request) {
   wire::LinkRequest asked;
-  asked.mutable_carried_out()->set_asked_by(request.number);
+  asked.mutable_carried_out()->set_asked_by(number_for_all(request.number));
   VSNAP_TRY_ASSIGN(const wire::LinkReply reply, ask(std::move(asked), kLongestRequest));
   const wire::CarriedOut& found = reply.carried_out();
   return found.has_object() ? std::optional(ObjectId(found.object())) : std::nullopt;
@@ -695,14 +796,43 @@ Result<ViewInfo> JoinedPool::set_of_volume(wire::SetAttributesRequest request) {
   return wire::from_wire(reply.view());
 }
 
-Result<> JoinedPool::resize(ObjectId volume, std::uint64_t size_bytes, bool) {
-  wire::SetAttributesRequest request;
-  request.set_view(volume.value());
-  request.set_size_bytes(size_bytes);
-  VSNAP_TRY_ASSIGN(const ViewInfo now, set_of_volume(std::move(request)));
+std::pair<std::shared_ptr<RemoteVolume>, std::uint64_t> JoinedPool::open_volume_of(ObjectId id) {
   MutexLock lock(mutex_);
-  for (auto& [view, open] : volumes_) {
-    if (open.volume->id() == volume) open.volume->set_size(now.size_bytes);
+  for (const auto& [view, open] : volumes_) {
+    if (open.volume->id() == id && open.session != 0 && !open.volume->has_lapsed())
+      return {open.volume, lapses_};
+  }
+  return {nullptr, lapses_};
+}
+
+Result<wire::LinkReply> JoinedPool::set_size(RemoteVolume& volume, std::uint64_t size_bytes) {
+  return carry_out(volume, [&](wire::LinkRequest& request) {
+    wire::SetAttributesRequest& set = *request.mutable_set_attributes();
+    set.set_view(volume.id().value());
+    set.set_size_bytes(size_bytes);
+    set.set_number(volume.number());
+  });
+}
+
+// As every change of data: of an opening, so that it is not carried out after the lease. One that there is,
+// as what was removed is not opened any more; unless that is closed meanwhile.
+Result<> JoinedPool::resize(ObjectId id, std::uint64_t size_bytes, bool) {
+  if (is_read_only()) return read_only();
+  VSNAP_TRY_ASSIGN(const ViewInfo known, known_info(id));
+  if (known.kind != ViewKind::volume) return read_only();
+  const auto [open, lapses] = open_volume_of(id);
+  Result<wire::LinkReply> reply = failure(ErrorKind::failed, ESTALE, {});
+  if (open) reply = set_size(*open, size_bytes);
+  if (!reply && (reply.error().errno_value == ESTALE || reply.error().errno_value == EBADF)) {
+    VSNAP_TRY_ASSIGN(const ViewHandle handle, open_volume(known));
+    auto& own = static_cast<RemoteVolume&>(*handle);
+    if (open_volume_of(id).second != lapses) return lapsed(own); // and so has what was asked
+    reply = set_size(own, size_bytes);
+  }
+  VSNAP_TRY(reply);
+  MutexLock lock(mutex_);
+  for (auto& [view, volume] : volumes_) {
+    if (volume.volume->id() == id) volume.volume->set_size(reply->view().size_bytes());
   }
   return {};
 }

@@ -12,8 +12,8 @@
 // 4. The list of views is that of a generation that the coordinator has told of; a name that is not in it is
 //    asked for before it is said not to exist, and a volume before it is described.
 // 5. Volumes that are open lapse in session_lost(), before their lease is over at the coordinator, and where
-// a
-//    session begins that does not go on from the one before.
+//    a session begins that does not go on from the one before. The process after this one goes on with those
+//    that have not lapsed, if it has a session before the lease of this one is over (Tenure).
 // Threads: any, as of every Pool. The observer is called by a thread of this.
 #pragma once
 
@@ -55,6 +55,7 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
 
   Result<> close() override;
   void keep_unlinked() override {}
+  void stop_waiting() override VSNAP_EXCLUDES(mutex_); // whatever waits for the coordinator: kind no_answer
   [[nodiscard]] bool is_read_only() const override { return !only_.empty(); }
   void set_observer(PoolObserver* observer) override VSNAP_EXCLUDES(mutex_);
   void settle() override {}
@@ -65,6 +66,8 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   Result<ViewInfo> info(ObjectId id) override;
   SpaceInfo space() override; // as it was when somebody asked last; waits for nobody
   Result<ViewHandle> open_view(ObjectId id) override;
+  void keep_tenure(Tenure* tenure) override VSNAP_EXCLUDES(mutex_);
+  Result<ViewHandle> go_on_with(ObjectId id, std::uint64_t tenure) override VSNAP_EXCLUDES(mutex_);
   Result<> sync() override { return {}; }
   bool shares_all_of(ObjectId, ObjectId) override { return false; }
 
@@ -98,15 +101,18 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   Result<> dump_catalog(const std::string&, const Progress&) override;
 
  private:
-  static constexpr std::size_t kMostAsked = 8;
+  static constexpr std::size_t kMostAsked = 10;
+  static constexpr std::size_t kMostChanging = 8; // of those: they may wait for room, and others go on
   static constexpr std::size_t kMostForwarded = 4;
   static_assert(kMostAsked + kMostForwarded <
                 Membership::kMaxRunning); // opens that were given up are asked on
+  static constexpr std::uint64_t kNoTenure = ~0ULL;
   class Turn;
   struct OpenVolume {
     std::shared_ptr<RemoteVolume> volume;
     std::uint64_t session = 0; // in which the coordinator has it open, too; 0: not yet in any
     std::uint64_t losses = 0;  // of the pool, then
+    bool goes_on = false;      // was open in the process before, under those losses
   };
   struct Open { // a snapshot that this host has open
     std::shared_ptr<FetchedView> view;
@@ -129,8 +135,15 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   Result<ViewInfo> known_info(ObjectId id) VSNAP_EXCLUDES(mutex_);
   Result<ViewInfo> set_of_volume(wire::SetAttributesRequest request) VSNAP_EXCLUDES(mutex_);
   Result<wire::LinkReply> change_names(wire::LinkRequest request) VSNAP_EXCLUDES(list_mutex_, mutex_);
-  Result<ViewHandle> open_volume(const ViewInfo& info) VSNAP_EXCLUDES(mutex_);
-  Result<> ensure_volume_open(RemoteVolume& volume) VSNAP_EXCLUDES(mutex_);
+  Result<ViewHandle> open_volume(const ViewInfo& info, std::optional<std::uint64_t> losses = std::nullopt)
+      VSNAP_EXCLUDES(mutex_); // `losses`: goes on with what was open under those
+  // The session in which it is.
+  Result<std::uint64_t> ensure_volume_open(RemoteVolume& volume) VSNAP_EXCLUDES(mutex_);
+  Result<> open_there(RemoteVolume& volume, std::uint64_t session) VSNAP_EXCLUDES(mutex_);
+  void note_losses() VSNAP_REQUIRES(mutex_);
+  // One that is open and has not lapsed, if any; and how often all have.
+  std::pair<std::shared_ptr<RemoteVolume>, std::uint64_t> open_volume_of(ObjectId id) VSNAP_EXCLUDES(mutex_);
+  Result<wire::LinkReply> set_size(RemoteVolume& volume, std::uint64_t size_bytes) VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] Failure lapsed(const RemoteVolume& volume) const;
   void lapse_volumes() VSNAP_REQUIRES(mutex_);
   Result<wire::LinkReply> carry_out(RemoteVolume& volume, const Make& make) override;
@@ -140,6 +153,10 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   // Opens it at the coordinator, if that has not been done in the session under way.
   Result<> ensure_open(ObjectId view) VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] Failure read_only() const;
+  [[nodiscard]] bool gives_up() const VSNAP_REQUIRES(mutex_) { return stop_ || waits_no_more_; }
+  // The request of this host's kernel that the thread is at; 0: none.
+  [[nodiscard]] std::uint64_t asked_by() const;
+  [[nodiscard]] std::uint64_t number_for_all(std::uint64_t request) const;
 
   // MapSource
   Result<PoolStatus> fetch_members() override;
@@ -158,6 +175,7 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   // LinkListener; from the link's thread
   void phase_is(HostSession::Phase phase) override VSNAP_EXCLUDES(mutex_);
   void session_began(const HostSession::Began& session) override VSNAP_EXCLUDES(mutex_);
+  void lease_lasts(std::int64_t until_ns) override VSNAP_EXCLUDES(mutex_);
   void session_lost() override VSNAP_EXCLUDES(mutex_);
   void ended(wire::RefusalReason reason) override VSNAP_EXCLUDES(mutex_);
   void told(const wire::Notice& notice) override VSNAP_EXCLUDES(mutex_);
@@ -165,6 +183,7 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   Env& env_;
   const std::string name_;
   const std::vector<std::string> only_;
+  const std::uint64_t host_number_; // another one on each host
   SharedMembers members_;
   MapCache maps_;
   std::unique_ptr<Link> link_;
@@ -172,9 +191,15 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   CondVar changed_;
   CondVar turn_;
   std::size_t asked_ VSNAP_GUARDED_BY(mutex_) = 0;     // under way
+  std::size_t changing_ VSNAP_GUARDED_BY(mutex_) = 0;  // of those, changes of data
   std::size_t forwarded_ VSNAP_GUARDED_BY(mutex_) = 0; // the same, of commands
   bool ended_ VSNAP_GUARDED_BY(mutex_) = false;
   bool forwards_end_ VSNAP_GUARDED_BY(mutex_) = false;
+  bool waits_no_more_ VSNAP_GUARDED_BY(mutex_) = false;
+  Tenure* tenure_ VSNAP_GUARDED_BY(mutex_) = nullptr;
+  std::uint64_t tenure_before_ VSNAP_GUARDED_BY(mutex_) = kNoTenure; // number of the one that goes on
+  std::uint64_t lapses_ VSNAP_GUARDED_BY(mutex_) = 0;                // of all that was open
+  std::uint64_t losses_before_ VSNAP_GUARDED_BY(mutex_) = 0;
   PoolStatus known_ VSNAP_GUARDED_BY(mutex_); // as the coordinator said last
   std::int64_t known_at_ns_ VSNAP_GUARDED_BY(mutex_) = 0;
   std::deque<std::uint64_t> closed_

@@ -81,6 +81,7 @@ class Actor final : public Link {
   std::map<std::uint64_t, Answered> waiting_; // by id
   std::optional<std::int64_t> knock_at_ns_;
   bool is_refused_ = false;
+  std::int64_t told_until_ns_ = 0;
 
   Mutex mutex_;
   std::vector<Call> calls_ VSNAP_GUARDED_BY(mutex_);
@@ -219,6 +220,9 @@ void Actor::step(const HostSession::Event& event) {
   auto actions = machine_.step(event, env_.monotonic_ns());
   note_status();
   for (HostSession::Action& action : actions) act(action);
+  const std::int64_t until_ns = machine_.lease_until_ns();
+  if (listener_ != nullptr && until_ns > told_until_ns_) listener_->lease_lasts(until_ns);
+  told_until_ns_ = until_ns;
 }
 
 void Actor::act(HostSession::Action& action) {

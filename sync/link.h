@@ -29,8 +29,9 @@ class LinkListener {
   virtual ~LinkListener() = default;
   virtual void phase_is(HostSession::Phase /*phase*/) {} // no_new_io and draining are to be obeyed
   virtual void session_began(const HostSession::Began& /*session*/) {}
-  virtual void session_lost() {}                        // all that was granted is gone
-  virtual void ended(wire::RefusalReason /*reason*/) {} // for good
+  virtual void lease_lasts(std::int64_t /*until_ns*/) {} // Env::monotonic_ns(); was renewed, or has begun
+  virtual void session_lost() {}                         // all that was granted is gone
+  virtual void ended(wire::RefusalReason /*reason*/) {}  // for good
   virtual void told(const wire::Notice& /*notice*/) {}
 };
 
@@ -41,8 +42,8 @@ struct LinkStatus {
   std::uint64_t generation = 0;
   std::int64_t lease_left_ns = 0;
   std::int64_t lease_until_ns = 0; // on the monotonic clock; as of when this was noted
-  bool is_refused = false; // the coordinator does not let this host's key in
-  RefusalCounts refused;   // of what came
+  bool is_refused = false;         // the coordinator does not let this host's key in
+  RefusalCounts refused;           // of what came
 };
 
 class Link {

@@ -68,6 +68,12 @@ const HostInfo* Membership::host_of(const HostKey& key) const {
   return found == hosts_.end() ? nullptr : &found->second.info;
 }
 
+bool Membership::is_current(const HostKey& key, std::uint64_t incarnation) const {
+  const auto found =
+      std::ranges::find_if(hosts_, [&](const auto& host) { return host.second.info.key == key; });
+  return found != hosts_.end() && found->second.incarnation == incarnation;
+}
+
 Membership::Host* Membership::find(const HostKey& key) {
   const auto found =
       std::ranges::find_if(hosts_, [&](const auto& host) { return host.second.info.key == key; });
@@ -289,7 +295,7 @@ void Membership::on_request(Host& host, const LinkMessage& message) {
       wire::LinkReply busy;
       busy.set_id(request.id());
       busy.mutable_error()->set_kind(wire::ERROR_BUSY);
-      busy.mutable_error()->set_errno_value(EBUSY);
+      busy.mutable_error()->set_errno_value(EAGAIN); // as what is asked again
       busy.mutable_error()->set_message(settings_.pool + ": this host has too many requests running already");
       host.records[request.id()] = {false, busy};
       return reply(host, busy);

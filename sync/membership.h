@@ -143,6 +143,8 @@ class Membership {
   [[nodiscard]] std::optional<std::int64_t> deadline_ns() const;
   [[nodiscard]] std::vector<HostStatus> status(std::int64_t now_ns) const; // by name
   [[nodiscard]] const HostInfo* host_of(const HostKey& key) const;
+  // Whether that is the process of the host that spoke last.
+  [[nodiscard]] bool is_current(const HostKey& key, std::uint64_t incarnation) const;
   [[nodiscard]] std::uint64_t refused_strangers() const { return refused_strangers_; }
   [[nodiscard]] const Settings& settings() const { return settings_; }
 

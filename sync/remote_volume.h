@@ -64,10 +64,11 @@ class RemoteVolume final : public View {
   // For the link.
   [[nodiscard]] std::uint64_t number() const { return number_; }
   [[nodiscard]] const std::string& name() const { return info_.name.volume; } // when it was opened
-  [[nodiscard]] bool has_lapsed() const { return lapsed_.load(); }
+  [[nodiscard]] bool has_lapsed() const override { return lapsed_.load(); }
   bool lapse() { return !lapsed_.exchange(true); } // true: it had not
   // Whether something that returned is not confirmed by an fsync.
   [[nodiscard]] bool has_unsynced() const { return changes_.load() != synced_.load(); }
+  void assume_unsynced() { changes_.fetch_add(1); } // by the process before
   void set_size(std::uint64_t size_bytes) { size_bytes_.store(size_bytes); }
 
  private:

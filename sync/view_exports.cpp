@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "core/log.h"
+#include "core/wait_listener.h"
 #include "sync/file_requests.h"
 #include "sync/wire.h"
 
@@ -40,6 +41,7 @@ class ViewExports::Running {
   }
   View* operator->() const { return &*opening_->handle; }
   View& operator*() const { return *opening_->handle; }
+  [[nodiscard]] const std::atomic<bool>& has_ended() const { return opening_->has_ended; }
 
  private:
   ViewExports* exports_;
@@ -100,7 +102,10 @@ void ViewExports::session_over(std::uint64_t host, std::uint64_t session, Member
 void ViewExports::leave(Handles handles, std::int64_t for_ns) {
   if (handles.empty()) return;
   for (const auto& [number, opening] : handles) {
-    if (opening->running > 0) ended_.emplace(opening->view, opening);
+    opening->has_ended = true;
+    if (opening->running == 0) continue;
+    ended_.emplace(opening->view, opening);
+    waits_end_ = true;
   }
   const std::int64_t margin_ns = for_ns / 100 * Membership::kMarginPercent;
   leaving_.push_back({env_.monotonic_ns() + for_ns + margin_ns, std::move(handles)});
@@ -110,9 +115,11 @@ void ViewExports::leave(Handles handles, std::int64_t for_ns) {
 void ViewExports::close_in_time() {
   for (;;) {
     std::vector<Handles> due;
+    bool waits_end = false;
     {
       MutexLock lock(mutex_);
       if (stop_) return;
+      waits_end = std::exchange(waits_end_, false);
       const std::int64_t now_ns = env_.monotonic_ns();
       for (auto it = leaving_.begin(); it != leaving_.end();) {
         if (it->until_ns > now_ns) {
@@ -122,8 +129,10 @@ void ViewExports::close_in_time() {
         due.push_back(std::move(it->handles));
         it = leaving_.erase(it);
       }
-      if (due.empty()) wake_.wait_for(mutex_, leaving_.empty() ? kLongestPause : kLongestPause / 10);
+      if (due.empty() && !waits_end)
+        wake_.wait_for(mutex_, leaving_.empty() ? kLongestPause : kLongestPause / 10);
     }
+    if (waits_end) pool_.look_for_room();
     due.clear(); // may wait for the configuration lock
   }
 }
@@ -168,8 +177,23 @@ wire::LinkReply ViewExports::serve(const HostInfo& host, const wire::LinkRequest
       put(fsync(host.id, request.fsync()), &wire::LinkReply::mutable_changed);
       break;
     default:
-      return serve_file_request(pool_, request);
+      return serve_file(host.id, request);
   }
+  return reply;
+}
+
+// A size is a change of data, as others are.
+wire::LinkReply ViewExports::serve_file(std::uint64_t host, const wire::LinkRequest& request) {
+  if (!request.set_attributes().has_size_bytes()) return serve_file_request(pool_, request);
+  const wire::SetAttributesRequest& set = request.set_attributes();
+  const auto opening = run_change(host, set.number());
+  if (opening && (*opening)->id().value() == set.view()) return serve_file_request(pool_, request);
+  wire::LinkReply reply;
+  if (opening)
+    *reply.mutable_error() =
+        wire::error_reply(ErrorKind::usage, "another view is open by that number").error();
+  else
+    *reply.mutable_error() = wire::to_wire(opening.error());
   return reply;
 }
 
@@ -329,6 +353,7 @@ Result<wire::ChangedView> ViewExports::changed(View& view, std::uint64_t offset,
 
 Result<wire::ChangedView> ViewExports::write(std::uint64_t host, const wire::WriteRequest& request) {
   VSNAP_TRY_ASSIGN(const Running view, run_change(host, request.number()));
+  const WaitsUntil waits(view.has_ended());
   const std::string& data = request.data();
   if (data.size() > kMaxRead) return failure(ErrorKind::usage, EINVAL, "that much is not written at once");
   const auto written = view->write(request.offset(), std::as_bytes(std::span(data)));
@@ -340,6 +365,7 @@ Result<wire::ChangedView> ViewExports::write(std::uint64_t host, const wire::Wri
 
 Result<wire::ChangedView> ViewExports::discard(std::uint64_t host, const wire::DiscardRequest& request) {
   VSNAP_TRY_ASSIGN(const Running view, run_change(host, request.number()));
+  const WaitsUntil waits(view.has_ended());
   const auto discarded = view->discard(request.offset(), request.length());
   auto reply = changed(*view, request.offset(), request.length());
   VSNAP_TRY(discarded);
@@ -348,6 +374,7 @@ Result<wire::ChangedView> ViewExports::discard(std::uint64_t host, const wire::D
 
 Result<wire::ChangedView> ViewExports::reserve(std::uint64_t host, const wire::ReserveRequest& request) {
   VSNAP_TRY_ASSIGN(const Running view, run_change(host, request.number()));
+  const WaitsUntil waits(view.has_ended());
   VSNAP_TRY(view->reserve(request.offset(), request.length(), request.extend()));
   return changed(*view, request.offset(), request.length());
 }

@@ -13,11 +13,13 @@
 //    (Pool::tell_changed).
 // 5. What is asked of an opening is carried out while that is open, and not after its close was answered, nor
 //    in another session. A view of which an opening has ended is opened again only when nothing is carried
-//    out for that one any more: what a lost host, or a program before, had under way never lands later.
+//    out for that one any more, and what waits for room then is given up: what a lost host, or a program
+//    before, had under way never lands later.
 // Threads: serve() from any; the listener's calls one at a time. What is to be closed is closed by a thread
 // of its own, as that may wait for configuration operations.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -60,6 +62,7 @@ class ViewExports final : public SessionListener {
     ViewHandle handle;
     std::int64_t since_ns = 0; // since 1970
     std::uint64_t running = 0; // requests; under the lock
+    std::atomic<bool> has_ended{false};
   };
   using OpeningPtr = std::shared_ptr<Opening>;
   using Handles = std::map<std::uint64_t, OpeningPtr>; // by the host's number
@@ -80,6 +83,7 @@ class ViewExports final : public SessionListener {
   void close(std::uint64_t host, std::uint64_t number) VSNAP_EXCLUDES(mutex_);
   // Busy if one has ended and something is still carried out for it, after a while.
   Result<> wait_for_ended(std::uint64_t view) VSNAP_EXCLUDES(mutex_);
+  wire::LinkReply serve_file(std::uint64_t host, const wire::LinkRequest& request) VSNAP_EXCLUDES(mutex_);
   Result<wire::MapReply> map(std::uint64_t host, const wire::MapRequest& request);
   Result<wire::ReadReply> read(std::uint64_t host, const wire::ReadRequest& request);
   Result<wire::SeekReply> seek(std::uint64_t host, const wire::SeekRequest& request);
@@ -105,6 +109,7 @@ class ViewExports final : public SessionListener {
   std::multimap<std::uint64_t, OpeningPtr> ended_ VSNAP_GUARDED_BY(mutex_); // with requests running, by view
   std::map<std::uint64_t, Host> hosts_ VSNAP_GUARDED_BY(mutex_);
   std::deque<Leaving> leaving_ VSNAP_GUARDED_BY(mutex_);
+  bool waits_end_ VSNAP_GUARDED_BY(mutex_) = false; // some may have to be given up
   bool stop_ VSNAP_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

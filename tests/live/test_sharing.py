@@ -144,6 +144,9 @@ class SharingTest(HostsTest):
     def mount_far(self, *options, **more):
         return self.beta.vsnap("mount", "lab", self.far, *options, **more)
 
+    def pid_of_beta(self):
+        return int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
+
     def overwrite(self):
         support.write_at(self.point / "v", 0, self.random.randbytes(self.size))
         support.fsync(self.point / "v")
@@ -482,9 +485,6 @@ class WritingFaults(SharingTest):
         self.writer = Writer(self, self.far / "v")
         self.writer.writes_on()
 
-    def pid_of_beta(self):
-        return int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
-
     def ends_without_an_error(self):
         self.writer.writes_on()
         self.assertEqual((0, set()), (self.writer.end().wrong, self.writer.errors))
@@ -538,6 +538,17 @@ class WritingFaults(SharingTest):
             os.kill(pid, signal.SIGCONT)
         self.gets_errors_until_it_opens_again(blocks)
 
+    def test_a_host_whose_daemon_dies_after_its_lease_overwrites_nothing(self):
+        """What the kernel asks its successor again for is not carried out, nor is anything after it."""
+        pid = self.pid_of_beta()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
+            blocks = self.takes_over()
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        self.gets_errors_until_it_opens_again(blocks)
+
     def test_a_host_that_is_cut_off_overwrites_nothing(self):
         self.switch.ip("link", "set", "beta", "down")
         support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
@@ -557,6 +568,40 @@ class WritingFaults(SharingTest):
                 self.gets_errors_until_it_opens_again(blocks)
                 self.writer = Writer(self, self.far / "v")
                 self.writer.writes_on()
+
+
+class WaitingForRoom(SharingTest):
+    """A write of beta waits on alpha until there is room for what snapshots keep."""
+
+    def setUp(self):
+        super().setUp()
+        self.mount_far()
+        self.alpha.vsnap("set", "lab/v", "snapshot-limit=64K", "on-full=pause")
+        self.addCleanup(lambda: self.alpha.vsnap("set", "lab/v", "on-full=error"))  # or its writer stays
+        self.writer = Writer(self, self.far / "v")
+        support.wait_until(lambda: self.writer.written >= 16, what="the limit")
+        support.wait_until(lambda: "writes wait" in self.log(), what="that it waits")
+
+    def log(self):
+        return (self.alpha.runtime / "lab.log").read_text()
+
+    def goes_on(self):
+        self.assertLess(self.writer.written, 32)
+        self.alpha.vsnap("set", "lab/v", "snapshot-limit=none")
+        self.writer.writes_on()
+        self.assertEqual((0, set()), (self.writer.end().wrong, self.writer.errors))
+
+    def test_the_coordinator_is_upgraded(self):
+        self.alpha.vsnap("upgrade", "lab")
+        self.goes_on()
+
+    def test_its_own_daemon_is_upgraded(self):
+        self.beta.vsnap("upgrade", "lab")
+        self.goes_on()
+
+    def test_its_own_daemon_dies(self):
+        os.kill(self.pid_of_beta(), signal.SIGKILL)
+        self.goes_on()
 
 
 if __name__ == "__main__":

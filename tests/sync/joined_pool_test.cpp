@@ -296,3 +296,195 @@ TEST_CASE("names in the directory of a joined host are made and changed at the c
   const auto read_only = lab.join({"v"});
   CHECK(refusal(read_only->create_volume("y", 0)).errno_value == EROFS);
 }
+
+TEST_CASE("writes of many threads only wait while a coordinator takes over") {
+  ExportLab lab;
+  const auto far = lab.join();
+  const auto there = open(*far, "v");
+  std::atomic<bool> over{false};
+  std::atomic<int> failed{0};
+  std::vector<std::thread> writers;
+  for (std::uint64_t i = 0; i < 16; ++i) {
+    writers.emplace_back([&, i] {
+      while (!over.load()) failed += there->write(i * kBlockBytes, block_of(2)).has_value() ? 0 : 1;
+    });
+  }
+  for (int round = 0; round < 20; ++round) lab.share();
+  over = true;
+  for (std::thread& writer : writers) writer.join();
+  CHECK(failed == 0);
+}
+
+TEST_CASE("what a coordinator has no room for at the moment is asked again") {
+  ExportLab lab;
+  const auto far = lab.join();
+  lab.coordinator.reset();
+  std::atomic<int> asked{0};
+  const auto serve = [&](const HostInfo& host, const wire::LinkRequest& request) {
+    if (++asked % 2 == 0) return lab.exports->serve(host, request);
+    wire::LinkReply busy;
+    *busy.mutable_error() = wire::error_reply(ErrorKind::busy, "too much").error();
+    busy.mutable_error()->set_errno_value(EAGAIN);
+    return busy;
+  };
+  auto started = Coordinator::start(
+      *lab.pool, Env::real(), {lab.address, lab.server_key, lab.lease_ns, true, serve, lab.exports.get()});
+  REQUIRE(started.has_value());
+  lab.coordinator = std::move(*started);
+  const auto there = open(*far, "v");
+  REQUIRE(there->write(0, block_of(2)).has_value());
+  CHECK(read_from(*there, 0) == block_of(2));
+  REQUIRE(there->fsync().has_value());
+}
+
+TEST_CASE("a write that waits for room is given up with its opening, and does not land later") {
+  ExportLab lab;
+  const std::string limit = std::to_string(8 * kBlockBytes);
+  REQUIRE(lab.pool->set_properties("v", {{"snapshot-limit", limit}, {"on-full", "pause"}}).has_value());
+  const auto far = lab.join();
+  const auto before = open(*far, "v");
+  REQUIRE(before->write(0, block_of(2, 8 * kBlockBytes)).has_value());
+  std::thread writer(
+      [&] { CHECK(refusal(before->write(20 * kBlockBytes, block_of(3))).errno_value == EIO); });
+  REQUIRE(becomes([&] { return lab.pool->status().health.find("limit") != std::string::npos; }));
+  lab.env.let_pass(lab.lease_ns); // at the joined host
+  writer.join();
+  const auto after = open(*far, "v"); // busy as long as the other is carried out
+  REQUIRE(lab.remove("v@s").has_value());
+  const auto here = lab.view("v");
+  REQUIRE(here->write(20 * kBlockBytes, block_of(4)).has_value());
+  CHECK(read_from(*after, 20 * kBlockBytes) == block_of(4));
+  CHECK(refusal(before->write(20 * kBlockBytes, block_of(5))).errno_value == EIO);
+}
+
+TEST_CASE("however many writes wait for room, what needs none goes on") {
+  ExportLab lab;
+  const std::string limit = std::to_string(8 * kBlockBytes);
+  REQUIRE(lab.pool->set_properties("v", {{"snapshot-limit", limit}, {"on-full", "pause"}}).has_value());
+  const auto far = lab.join();
+  const auto there = open(*far, "v");
+  REQUIRE(there->write(0, block_of(2, 8 * kBlockBytes)).has_value());
+  std::vector<std::thread> writers;
+  std::atomic<int> begun{0};
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    writers.emplace_back([&, i] {
+      ++begun;
+      CHECK(there->write((20 + i) * kBlockBytes, block_of(3)).has_value());
+    });
+  }
+  REQUIRE(
+      becomes([&] { return begun == 20 && lab.pool->status().health.find("limit") != std::string::npos; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200)); // so that as many as may have been asked for
+  std::vector<std::byte> out(kBlockBytes);
+  CHECK(there->read(0, out).has_value());
+  CHECK(there->fsync().has_value());
+  CHECK(far->find({"v", {}}).has_value());
+  REQUIRE(lab.remove("v@s").has_value());
+  for (std::thread& writer : writers) writer.join();
+}
+
+TEST_CASE("who waits for room is not answered by a coordinator that ends, but by the next") {
+  ExportLab lab;
+  const std::string limit = std::to_string(8 * kBlockBytes);
+  REQUIRE(lab.pool->set_properties("v", {{"snapshot-limit", limit}, {"on-full", "pause"}}).has_value());
+  const auto far = lab.join();
+  const auto there = open(*far, "v");
+  REQUIRE(there->write(0, block_of(2, 8 * kBlockBytes)).has_value());
+  std::thread writer([&] { CHECK(there->write(20 * kBlockBytes, block_of(3)).has_value()); });
+  REQUIRE(becomes([&] { return lab.pool->status().health.find("limit") != std::string::npos; }));
+  lab.pool->stop_waiting();
+  lab.coordinator.reset();
+  lab.exports.reset();
+  lab.pool.reset();
+  OpenPoolOptions options;
+  options.keep_tail = true;
+  lab.open(options);
+  lab.share();
+  REQUIRE(lab.pool->set_properties("v", {{"snapshot-limit", "none"}}).has_value());
+  writer.join();
+  CHECK(read_from(*lab.view("v"), 20 * kBlockBytes) == block_of(3));
+}
+
+TEST_CASE("a size is changed in an opening, and not after its lease") {
+  ExportLab lab;
+  const auto far = lab.join();
+  const auto there = open(*far, "v");
+  const ObjectId id = there->id();
+  lab.coordinator.reset();
+  lab.exports.reset();
+  std::thread resize([&] { CHECK(refusal(far->resize(id, 0, true)).errno_value == EIO); });
+  lab.env.let_pass(lab.lease_ns);
+  REQUIRE(becomes([&] { return far->link_status().phase == HostSession::Phase::away; }));
+  CHECK(there->has_lapsed());
+  lab.share();
+  resize.join();
+  CHECK(lab.pool->info(id)->size_bytes == kMiB);
+  const auto link = lab.link(lab.beta);
+  REQUIRE(is_live(*link));
+  wire::LinkRequest request;
+  request.mutable_set_attributes()->set_view(id.value());
+  request.mutable_set_attributes()->set_size_bytes(0);
+  CHECK(link->call(request, std::chrono::seconds(20))->error().errno_value() == EINVAL);
+  request.mutable_set_attributes()->set_number(7);
+  CHECK(link->call(request, std::chrono::seconds(20))->error().errno_value() == ESTALE);
+}
+
+TEST_CASE("the size of a volume that was removed while it was open is changed on another host") {
+  ExportLab lab;
+  const auto far = lab.join();
+  const auto there = open(*far, "v");
+  const ViewName v{"v", {}};
+  REQUIRE(lab.remove("v@s").has_value());
+  REQUIRE(lab.pool->remove(std::span(&v, 1), {.even_if_open = true}).has_value());
+  REQUIRE(far->resize(there->id(), kBlockBytes, true).has_value());
+  CHECK(there->size_bytes() == kBlockBytes);
+  CHECK(read_from(*there, 0) == block_of(1));
+}
+
+TEST_CASE("a host's next process goes on with what the one before had open, while its lease runs") {
+  ExportLab lab;
+  Tenure tenure{};
+  const auto reopened = [&](std::uint64_t number) {
+    const auto far = lab.join();
+    far->keep_tenure(&tenure);
+    const auto view = far->go_on_with(lab.pool->find({"v", {}})->id, number);
+    const bool goes_on = view && (*view)->write(0, block_of(2)).has_value();
+    far->keep_tenure(nullptr);
+    return goes_on;
+  };
+  CHECK_FALSE(reopened(tenure.number)); // there was none
+  std::uint64_t number = tenure.number;
+  CHECK(reopened(number));
+  CHECK_FALSE(reopened(number + 1));
+  {
+    const auto far = lab.join();
+    far->keep_tenure(&tenure);
+    CHECK(tenure.number == number);
+    lab.env.let_pass(lab.lease_ns); // it stood still, and goes on
+    REQUIRE(becomes([&] { return tenure.number > number && tenure.until_ns != 0; }));
+    far->keep_tenure(nullptr);
+  }
+  CHECK_FALSE(reopened(number));
+  number = tenure.number;
+  lab.env.let_pass(lab.lease_ns); // there is none, for so long
+  CHECK_FALSE(reopened(number));
+}
+
+TEST_CASE("a host's next process does not go on where unconfirmed writes of the one before may be lost") {
+  ExportLab lab;
+  Tenure tenure{};
+  const auto id = lab.pool->find({"v", {}})->id;
+  {
+    const auto far = lab.join();
+    far->keep_tenure(&tenure);
+    const auto there = open(*far, "v");
+    REQUIRE(there->write(0, block_of(2)).has_value());
+    far->keep_tenure(nullptr);
+  }
+  tenure.losses += 1; // as where the pool has had another one since
+  tenure.until_ns = lab.env.monotonic_ns() + lab.lease_ns;
+  const auto far = lab.join();
+  far->keep_tenure(&tenure);
+  CHECK(refusal(far->go_on_with(id, tenure.number)).errno_value == EIO);
+  far->keep_tenure(nullptr);
+}
