@@ -328,7 +328,7 @@ TEST_CASE("what a coordinator has no room for at the moment is asked again") {
     return busy;
   };
   auto started = Coordinator::start(
-      *lab.pool, Env::real(), {lab.address, lab.server_key, lab.lease_ns, true, serve, lab.exports.get()});
+      *lab.pool, Env::real(), {lab.address, lab.server_key, lab.lease_ns, true, serve, {}, lab.exports.get()});
   REQUIRE(started.has_value());
   lab.coordinator = std::move(*started);
   const auto there = open(*far, "v");
