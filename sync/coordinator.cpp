@@ -79,7 +79,13 @@ HostWorkers::Lane lane_of(const wire::LinkRequest& request) {
   const bool looks = command.has_status() || command.has_list_hosts() ||
                      (command.has_list() && command.list().without_figures()) ||
                      (command.has_info() && command.info().without_figures());
-  return request.has_control() && !looks ? HostWorkers::Lane::lasting : HostWorkers::Lane::quick;
+  const wire::SetAttributesRequest& set = request.set_attributes();
+  const bool configures =
+      request.has_create_file() || request.has_rename_file() || request.has_remove_file() ||
+      (request.has_set_attributes() &&
+       (set.has_size_bytes() || set.has_mode() || set.has_uid() || set.has_gid() || set.has_modified_ns()));
+  return (request.has_control() && !looks) || configures ? HostWorkers::Lane::lasting
+                                                         : HostWorkers::Lane::quick;
 }
 
 // For what goes on by itself: whoever does that takes nobody's place.

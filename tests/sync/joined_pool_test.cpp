@@ -327,8 +327,9 @@ TEST_CASE("what a coordinator has no room for at the moment is asked again") {
     busy.mutable_error()->set_errno_value(EAGAIN);
     return busy;
   };
-  auto started = Coordinator::start(
-      *lab.pool, Env::real(), {lab.address, lab.server_key, lab.lease_ns, true, serve, {}, lab.exports.get()});
+  auto started =
+      Coordinator::start(*lab.pool, Env::real(),
+                         {lab.address, lab.server_key, lab.lease_ns, true, serve, {}, lab.exports.get()});
   REQUIRE(started.has_value());
   lab.coordinator = std::move(*started);
   const auto there = open(*far, "v");
