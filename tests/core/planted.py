@@ -80,12 +80,13 @@ FOUND_BY = {
     "hold_not_kept": "the oldest snapshots are dropped*",
 }
 HANGS = {"lost_wakeup", "pause_not_woken"}  # found by its never coming to an end
+TRIES = 8  # where threads have to meet, which they do less often on a machine that is busy
 THREE = {"commit_without_flush"}  # a snapshot, a first write, and a commit
 SECONDS = 120
 
 
-def passes(harness, tests, fault=None):
-    env = {**os.environ, "VSNAP_TEST_SEED": "1", "VSNAP_MODEL_SEED": "1"}
+def passes(harness, tests, fault=None, seed=1):
+    env = {**os.environ, "VSNAP_TEST_SEED": str(seed), "VSNAP_MODEL_SEED": str(seed)}
     env |= {"VSNAP_MODEL_OPERATIONS": "20000", "VSNAP_WORLDS": "3" if fault in THREE else "2"}
     if fault:
         env["VSNAP_PLANT"] = fault
@@ -115,7 +116,7 @@ def main():
     for tests in sorted({FOUND_BY[fault] for fault in faults}):
         passes(harness, tests)
     for fault in faults:
-        found = not passes(harness, FOUND_BY[fault], fault)
+        found = not all(passes(harness, FOUND_BY[fault], fault, seed) for seed in range(1, TRIES + 1))
         print(f"{'found' if found else 'NOT FOUND'}: {fault}", flush=True)
         if not found:
             missed.append(fault)
