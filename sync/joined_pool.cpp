@@ -545,8 +545,16 @@ Result<ViewHandle> JoinedPool::open_volume(const ViewInfo& info, std::optional<s
   std::shared_ptr<RemoteVolume> volume;
   {
     MutexLock lock(mutex_);
-    volume = std::make_shared<RemoteVolume>(info, ++opened_, static_cast<RemoteIo&>(*this));
-    if (losses) volume->assume_unsynced();
+    std::shared_ptr<UnsyncedChanges> unsynced;
+    for (const auto& [view, open] : volumes_) {
+      if (open.volume->id() == info.id) unsynced = open.volume->unsynced();
+    }
+    if (!unsynced) unsynced = std::make_shared<UnsyncedChanges>();
+    if (losses) { // by the process before
+      unsynced->begin();
+      unsynced->end();
+    }
+    volume = std::make_shared<RemoteVolume>(info, ++opened_, static_cast<RemoteIo&>(*this), unsynced);
     volumes_[volume.get()] = {volume, 0, losses.value_or(0), losses.has_value()};
   }
   ViewHandle handle(this, volume);
@@ -577,7 +585,8 @@ Result<> JoinedPool::open_there(RemoteVolume& volume, std::uint64_t session) {
     const auto found = volumes_.find(&volume);
     if (found == volumes_.end()) return failure(ErrorKind::failed, EBADF, "the volume is being closed");
     is_first = found->second.session == 0;
-    if (found->second.goes_on || (!is_first && volume.has_unsynced())) open.set_losses(found->second.losses);
+    if (found->second.goes_on || (!is_first && volume.unsynced()->any()))
+      open.set_losses(found->second.losses);
   }
   open.set_view(volume.id().value());
   open.set_number(volume.number());
@@ -585,6 +594,11 @@ Result<> JoinedPool::open_there(RemoteVolume& volume, std::uint64_t session) {
   const bool is_answered = reply || reply.error().kind != ErrorKind::no_answer;
   if (!reply && is_answered && !is_first && !volume.has_lapsed()) {
     log::error("{}/{}: cannot be gone on with: {}", name_, volume.name(), reply.error().message);
+    MutexLock lock(mutex_);
+    for (auto& [view, other] : volumes_) {
+      if (other.volume->id() == volume.id() && other.session != 0 && other.session != session)
+        other.volume->lapse();
+    }
     volume.lapse();
   }
   if (!is_first && volume.has_lapsed()) return lapsed(volume);

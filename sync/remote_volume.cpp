@@ -38,8 +38,9 @@ Result<std::optional<std::uint64_t>> RemoteVolume::seek(std::uint64_t offset, bo
 
 // What failed may have gone some way, and counts.
 Result<> RemoteVolume::change(const RemoteIo::Make& make) {
+  unsynced_->begin();
   const auto reply = io_.carry_out(*this, make);
-  changes_.fetch_add(1);
+  unsynced_->end();
   VSNAP_TRY(reply);
   size_bytes_.store(reply->changed().size_bytes());
   return {};
@@ -81,14 +82,12 @@ Result<> RemoteVolume::reserve(std::uint64_t offset, std::uint64_t length, bool 
 }
 
 Result<> RemoteVolume::fsync() {
-  const std::uint64_t covered = changes_.load();
+  const std::uint64_t covered = unsynced_->covered();
   VSNAP_TRY_ASSIGN(const wire::LinkReply reply, io_.carry_out(*this, [&](wire::LinkRequest& request) {
     request.mutable_fsync()->set_number(number_);
   }));
   size_bytes_.store(reply.changed().size_bytes());
-  std::uint64_t before = synced_.load();
-  while (before < covered && !synced_.compare_exchange_weak(before, covered)) {
-  }
+  unsynced_->confirm(covered);
   return {};
 }
 

@@ -8,8 +8,9 @@
 // 2. An opening ends for good, it lapses, when the lease under which it was open has run out on this host,
 //    before it does there: then another host may have taken the volume over. It is never opened again by that
 //    number, so what was still on its way is refused; its programs get EIO.
-// 3. A coordinator that has taken over while the lease ran opens it anew. Not where writes that had returned
-//    here, and that no fsync had confirmed, may be lost there (Pool::losses()): then it lapses as well.
+// 3. A coordinator that has taken over while the lease ran opens it anew. Not where writes of this host that
+//    had returned, and that no fsync had confirmed, may be lost there (Pool::losses()): then it lapses as
+//    well, with all that the host has open of that volume.
 // 4. What does not lapse is answered by the coordinator: nothing is given up while it may still be carried
 //    out.
 // Threads: any, as of every View.
@@ -17,6 +18,7 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "core/view.h"
@@ -25,6 +27,30 @@
 namespace vsnap {
 
 class RemoteVolume;
+
+// The changes of a volume by one host, through all that it has open of it, of which no fsync has confirmed
+// that they are durable. Threads: any.
+class UnsyncedChanges {
+ public:
+  void begin() { begun_.fetch_add(1); }
+  void end() { ended_.fetch_add(1); } // it was answered, or given up
+  // Before an fsync: what it covers. Not what is under way, and then nothing: that cannot be told apart.
+  [[nodiscard]] std::uint64_t covered() const {
+    const std::uint64_t ended = ended_.load(); // first: so there was a moment at which all had ended
+    return begun_.load() == ended ? ended : 0;
+  }
+  void confirm(std::uint64_t covered) {
+    std::uint64_t before = synced_.load();
+    while (before < covered && !synced_.compare_exchange_weak(before, covered)) {
+    }
+  }
+  [[nodiscard]] bool any() const { return begun_.load() != synced_.load(); }
+
+ private:
+  std::atomic<std::uint64_t> begun_{0};
+  std::atomic<std::uint64_t> ended_{0};  // of those
+  std::atomic<std::uint64_t> synced_{0}; // of those
+};
 
 // The link of this host, as its open volumes use it.
 class RemoteIo {
@@ -42,8 +68,12 @@ class RemoteVolume final : public View {
  public:
   static constexpr std::uint32_t kMaxBytes = 1U << 20; // of a read or write at once
 
-  RemoteVolume(ViewInfo info, std::uint64_t number, RemoteIo& io)
-      : info_(std::move(info)), number_(number), io_(io), size_bytes_(info_.size_bytes) {}
+  RemoteVolume(ViewInfo info, std::uint64_t number, RemoteIo& io, std::shared_ptr<UnsyncedChanges> unsynced)
+      : info_(std::move(info)),
+        number_(number),
+        io_(io),
+        unsynced_(std::move(unsynced)),
+        size_bytes_(info_.size_bytes) {}
 
   [[nodiscard]] ObjectId id() const override { return info_.id; }
   [[nodiscard]] bool writable() const override { return true; }
@@ -66,9 +96,7 @@ class RemoteVolume final : public View {
   [[nodiscard]] const std::string& name() const { return info_.name.volume; } // when it was opened
   [[nodiscard]] bool has_lapsed() const override { return lapsed_.load(); }
   bool lapse() { return !lapsed_.exchange(true); } // true: it had not
-  // Whether something that returned is not confirmed by an fsync.
-  [[nodiscard]] bool has_unsynced() const { return changes_.load() != synced_.load(); }
-  void assume_unsynced() { changes_.fetch_add(1); } // by the process before
+  [[nodiscard]] const std::shared_ptr<UnsyncedChanges>& unsynced() const { return unsynced_; }
   void set_size(std::uint64_t size_bytes) { size_bytes_.store(size_bytes); }
 
  private:
@@ -78,10 +106,9 @@ class RemoteVolume final : public View {
   const ViewInfo info_;
   const std::uint64_t number_;
   RemoteIo& io_;
+  const std::shared_ptr<UnsyncedChanges> unsynced_;
   std::atomic<std::uint64_t> size_bytes_;
   std::atomic<bool> lapsed_{false};
-  std::atomic<std::uint64_t> changes_{0}; // that were answered
-  std::atomic<std::uint64_t> synced_{0};  // of those
 };
 
 } // namespace vsnap
