@@ -231,7 +231,9 @@ void HostSession::on_refused(const LinkMessage& message) {
   }
   const bool of_hello =
       !session_ && refused.incarnation() == settings_.incarnation && refused.greeting() == greeting_;
-  const bool of_session = session_ && message.session == session_->number;
+  // What is told late may be of a session of the reign before, whose number this one may have, too.
+  const bool of_reign = refused.epoch() == 0 || refused.epoch() == epoch_;
+  const bool of_session = session_ && message.session == session_->number && of_reign;
   if (!of_hello && !of_session) {
     ++refused_.session;
     return;

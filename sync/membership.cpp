@@ -373,6 +373,7 @@ void Membership::refuse(std::optional<std::int64_t>& told_ns, const std::string&
   wire::Refused refused;
   refused.set_reason(reason);
   refused.set_sequence(message.sequence);
+  refused.set_epoch(message.epoch);
   wire::Hello hello;
   if (message.type == LinkType::hello && hello.ParseFromString(message.payload)) {
     refused.set_incarnation(hello.incarnation());
