@@ -223,7 +223,8 @@ class TwoHosts(HostsTest):
 
     def test_the_coordinator_is_killed(self):
         failed = self.use(lambda: self.clients.kill(self.lab.daemon_pid("lab")), 3)
-        if os.environ.get("VSNAP_HISTORY_KNOWN"):  # now and then an opening lapses, though the lease still runs
+        # Now and then an opening lapses, though the lease still runs.
+        if os.environ.get("VSNAP_HISTORY_KNOWN"):
             self.assertEqual(0, failed)
 
     def test_the_joined_hosts_daemon_stands_still_beyond_its_lease(self):
