@@ -108,6 +108,7 @@ struct OpenMode {
   bool create = false; // a missing regular file is made; an existing one is kept
   bool exclusive_create = false;
   bool read_only = false; // to look only: a device is not claimed, so also while somebody else has it open
+  bool unclaimed = false; // to write as one of several: as above, but for writing
   // Descriptors of files that this process has open already: one of the same file is taken, a duplicate, with
   // the lock that it holds.
   std::span<const int> held = {};

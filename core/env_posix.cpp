@@ -43,7 +43,7 @@ Failure io_failure(int errno_value, std::string_view what) {
 
 class PosixFile final : public File {
  public:
-  // `ring`: for what lies on a device; null for what lies in memory, or is only looked at.
+  // `ring`: for what lies on a device; null for what lies in memory, is only looked at or not claimed.
   PosixFile(int fd, std::string path, bool block_device, std::uint64_t size_bytes, std::string identity,
             std::shared_ptr<IoRing> ring)
       : fd_(fd),
@@ -282,7 +282,7 @@ class PosixEnv final : public Env {
     // On a block device O_EXCL without O_CREAT claims it: refused while it is mounted or claimed by somebody
     // else.
     const bool there = ::stat(path.c_str(), &s) == 0;
-    if (there && S_ISBLK(s.st_mode)) flags = O_RDWR | O_CLOEXEC | O_EXCL;
+    if (there && S_ISBLK(s.st_mode) && !mode.unclaimed) flags = O_RDWR | O_CLOEXEC | O_EXCL;
     if (mode.read_only) flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK; // a FIFO in its place is not waited for
     int fd = there ? held_open(s, mode.held) : -1;
     if (fd < 0) fd = ::open(path.c_str(), flags, 0600);
@@ -309,7 +309,7 @@ class PosixEnv final : public Env {
     }
     const bool block_device = S_ISBLK(s.st_mode);
     // io_uring does not wait for what was opened with O_NONBLOCK.
-    const bool waits = !mode.read_only && !lies_in_memory(fd, block_device);
+    const bool waits = !mode.read_only && !mode.unclaimed && !lies_in_memory(fd, block_device);
     return std::make_unique<PosixFile>(fd, path, block_device, size_bytes, std::move(identity),
                                        waits ? ring() : nullptr);
   }

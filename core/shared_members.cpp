@@ -23,7 +23,7 @@ Result<> SharedMembers::require(std::uint64_t session, MemberSource& source) {
   session_ = std::max(session_, session);
   const auto is_here = [this](const MemberInfo& info) {
     MutexLock lock(mutex_);
-    return members_[info.index].file != nullptr;
+    return members_[info.index].open != nullptr;
   };
   for (const MemberInfo& info : known_.members) {
     if (is_here(info) || left_.contains(info.index)) continue;
@@ -78,7 +78,7 @@ Result<> SharedMembers::look(MemberSource& source) {
   for (const MemberInfo& info : known_.members) {
     if (found.size() <= info.index) found.resize(info.index + 1);
     Member& member = found[info.index];
-    if (member.file && (member.uuid != info.uuid || !shows_mark(*member.file))) member = {};
+    if (member.open && (member.uuid != info.uuid || !shows_mark(*member.open->file))) member = {};
   }
   if (!is_complete(found)) find_missing(paths_, found);
   if (!is_complete(found) && search_) find_missing(search_(), found);
@@ -96,7 +96,7 @@ void SharedMembers::find_missing(const std::vector<std::string>& paths, Members&
 }
 
 Result<> SharedMembers::add(const std::string& path, Members& found) {
-  VSNAP_TRY_ASSIGN(std::shared_ptr<File> file, env_.open_file(path, {.read_only = true}));
+  VSNAP_TRY_ASSIGN(std::unique_ptr<File> file, env_.open_file(path, {.read_only = true}));
   const bool is_direct = file->bypass_page_cache();
   VSNAP_TRY_ASSIGN(const Superblock superblock, newest_superblock(*file, path, nullptr));
   if (superblock.pool_uuid != pool_uuid_) {
@@ -108,24 +108,39 @@ Result<> SharedMembers::add(const std::string& path, Members& found) {
   const auto same = [&](const MemberInfo& info) { return info.index == index && info.uuid == uuid; };
   if (std::none_of(known_.members.begin(), known_.members.end(), same))
     return failure(ErrorKind::not_found, fmt::format("{}: no member of it any more", path));
-  if (found[index].file) return {}; // another path of the same
+  if (found[index].open) return {}; // another path of the same
   if (!is_direct) {                 // nor can it be told from a copy: the mark that is read may be an old one
     left_[index] = fmt::format("{} cannot be read past this host's page cache", path);
     return {};
   }
-  if (!shows_mark(*file)) {
+  OpenFilePtr open = for_writing(path, std::move(file));
+  if (!shows_mark(*open->file)) {
     wrong_[index] = fmt::format("{} is a copy of it, which the pool's host does not write to", path);
     return {};
   }
-  found[index] = {uuid, path, std::move(file)};
+  found[index] = {uuid, path, std::move(open)};
   left_.erase(index);
   wrong_.erase(index);
   return {};
 }
 
+SharedMembers::OpenFilePtr SharedMembers::for_writing(const std::string& path,
+                                                      std::unique_ptr<File> read_only) {
+  OpenFilePtr out = std::make_shared<OpenFile>();
+  auto opened = env_.open_file(path, {.unclaimed = true});
+  if (opened && (*opened)->identity() == read_only->identity() && (*opened)->bypass_page_cache()) {
+    out->file = std::move(*opened);
+    out->writable = true;
+  } else {
+    if (!opened) log::debug("{}; it is only read here", opened.error().message);
+    out->file = std::move(read_only);
+  }
+  return out;
+}
+
 bool SharedMembers::is_complete(const Members& found) {
   return std::all_of(known_.members.begin(), known_.members.end(),
-                     [&found](const MemberInfo& info) { return found[info.index].file != nullptr; });
+                     [&found](const MemberInfo& info) { return found[info.index].open != nullptr; });
 }
 
 bool SharedMembers::shows_mark(File& file) {
@@ -135,7 +150,13 @@ bool SharedMembers::shows_mark(File& file) {
 
 void SharedMembers::set_members(Members members) {
   MutexLock lock(mutex_);
+  for (Member& old : members_) {
+    const auto same = [&old](const Member& member) { return member.open == old.open; };
+    if (old.open && std::none_of(members.begin(), members.end(), same))
+      retired_.push_back(std::move(old.open));
+  }
   members_ = std::move(members);
+  forget_flushed();
 }
 
 // Once, however often it is looked at.
@@ -150,20 +171,97 @@ void SharedMembers::tell_what_is_wrong() {
   told_ = text;
 }
 
-// ---- reading ----
+// ---- reading and writing ----
+
+SharedMembers::OpenFilePtr SharedMembers::file_of(Place place) {
+  return place.member() < members_.size() ? members_[place.member()].open : nullptr;
+}
 
 Result<> SharedMembers::read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out) {
-  std::shared_ptr<File> file;
+  OpenFilePtr open;
   {
     MutexLock lock(mutex_);
-    if (place.member() < members_.size()) file = members_[place.member()].file;
+    open = file_of(place);
   }
-  if (!file) return failure(ErrorKind::not_found, EIO, fmt::format("member {} is not here", place.member()));
-  auto read = file->read_at(place.block() * kBlockBytes + offset_bytes, out);
+  if (!open) return failure(ErrorKind::not_found, EIO, fmt::format("member {} is not here", place.member()));
+  auto read = open->file->read_at(place.block() * kBlockBytes + offset_bytes, out);
   const int errno_value = read ? 0 : read.error().errno_value;
   if (errno_value == EINVAL || errno_value == EOPNOTSUPP) // not past the page cache, after all
     return failure(ErrorKind::not_found, EIO, std::move(read).error().message);
   return read;
+}
+
+Result<> SharedMembers::write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data) {
+  const std::uint64_t begin_bytes = place.block() * kBlockBytes + offset_bytes;
+  VSNAP_TRY_ASSIGN(const OpenFilePtr open, begin_write(place, begin_bytes + data.size()));
+  auto written = open->file->write_at(begin_bytes, data);
+  MutexLock lock(mutex_);
+  --open->writing;
+  ++open->written; // in part, perhaps, if it failed
+  return written;
+}
+
+Result<SharedMembers::OpenFilePtr> SharedMembers::begin_write(Place place, std::uint64_t end_bytes) {
+  // Whoever sends such a map is wrong about more than that.
+  if (place.block() < format::kHeaderBlocks)
+    return failure(ErrorKind::failed, EIO, fmt::format("member {}: no data in its header", place.member()));
+  MutexLock lock(mutex_);
+  OpenFilePtr open = file_of(place);
+  const auto left = [&place](const std::string& why) {
+    return failure(ErrorKind::not_found, EIO, fmt::format("member {} {}", place.member(), why));
+  };
+  if (!open) return left("is not here");
+  if (!open->writable) return left("cannot be written here");
+  if (flush_error_) return left("is not written here any more: " + flush_error_->message);
+  if (end_bytes > open->file->size_bytes()) return left("has grown since it was opened here");
+  ++open->writing;
+  return open;
+}
+
+Result<> SharedMembers::flush() {
+  std::vector<FlushPart> parts;
+  {
+    MutexLock lock(mutex_);
+    while (flushing_) flush_ended_.wait(mutex_);
+    if (flush_error_) return Failure(*flush_error_);
+    parts = begin_flush();
+    if (parts.empty()) return {};
+    flushing_ = true;
+  }
+  for (FlushPart& part : parts) part.flushed = part.open->file->flush();
+  MutexLock lock(mutex_);
+  flushing_ = false;
+  flush_ended_.notify_all();
+  return end_flush(std::move(parts));
+}
+
+std::vector<SharedMembers::FlushPart> SharedMembers::begin_flush() {
+  std::vector<FlushPart> out;
+  const auto add = [&out](const OpenFilePtr& open) {
+    if (open && open->flushed < open->written) out.push_back({open, open->written, {}});
+  };
+  for (const Member& member : members_) add(member.open);
+  for (const OpenFilePtr& open : retired_) add(open);
+  return out;
+}
+
+Result<> SharedMembers::end_flush(std::vector<FlushPart> parts) {
+  for (const FlushPart& part : parts) {
+    if (part.flushed)
+      part.open->flushed = part.written;
+    else if (!flush_error_)
+      flush_error_ = part.flushed.error();
+  }
+  forget_flushed();
+  if (!flush_error_) return {};
+  log::error("{}: what was written here may be lost; fsync fails until the pool is left and joined anew",
+             flush_error_->message);
+  return Failure(*flush_error_);
+}
+
+void SharedMembers::forget_flushed() {
+  std::erase_if(retired_,
+                [](const OpenFilePtr& open) { return open->writing == 0 && open->flushed == open->written; });
 }
 
 } // namespace vsnap

@@ -1,12 +1,21 @@
-// The members of a pool that another host has open: read here, and nothing else. They are not claimed.
+// The members of a pool that another host has open, read and written here, too. They are not claimed.
 //
 // Invariants
-// 1. A file is a member only if its superblock says so: of that pool, at that place of its roster; and if it
+// 1. Nothing is written but what a caller asks for: data, into places that the other host has left to this
+//    one alone until it has been told that nothing is under way any more. Never into a member's header, nor
+//    past its end as it was when it was opened.
+// 2. A file is a member only if its superblock says so: of that pool, at that place of its roster; and if it
 //    shows the mark that the other host has just written to the real one (member_mark.h), not a copy.
-// 2. That is looked at anew in each session, before anything is read in it: whoever has the pool open then
+// 3. That is looked at anew in each session, before anything is read in it: whoever has the pool open then
 //    may have other files open. Within one the other host keeps its files open, and so does this one.
-// 3. Reads go past the page cache: what is in this host's may be older than what the other host wrote. A
-//    member of which that cannot be had is left to the other host, like one that is not here.
+// 4. Reads and writes go past the page cache: what is in this host's may be older than what the other host
+//    wrote, and what it wrote back later could undo that. A member of which that cannot be had is left to the
+//    other host, like one that is not here.
+// 5. A file is opened for writing only once it is known to be a member: others are but looked at.
+// 6. What was written is durable once a flush() that began later has succeeded, also if its member has been
+//    exchanged since. After one that failed nobody knows what the device has lost of the writes before it,
+//    whatever it says later: no flush() succeeds any more, and nothing is written here. What is in doubt is
+//    only data, old or new, of blocks that were overwritten in their place.
 // Threads: any. look_mutex_ is held while the other host is asked.
 #pragma once
 
@@ -15,6 +24,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -51,21 +61,48 @@ class SharedMembers {
   // From `offset_bytes` into the place on. Kind not_found: the other host has to be asked.
   [[nodiscard]] Result<> read(Place place, std::uint64_t offset_bytes, std::span<std::byte> out)
       VSNAP_EXCLUDES(mutex_);
+  // The same. Blocks in whole: the rest of one that is written in part is written as it was read before.
+  [[nodiscard]] Result<> write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data)
+      VSNAP_EXCLUDES(mutex_);
+  // Of all writes that had ended when it began; of members without any since the last it asks nothing.
+  [[nodiscard]] Result<> flush() VSNAP_EXCLUDES(mutex_);
 
  private:
+  // What changes in it is guarded by mutex_.
+  struct OpenFile {
+    std::unique_ptr<File> file;
+    bool writable = false;
+    std::uint32_t writing = 0; // under way
+    std::uint64_t written = 0; // ended
+    std::uint64_t flushed = 0; // of those
+  };
+  using OpenFilePtr = std::shared_ptr<OpenFile>;
   struct Member {
     Uuid uuid{};
     std::string path;
-    std::shared_ptr<File> file; // nullptr: it is not here
+    OpenFilePtr open; // nullptr: it is not here
   };
   using Members = std::vector<Member>; // by index
   [[nodiscard]] Result<> look(MemberSource& source) VSNAP_REQUIRES(look_mutex_) VSNAP_EXCLUDES(mutex_);
   void find_missing(const std::vector<std::string>& paths, Members& found) VSNAP_REQUIRES(look_mutex_);
   [[nodiscard]] Result<> add(const std::string& path, Members& found) VSNAP_REQUIRES(look_mutex_);
+  // The same file, to be written; or else as it is.
+  [[nodiscard]] OpenFilePtr for_writing(const std::string& path, std::unique_ptr<File> read_only);
   [[nodiscard]] bool is_complete(const Members& found) VSNAP_REQUIRES(look_mutex_);
   [[nodiscard]] bool shows_mark(File& file) VSNAP_REQUIRES(look_mutex_);
   void set_members(Members members) VSNAP_REQUIRES(look_mutex_) VSNAP_EXCLUDES(mutex_);
   void tell_what_is_wrong() VSNAP_REQUIRES(look_mutex_);
+  // nullptr: it is not here.
+  [[nodiscard]] OpenFilePtr file_of(Place place) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] Result<OpenFilePtr> begin_write(Place place, std::uint64_t end_bytes) VSNAP_EXCLUDES(mutex_);
+  struct FlushPart {
+    OpenFilePtr open;
+    std::uint64_t written = 0; // that it makes durable
+    Result<> flushed;
+  };
+  [[nodiscard]] std::vector<FlushPart> begin_flush() VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] Result<> end_flush(std::vector<FlushPart> parts) VSNAP_REQUIRES(mutex_);
+  void forget_flushed() VSNAP_REQUIRES(mutex_); // of retired_
 
   Env& env_;
   const Uuid pool_uuid_;
@@ -81,6 +118,11 @@ class SharedMembers {
   std::string told_ VSNAP_GUARDED_BY(look_mutex_);                          // of that, last
   Mutex mutex_;                                                             // a leaf
   Members members_ VSNAP_GUARDED_BY(mutex_);
+  std::vector<OpenFilePtr> retired_ VSNAP_GUARDED_BY(mutex_); // no members any more, but written before
+  // One at a time: the kernel tells of what was lost once, to one of those that flush a file at that time.
+  bool flushing_ VSNAP_GUARDED_BY(mutex_) = false;
+  CondVar flush_ended_;
+  std::optional<Error> flush_error_ VSNAP_GUARDED_BY(mutex_); // the first
 };
 
 } // namespace vsnap

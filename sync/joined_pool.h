@@ -3,7 +3,7 @@
 // coordinator, over the link, as all else is.
 //
 // Invariants
-// 1. Nothing is written to the members.
+// 1. Of the members nothing is written but data, by shared_members.h.
 // 2. A snapshot is open at the coordinator, in the session under way, before a map of it is fetched; so what
 // it
 //    shows stays readable (core/fetched_view.h, sync/view_exports.h).

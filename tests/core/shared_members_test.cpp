@@ -1,7 +1,9 @@
-// Which files are taken for the members of a pool that somebody else has open.
+// Which files are taken for the members of a pool that somebody else has open, and what is done to them.
 #include "core/shared_members.h"
 
+#include <algorithm>
 #include <cstring>
+#include <future>
 
 #include "core/log.h"
 #include "core/owner_record.h"
@@ -60,6 +62,21 @@ class MembersLab : public SmallPool {
       return -1;
     }
     return std::to_integer<int>(out[0]);
+  }
+  static Result<> write(SharedMembers& members, std::uint8_t stamp, Place place = kPlace) {
+    return members.write(place, 0, block_of(stamp));
+  }
+  int stamp_stored() {
+    return std::to_integer<int>(*(env.bytes_of("/a").data() + kPlace.block() * kBlockBytes));
+  }
+  // Of what is done to files by that.
+  std::size_t flushes(SharedMembers& members) {
+    env.start_recording();
+    REQUIRE(members.flush().has_value());
+    const auto events = env.stop_recording();
+    REQUIRE(std::all_of(events.begin(), events.end(),
+                        [](const auto& event) { return event.kind == MemoryEnv::Event::flush; }));
+    return events.size();
   }
   static constexpr Place kPlace{0, 7000};
   Teller teller{pool};
@@ -183,4 +200,110 @@ TEST_CASE("a member that was added is found after a while, and not looked for al
   CHECK(searched == 1);
   for (int i = 0; i < 3; ++i) members.look_again(lab.teller);
   CHECK(lab.teller.asked == 2);
+}
+
+TEST_CASE("what is written to a member is there, and durable after a flush") {
+  MembersLab lab;
+  SharedMembers members = lab.at({"/a"});
+  REQUIRE(members.require(1, lab.teller).has_value());
+  REQUIRE(lab.pool->sync().has_value());
+  REQUIRE(lab.write(members, 1).has_value());
+  CHECK(lab.stamp_read(members) == 1);
+  CHECK(lab.stamp_stored() == 1);
+  REQUIRE(members.flush().has_value());
+  REQUIRE(lab.write(members, 2).has_value());
+  REQUIRE(members.write(lab.kPlace, 512, block_of(3, 512)).has_value());
+  CHECK(lab.stamp_read(members) == 2);
+  lab.env.power_cut([](std::size_t) -> std::size_t { return 0; }); // all that may be lost is
+  CHECK(lab.stamp_stored() == 1);
+}
+
+TEST_CASE("only members that were written since they were flushed are flushed again") {
+  MembersLab lab;
+  REQUIRE(lab.pool->add_member({"/b", 16 * kMiB}, false).has_value());
+  SharedMembers members = lab.at({"/a", "/b"});
+  REQUIRE(members.require(1, lab.teller).has_value());
+  CHECK(lab.flushes(members) == 0);
+  REQUIRE(lab.write(members, 1, Place(1, 2000)).has_value());
+  REQUIRE(lab.write(members, 2, Place(1, 2001)).has_value());
+  CHECK(lab.flushes(members) == 1);
+  CHECK(lab.flushes(members) == 0);
+  REQUIRE(lab.write(members, 3, Place(1, 2000)).has_value());
+  REQUIRE(lab.write(members, 4).has_value());
+  CHECK(lab.flushes(members) == 2);
+}
+
+TEST_CASE("what was written to a member that is not read any more is flushed all the same") {
+  MembersLab lab;
+  SharedMembers members = lab.at({"/a"});
+  REQUIRE(members.require(1, lab.teller).has_value());
+  REQUIRE(lab.write(members, 1).has_value());
+  lab.teller.refused = failure(ErrorKind::no_space, ENOSPC, "no space for a mark");
+  REQUIRE(members.look_in(2, lab.teller).has_value());
+  CHECK(refusal(lab.write(members, 2)).kind == ErrorKind::not_found);
+  CHECK(lab.stamp_stored() == 1);
+  CHECK(lab.flushes(members) == 1);
+  CHECK(lab.flushes(members) == 0);
+}
+
+TEST_CASE("after a flush that failed none succeeds, and the other host has to write") {
+  MembersLab lab;
+  SharedMembers members = lab.at({"/a"});
+  REQUIRE(members.require(1, lab.teller).has_value());
+  REQUIRE(lab.write(members, 1).has_value());
+  lab.env.fail_flush_once();
+  CHECK(refusal(members.flush()).errno_value == EIO);
+  CHECK(refusal(members.flush()).errno_value == EIO); // though the device would say that all is well
+  CHECK(refusal(lab.write(members, 2)).kind == ErrorKind::not_found);
+  CHECK(lab.stamp_read(members) == 1);
+  REQUIRE(members.look_in(2, lab.teller).has_value());
+  CHECK(refusal(members.flush()).errno_value == EIO);
+}
+
+TEST_CASE("each of several that flush at a time hears of the flush that failed") {
+  MembersLab lab;
+  SharedMembers members = lab.at({"/a"});
+  REQUIRE(members.require(1, lab.teller).has_value());
+  lab.env.slow_flushes(true);
+  REQUIRE(lab.write(members, 1).has_value());
+  lab.env.fail_flush_once();
+  std::vector<std::future<bool>> flushed;
+  for (int i = 0; i < 4; ++i)
+    flushed.push_back(std::async(std::launch::async, [&members] { return members.flush().has_value(); }));
+  for (auto& one : flushed) CHECK_FALSE(one.get());
+}
+
+TEST_CASE("a write that failed is told, and leaves nothing in doubt for others") {
+  MembersLab lab;
+  SharedMembers members = lab.at({"/a"});
+  REQUIRE(members.require(1, lab.teller).has_value());
+  lab.env.no_space(true);
+  CHECK(refusal(lab.write(members, 1)).kind == ErrorKind::no_space);
+  lab.env.no_space(false);
+  REQUIRE(lab.write(members, 2).has_value());
+  REQUIRE(members.flush().has_value());
+  CHECK(lab.stamp_stored() == 2);
+}
+
+TEST_CASE("a member that cannot be opened for writing is read, and written by the other host") {
+  MembersLab lab;
+  lab.env.read_only_files(true);
+  SharedMembers members = lab.at({"/a"});
+  REQUIRE(members.require(1, lab.teller).has_value());
+  lab.stamp("/a", 1);
+  CHECK(lab.stamp_read(members) == 1);
+  CHECK(refusal(lab.write(members, 2)).kind == ErrorKind::not_found);
+  CHECK(lab.stamp_stored() == 1);
+}
+
+TEST_CASE("nothing is written where no data can be, nor to a member that is not here") {
+  MembersLab lab;
+  SharedMembers members = lab.at({"/a"});
+  REQUIRE(members.require(1, lab.teller).has_value());
+  const std::uint64_t blocks = 32 * kMiB / kBlockBytes;
+  CHECK(refusal(lab.write(members, 1, Place(0, format::kHeaderBlocks - 1))).kind == ErrorKind::failed);
+  CHECK(refusal(lab.write(members, 1, Place(0, blocks))).kind == ErrorKind::not_found);
+  CHECK(refusal(members.write(Place(0, blocks - 1), 512, block_of(1))).kind == ErrorKind::not_found);
+  CHECK(refusal(lab.write(members, 1, Place(1, 2000))).kind == ErrorKind::not_found);
+  CHECK(refusal(lab.write(members, 1, Place::zeros(BlockIndex(7000)))).kind == ErrorKind::not_found);
 }

@@ -45,8 +45,8 @@ class MemorySegment final : public SharedMemory {
 class MemoryFile final : public File {
  public:
   static constexpr std::size_t kPage = MemoryEnv::kPageBytes;
-  MemoryFile(MemoryEnv& env, std::shared_ptr<MemoryEnv::Content> content)
-      : env_(env), content_(std::move(content)), power_(env.power_) {}
+  MemoryFile(MemoryEnv& env, std::shared_ptr<MemoryEnv::Content> content, bool read_only)
+      : env_(env), content_(std::move(content)), power_(env.power_), read_only_(read_only) {}
   bool bypass_page_cache() override { return !env_.no_direct_; }
   ~MemoryFile() override {
     MutexLock lock(env_.mutex_);
@@ -67,7 +67,7 @@ class MemoryFile final : public File {
   }
   Result<> write_at(std::uint64_t offset, std::span<const std::byte> data) override {
     MutexLock lock(env_.mutex_);
-    if (gone() || offset + data.size() > content_->bytes.size())
+    if (gone() || read_only_ || offset + data.size() > content_->bytes.size())
       return failure(ErrorKind::failed, EIO, "write");
     if (env_.fails()) {
       if (!gone()) return failure(ErrorKind::failed, EIO, "write");
@@ -93,7 +93,7 @@ class MemoryFile final : public File {
   Result<> write_durably(std::uint64_t offset, std::span<const std::byte> data) override {
     if (env_.slow_) std::this_thread::sleep_for(std::chrono::microseconds(100));
     MutexLock lock(env_.mutex_);
-    if (gone() || env_.fails() || offset + data.size() > content_->bytes.size())
+    if (gone() || read_only_ || env_.fails() || offset + data.size() > content_->bytes.size())
       return failure(ErrorKind::failed, EIO, "write");
     if (env_.no_space_) return system_failure(*env_.no_space_, "write");
     env_.note(MemoryEnv::Event::durable_write, *content_, offset, data.size(), data);
@@ -163,6 +163,7 @@ class MemoryFile final : public File {
   MemoryEnv& env_;
   std::shared_ptr<MemoryEnv::Content> content_;
   const std::uint64_t power_;
+  const bool read_only_;
   bool holds_lock_ = false;
 };
 
@@ -185,6 +186,7 @@ bool MemoryEnv::fails() {
 
 Result<std::unique_ptr<File>> MemoryEnv::open_file(const std::string& path, OpenMode mode) {
   MutexLock lock(mutex_);
+  if (read_only_files_ && !mode.read_only) return system_failure(EROFS, path);
   auto found = files_.find(path);
   if (found == files_.end()) {
     if (!mode.create && !mode.exclusive_create) return system_failure(ENOENT, path);
@@ -195,7 +197,7 @@ Result<std::unique_ptr<File>> MemoryEnv::open_file(const std::string& path, Open
   } else if (mode.exclusive_create) {
     return system_failure(EEXIST, path);
   }
-  return std::make_unique<MemoryFile>(*this, found->second);
+  return std::make_unique<MemoryFile>(*this, found->second, mode.read_only);
 }
 
 Result<> MemoryEnv::remove_file(const std::string& path) {
@@ -447,6 +449,11 @@ void MemoryEnv::fail_once(std::uint64_t nth) {
 void MemoryEnv::fail_flush_once() {
   MutexLock lock(mutex_);
   fail_flush_ = true;
+}
+
+void MemoryEnv::read_only_files(bool read_only) {
+  MutexLock lock(mutex_);
+  read_only_files_ = read_only;
 }
 
 void MemoryEnv::no_space(bool full, int errno_value) {

@@ -19,6 +19,7 @@
 // 9. jump_wall_clock(ns): the wall clock jumps, forwards or backwards, but never before 1970, as the kernel
 //    lets nobody set it. wild_wall_clock(true): it does so each time somebody looks, up to ten years, by the
 //    seed. The monotonic clock never goes back; let_pass(ns): so much time passes at once.
+// 10. read_only_files(true): no file can be opened for writing, until read_only_files(false).
 // What it does not make: reads and writes that move less than was asked. They end below File, in
 // core/env_posix.cpp; tests/core/env_posix_test.cpp makes them there.
 // Threads: any; one mutex.
@@ -93,6 +94,7 @@ class MemoryEnv final : public Env {
   void fail_from(std::optional<std::uint64_t> nth); // nullopt: no more faults
   void fail_once(std::uint64_t nth);
   void fail_flush_once();
+  void read_only_files(bool read_only);
   void no_space(bool full, int errno_value = ENOSPC);
   void jump_wall_clock(std::int64_t by_ns);
   void wild_wall_clock(bool wild);
@@ -145,6 +147,7 @@ class MemoryEnv final : public Env {
   std::uint64_t power_ VSNAP_GUARDED_BY(mutex_) = 0; // how often it was cut, or its user killed
   std::string slow_reads_ VSNAP_GUARDED_BY(mutex_);
   bool fail_flush_ VSNAP_GUARDED_BY(mutex_) = false;
+  bool read_only_files_ VSNAP_GUARDED_BY(mutex_) = false;
   std::optional<int> no_space_ VSNAP_GUARDED_BY(mutex_); // the errno
 };
 
