@@ -5,8 +5,7 @@
 // Invariants
 // 1. Of the members nothing is written but data, by shared_members.h.
 // 2. A snapshot is open at the coordinator, in the session under way, before a map of it is fetched; so what
-// it
-//    shows stays readable (core/fetched_view.h, sync/view_exports.h).
+//    it shows stays readable (core/fetched_view.h, sync/view_exports.h).
 // 3. I/O goes on as long as the lease admits new I/O; without a session it waits for one, kLongestWait at
 //    most, and then fails (EIO). A link that has ended for good fails it at once.
 // 4. The list of views is that of a generation that the coordinator has told of; a name that is not in it is
@@ -15,6 +14,9 @@
 //    a session begins that does not go on from the one before. The process after this one goes on with those
 //    that have not lapsed, if it has a session before the lease of this one is over (Tenure).
 // Threads: any, as of every Pool. The observer is called by a thread of this.
+//
+// The link, the session and the list are in joined_pool.cpp; what is open in joined_snapshots.cpp and
+// joined_volumes.cpp; what is asked for through the directory of the mount in joined_names.cpp.
 #pragma once
 
 #include <chrono>
@@ -101,6 +103,9 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   Result<> dump_catalog(const std::string&, const Progress&) override;
 
  private:
+  static constexpr std::chrono::milliseconds kLongestRequest{30'000};
+  static constexpr std::chrono::milliseconds kLongestForward{3'600'000}; // of a command
+  static constexpr std::chrono::milliseconds kLookAgain{100}; // where nobody says that it has changed
   static constexpr std::size_t kMostAsked = 10;
   static constexpr std::size_t kMostChanging = 8; // of those: they may wait for room, and others go on
   static constexpr std::size_t kMostForwarded = 4;
@@ -170,6 +175,8 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
     return seek(view, offset, true);
   }
   Result<std::uint64_t> session() override VSNAP_EXCLUDES(mutex_) { return session_unless({}); }
+  // Higher with each session.
+  static std::uint64_t session_number(const LinkStatus& status);
   Result<std::uint64_t> session_unless(const std::function<bool()>& given_up) VSNAP_EXCLUDES(mutex_);
 
   // LinkListener; from the link's thread

@@ -1,28 +1,19 @@
 #include "sync/remote_volume.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "sync/remote_read.h"
 
 namespace vsnap {
 
 Result<std::size_t> RemoteVolume::read(std::uint64_t offset, std::span<std::byte> out) {
-  std::size_t done = 0;
-  while (done < out.size()) {
-    const auto wanted = static_cast<std::uint32_t>(std::min<std::size_t>(out.size() - done, kMaxBytes));
-    VSNAP_TRY_ASSIGN(const wire::LinkReply reply, io_.carry_out(*this, [&](wire::LinkRequest& request) {
-      wire::ReadRequest& read = *request.mutable_read();
-      read.set_view(info_.id.value());
-      read.set_number(number_);
-      read.set_offset(offset + done);
-      read.set_length(wanted);
-    }));
-    const std::string& data = reply.read().data();
-    if (data.size() > wanted) return failure(ErrorKind::failed, EPROTO, "more came than was asked for");
-    std::memcpy(out.data() + done, data.data(), data.size());
-    done += data.size();
-    if (data.size() < wanted) break;
-  }
-  return done;
+  wire::ReadRequest whole;
+  whole.set_view(info_.id.value());
+  whole.set_number(number_);
+  whole.set_offset(offset);
+  return read_in_parts(whole, out, [this](const wire::ReadRequest& part) {
+    return io_.carry_out(*this, [&part](wire::LinkRequest& request) { *request.mutable_read() = part; });
+  });
 }
 
 Result<std::optional<std::uint64_t>> RemoteVolume::seek(std::uint64_t offset, bool hole) {

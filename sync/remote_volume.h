@@ -3,8 +3,7 @@
 //
 // Invariants
 // 1. An opening has a number that no other one has, on any host. All that is asked for says the number, and
-// is
-//    carried out only while the coordinator has it open, in the session under way (sync/view_exports.h).
+//    is carried out only while the coordinator has it open, in the session under way (sync/view_exports.h).
 // 2. An opening ends for good, it lapses, when the lease under which it was open has run out on this host,
 //    before it does there: then another host may have taken the volume over. It is never opened again by that
 //    number, so what was still on its way is refused; its programs get EIO.
@@ -66,7 +65,7 @@ class RemoteIo {
 
 class RemoteVolume final : public View {
  public:
-  static constexpr std::uint32_t kMaxBytes = 1U << 20; // of a read or write at once
+  static constexpr std::uint32_t kMaxBytes = 1U << 20; // of a write at once
 
   RemoteVolume(ViewInfo info, std::uint64_t number, RemoteIo& io, std::shared_ptr<UnsyncedChanges> unsynced)
       : info_(std::move(info)),
