@@ -354,6 +354,9 @@ class Pool {
   [[nodiscard]] virtual Result<> end_delegations(std::uint64_t /*host*/) { return {}; }
   // The host's lease is over: what it has not returned is lost. May wait for a configuration operation.
   virtual void lose_delegations(std::uint64_t /*host*/) {}
+  // The host has a session: what a process before this one gave to it is not lost by time alone any more, but
+  // returned, or lost by lose_delegations().
+  virtual void await_returns(std::uint64_t /*host*/) {}
   [[nodiscard]] virtual std::vector<DelegationInfo> delegations() { return {}; } // by number
 
   // I/O. Not what is unlinked, but for still_open. A volume that is delegated is taken back first, which may
