@@ -23,6 +23,7 @@ struct MapRun { // blocks of one kind; of data, at consecutive places
   BlockCount count;
   BlockKind kind = BlockKind::data; // data; what is in no run reads as zeros
   Place place;
+  bool own = false; // of a delegated volume: its host may overwrite them there
   [[nodiscard]] BlockIndex end() const { return start + count; }
   bool operator==(const MapRun&) const = default;
 };

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "core/delegation.h"
 #include "core/description.h"
 #include "core/env.h"
 #include "core/error.h"
@@ -324,8 +325,8 @@ class Pool {
   [[nodiscard]] virtual Result<CheckReport> check(bool repair, const Progress& progress) = 0;
   [[nodiscard]] virtual Result<> dump_catalog(const std::string& path, const Progress& progress) = 0;
 
-  // Where the blocks of a region of an open snapshot lie, for a host that reads the members itself; nullopt:
-  // they may move, now. See exported_map.h.
+  // Where the blocks of a region of an open snapshot lie, or of a volume that is delegated, for a host that
+  // reads the members itself; nullopt: they may move, now. See exported_map.h.
   [[nodiscard]] virtual Result<std::optional<RegionMap>> export_map(ObjectId /*open*/,
                                                                     RegionIndex /*region*/) {
     return std::nullopt;
@@ -336,8 +337,33 @@ class Pool {
   // unlinked as well. Durable; 0: nobody reads any more.
   [[nodiscard]] virtual Result<> keep_snapshots_for(std::int64_t /*lease_ns*/) { return {}; }
 
-  // I/O. Not what is unlinked, but for still_open.
+  // Volumes that one host reads and writes at their places (delegation.h). Without a keeper none is given.
+  virtual void set_delegation_keeper(DelegationKeeper* /*keeper*/) {}
+  // nullopt: not now, which is no error; nor is it waited for. `handles`: that are open of the volume and are
+  // that host's.
+  [[nodiscard]] virtual Result<std::optional<Delegation>> delegate(ObjectId /*volume*/,
+                                                                   std::uint64_t /*host*/,
+                                                                   std::uint32_t /*handles*/) {
+    return std::nullopt;
+  }
+  // Nothing of it is under way any more. One that is not known, or not that host's, is no error. Waits for no
+  // configuration operation: what is left to be done is done later.
+  [[nodiscard]] virtual Result<> end_delegation(std::uint64_t /*host*/, std::uint64_t /*number*/) {
+    return {};
+  }
+  // The same of all that the host has had up to now.
+  [[nodiscard]] virtual Result<> end_delegations(std::uint64_t /*host*/) { return {}; }
+  // The host's lease is over: what it has not returned is lost. May wait for a configuration operation.
+  virtual void lose_delegations(std::uint64_t /*host*/) {}
+  [[nodiscard]] virtual std::vector<DelegationInfo> delegations() { return {}; } // by number
+
+  // I/O. Not what is unlinked, but for still_open. A volume that is delegated is taken back first, which may
+  // take as long as its host's lease.
   [[nodiscard]] virtual Result<ViewHandle> open_view(ObjectId id) = 0;
+  // The same for a host, whose own delegation stays.
+  [[nodiscard]] virtual Result<ViewHandle> open_view_for(ObjectId id, std::uint64_t /*host*/) {
+    return open_view(id);
+  }
   // What the process before this one noted, and this one from now on, until nullptr is given.
   virtual void keep_tenure(Tenure* /*tenure*/) {}
   // For programs that had the view open in the process before, when Tenure::number was `tenure`. EIO: it has
