@@ -249,6 +249,7 @@ Result<> Daemon::start_coordinator(bool again) {
     };
     VSNAP_TRY_ASSIGN(coordinator.key, host_key());
     VSNAP_TRY_ASSIGN(coordinator_, Coordinator::start(*pool_, Env::real(), std::move(coordinator)));
+    exports_->set_coordinator(coordinator_.get());
     return {};
   }();
   if (started || !again) return started;
@@ -286,6 +287,7 @@ Result<> Daemon::serve() {
   }
   const Result<> result = serve_mount(*server, again);
   server->stop();
+  if (exports_) exports_->set_coordinator(nullptr);
   coordinator_.reset(); // nobody asks it any more
   exports_.reset();
   session_.reset();
@@ -319,6 +321,7 @@ Result<> Daemon::run(Inheritance inheritance) {
   VSNAP_TRY_ASSIGN(record_, make_record(*pool_, options_));
   const auto served = serve();
   session_.reset(); // where it was made and something else failed
+  if (exports_) exports_->set_coordinator(nullptr);
   coordinator_.reset();
   exports_.reset();
   const auto closed = close_pool();

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/catalog.h"
+#include "core/delegation_rows.h"
 #include "core/format.h"
 #include "core/host_rows.h"
 #include "core/names.h"
@@ -80,6 +81,7 @@ Result<> CatalogCheck::run(const Progress& progress) {
   check_properties();
   check_holds();
   check_hosts();
+  check_delegations();
   VSNAP_TRY(check_extents(progress));
   check_space();
   check_levels();
@@ -97,6 +99,7 @@ void CatalogCheck::repair() {
   for (const property_rows::Row& row : wrong_properties_) property_rows::erase(db_, row);
   for (const hold_rows::Row& row : wrong_holds_) hold_rows::erase(db_, row.snapshot, row.tag);
   for (const std::string& statement : removals_of_hosts_) db_.exec(statement);
+  for (const std::uint64_t number : wrong_delegations_) delegation_rows::erase(db_, number);
   repaired_ = true;
   for (Finding& finding : report_.findings) finding.repaired = finding.repaired || finding.repairable;
 }
@@ -269,6 +272,26 @@ void CatalogCheck::check_holds() {
     else
       continue;
     wrong_holds_.push_back(row);
+  }
+}
+
+void CatalogCheck::check_delegations() {
+  MutexLock lock(objects_.mutex());
+  for (const delegation_rows::Row& row : delegation_rows::load(db_)) {
+    const std::uint64_t number = row.delegation.number;
+    const ObjectPtr volume = objects_.find(row.delegation.volume); // it may be a preserved image since
+    const ObjectPtr left = row.left ? objects_.find(*row.left) : nullptr;
+    if (!volume)
+      find(fmt::format("delegation {} of volume {}, which does not exist", number,
+                       row.delegation.volume.value()),
+           true);
+    else if (row.left && (!left || left->kind != ViewKind::snapshot))
+      find(fmt::format("{}: delegation {} left snapshot {}, which does not exist",
+                       objects_.name_of(*volume).text(), number, row.left->value()),
+           true);
+    else
+      continue;
+    wrong_delegations_.push_back(number);
   }
 }
 

@@ -70,6 +70,7 @@ class CatalogCheck {
   void check_properties();
   void check_holds();
   void check_hosts();
+  void check_delegations();
 
   SQLite::Database& db_;
   const Superblock layout_;
@@ -93,6 +94,7 @@ class CatalogCheck {
   std::vector<property_rows::Row> wrong_properties_; // rows to be deleted
   std::vector<hold_rows::Row> wrong_holds_;
   std::vector<std::string> removals_of_hosts_;
+  std::vector<std::uint64_t> wrong_delegations_; // their numbers
 };
 
 } // namespace vsnap

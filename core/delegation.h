@@ -6,10 +6,11 @@
 // 1. A volume has one delegation at most that is held or recalled. It is durable before the host hears of it,
 //    and its number is never used again.
 // 2. While it is held or recalled, nobody but its host has the volume open, no line is drawn through its
-//    branch, and none of its blocks moves or is freed by others than the host's own requests.
-// 3. One that was not returned is given up only with a snapshot of the volume, which is held: so the head owns
-//    none of the blocks that the host may still write to, and none of them is freed. It goes when nothing of
-//    the host can be under way any more.
+//    branch, and none of its blocks moves or is freed but by the host's own requests.
+// 3. One that was not returned is given up only with a snapshot of the volume, which is held: so the head
+//    owns none of the blocks that the host may still write to, and none of them is freed. Meanwhile no other
+//    snapshot is made of the volume, as a late write could change it. The held one goes when nothing of the
+//    host can be under way any more.
 // 4. What the map says that a delegated host gets (export_map) is durable: the data, and that it lies there.
 // 5. A host's answer never waits for who waits for it.
 // Threads: plain values; a keeper is called by any thread.

@@ -1,6 +1,7 @@
-// The map of a snapshot as other hosts get it, who read the members themselves.
+// The map of a snapshot as other hosts get it, who read the members themselves; or that of a volume, which
+// the host that it is delegated to (delegation.h) reads and writes there.
 //
-// Invariants (pool_export.cpp)
+// Invariants (pool_export.cpp), of snapshots
 // 1. What was exported of a view stays right as long as the handle that it was exported under is open: the
 //    blocks stay where they are, and are not freed.
 // 2. Exported is only what cannot move: not what is seen through the image of an adopted volume, nor while a

@@ -55,7 +55,9 @@ Result<std::uint64_t> PoolImpl::begin_flatten(const ObjectPtr& volume) {
     VSNAP_TRY(check_not_promised(*volume));
     branch->flattening = true;
   }
-  auto begun = start_flatten(volume);
+  // Nobody is given them from here on.
+  auto begun = take_back(volumes_that_see(*branch));
+  if (begun) begun = start_flatten(volume);
   if (!begun) set_flattening(*branch, false);
   VSNAP_TRY(begun);
   return static_cast<std::uint64_t>(branch->mapped.load()) * kBlockBytes;
@@ -140,6 +142,9 @@ Result<> PoolImpl::cut_parent(Branch& branch, const Engine::Step& step) {
     MutexLock lock(objects_.mutex());
     branches = objects_.branches();
     for (const auto& [id, view] : views_) views.push_back(view);
+  }
+  for (Branch* const b : branches) {
+    if (b == &branch || starts_from(*b, branch)) assert_taken_back(*b);
   }
   for (Branch* const b : branches) b->gate.close();
   for (Branch* const b : branches) b->gate.drain();

@@ -24,6 +24,12 @@ class IoGate {
       }
     }
   }
+  // False: it is closed, and nobody waits for that to change.
+  [[nodiscard]] bool try_enter() {
+    if ((state_.fetch_add(1, std::memory_order_acq_rel) & kClosed) == 0) return true;
+    leave();
+    return false;
+  }
   void leave() {
     // The last one out of a closed gate wakes the one that drains it.
     if (state_.fetch_sub(1, std::memory_order_acq_rel) == kClosed + 1) state_.notify_all();

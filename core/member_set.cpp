@@ -99,8 +99,10 @@ std::unique_ptr<MemberSet::Slot> MemberSet::make_slot(std::string path, std::uni
 
 void MemberSet::attach(std::uint32_t index, std::string path, std::unique_ptr<File> file) {
   auto slot = make_slot(std::move(path), std::move(file));
-  if (direct_ && !slot->file->bypass_page_cache())
+  if (direct_ && !slot->file->bypass_page_cache()) {
     log::warning("{}: cannot be used past the page cache, so it is used through it", slot->path);
+    all_direct_.store(false);
+  }
   slots_[index] = std::move(slot);
 }
 
@@ -110,6 +112,7 @@ Result<std::unique_ptr<MemberSet>> MemberSet::open(Env& env, const std::vector<s
                                                    std::optional<std::string> may_miss) {
   std::unique_ptr<MemberSet> set(new MemberSet);
   set->direct_ = direct;
+  set->all_direct_.store(direct);
   set->role_ = role;
   set->may_miss_ = std::move(may_miss);
   Files files;

@@ -120,6 +120,8 @@ class MemberSet {
   [[nodiscard]] std::vector<int> descriptors() const;
   [[nodiscard]] std::uint32_t count() const { return count_.load(std::memory_order_acquire); }
   [[nodiscard]] const std::string& path(std::uint32_t member) const { return slots_[member]->path; }
+  // Whether all members, those added since too, are read and written past the page cache.
+  [[nodiscard]] bool all_direct() const { return all_direct_.load(); }
   [[nodiscard]] bool is_block_device(std::uint32_t member) const {
     return slots_[member]->file->is_block_device();
   }
@@ -197,6 +199,7 @@ class MemberSet {
   std::function<void()> on_failed_flush_;
   std::atomic<bool> may_wait_{false};
   bool direct_ = false; // see OpenPoolOptions
+  std::atomic<bool> all_direct_{false};
   std::string role_;
   std::optional<std::string> may_miss_;
   std::vector<MissingMember> missing_; // constant once it is open

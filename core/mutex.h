@@ -35,6 +35,7 @@ class VSNAP_CAPABILITY("mutex") Mutex {
 class VSNAP_SCOPED_CAPABILITY MutexLock {
  public:
   explicit MutexLock(Mutex& mutex) VSNAP_ACQUIRE(mutex) : mutex_(mutex) { mutex_.lock(); }
+  MutexLock(Mutex& mutex, std::adopt_lock_t) VSNAP_REQUIRES(mutex) : mutex_(mutex) {} // from try_lock()
   ~MutexLock() VSNAP_RELEASE() { mutex_.unlock(); }
   MutexLock(const MutexLock&) = delete;
   MutexLock& operator=(const MutexLock&) = delete;

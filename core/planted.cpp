@@ -56,6 +56,8 @@ constexpr std::array kNames = {
     std::pair{Fault::pause_not_woken, "pause_not_woken"},
     std::pair{Fault::counted_while_written, "counted_while_written"},
     std::pair{Fault::hold_not_kept, "hold_not_kept"},
+    std::pair{Fault::lost_without_snapshot, "lost_without_snapshot"},
+    std::pair{Fault::exported_unsynced, "exported_unsynced"},
     std::pair{Fault::lost_places_forgotten, "lost_places_forgotten"},
     std::pair{Fault::short_read_whole, "short_read_whole"},
     std::pair{Fault::short_write_whole, "short_write_whole"},

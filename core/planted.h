@@ -63,6 +63,8 @@ enum class Fault {
   pause_not_woken,           // a write that waits for room hears of none
   counted_while_written,     // what is written while snapshots are counted counts twice, or not at all
   hold_not_kept,             // a held snapshot goes as any other
+  lost_without_snapshot,     // a lost host's blocks are the head's own again at once
+  exported_unsynced,         // a delegated volume's map is told before it is durable
 };
 
 #ifdef VSNAP_PLANTED_FAULTS

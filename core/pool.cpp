@@ -192,6 +192,7 @@ Result<> PoolImpl::start() {
     VSNAP_TRY(catalog::load(db, objects_));
     load_properties(db);
     load_holds(db);
+    load_delegations(db);
     return load_bases(db);
   }));
   VSNAP_TRY(load_promise());
@@ -307,7 +308,10 @@ Result<> PoolImpl::finish_open() {
     log::warning("{}: a preserved image cannot be made final yet: {}", name_, resumed.error().message);
     preserve_ready_.store(true);
   }
-  return unlinked.empty() ? Result<>() : erase_objects(unlinked);
+  if (!unlinked.empty()) VSNAP_TRY(erase_objects(unlinked));
+  lose_old_delegations();
+  finish_delegations_locked();
+  return {};
 }
 
 Result<> PoolImpl::close() {
@@ -328,6 +332,7 @@ Result<> PoolImpl::close() {
   bool whole = false; // and nothing is left to be done
   if (may_change_ && engine_->check_writable()) {
     finish_preserved_if_asked();
+    finish_delegations();
     done = engine_->commit();
     if (done) done = close_bases();
     // A command leaves nothing to be done; the daemon's successor goes on where it stopped.
@@ -375,12 +380,14 @@ void PoolImpl::background_loop() {
       commit_wanted_ = false;
     }
     mark_failure();
+    lose_old_delegations();
     if (!engine_->check_writable()) continue;
     if (auto committed = engine_->commit_if_needed(); !committed)
       log::error("commit: {}", committed.error().message);
     warn_about_space();
     warn_about_limits();
     finish_preserved_if_asked();
+    finish_delegations();
     for (bool more = true; more;) {
       const std::int64_t begin = env_.monotonic_ns();
       auto swept = sweep_step();
@@ -553,7 +560,7 @@ std::shared_ptr<VolumeIo> PoolImpl::head_view(const Branch& branch) {
   return nullptr;
 }
 
-Result<ViewHandle> PoolImpl::open_view(ObjectId id) {
+Result<ViewHandle> PoolImpl::open_view_for(ObjectId id, std::uint64_t host) {
   {
     ObjectPtr object;
     {
@@ -566,18 +573,22 @@ Result<ViewHandle> PoolImpl::open_view(ObjectId id) {
         return Failure(committed.error());
     }
   }
-  MutexLock lock(objects_.mutex());
-  const ObjectPtr object = objects_.find(id);
-  if (!object || (object->name.empty() && !object->still_open))
-    return failure(ErrorKind::not_found, "no such volume or snapshot");
-  if (object->withheld) {
-    return failure(ErrorKind::busy, fmt::format("{}/{}: is being rolled back or removed (try again)", name_,
-                                                objects_.name_of(*object).text()));
+  ViewHandle handle;
+  {
+    MutexLock lock(objects_.mutex());
+    const ObjectPtr object = objects_.find(id);
+    if (!object || (object->name.empty() && !object->still_open))
+      return failure(ErrorKind::not_found, "no such volume or snapshot");
+    if (object->withheld) {
+      return failure(ErrorKind::busy, fmt::format("{}/{}: is being rolled back or removed (try again)", name_,
+                                                  objects_.name_of(*object).text()));
+    }
+    VSNAP_TRY(check_images(*object));
+    ++object->open_handles; // from here on it is delegated to nobody else
+    handle = object->draining ? open_draining(object) : ViewHandle(this, view_of_locked(object));
   }
-  VSNAP_TRY(check_images(*object));
-  ++object->open_handles;
-  if (object->draining) return open_draining(object);
-  return ViewHandle(this, view_of_locked(object));
+  VSNAP_TRY(wait_for_return(std::span(&id, 1), host, false));
+  return handle;
 }
 
 void PoolImpl::handle_closed(View& view) noexcept {

@@ -341,7 +341,8 @@ class Pool {
   virtual void set_delegation_keeper(DelegationKeeper* /*keeper*/) {}
   // nullopt: not now, which is no error; nor is it waited for. `handles`: that are open of the volume and are
   // that host's.
-  [[nodiscard]] virtual Result<std::optional<Delegation>> delegate(ObjectId /*volume*/, std::uint64_t /*host*/,
+  [[nodiscard]] virtual Result<std::optional<Delegation>> delegate(ObjectId /*volume*/,
+                                                                   std::uint64_t /*host*/,
                                                                    std::uint32_t /*handles*/) {
     return std::nullopt;
   }
@@ -354,7 +355,13 @@ class Pool {
   [[nodiscard]] virtual Result<> end_delegations(std::uint64_t /*host*/) { return {}; }
   // The host's lease is over: what it has not returned is lost. May wait for a configuration operation.
   virtual void lose_delegations(std::uint64_t /*host*/) {}
+  // The host has a session: what a process before this one gave to it is not lost by time alone any more, but
+  // returned, or lost by lose_delegations().
+  virtual void await_returns(std::uint64_t /*host*/) {}
   [[nodiscard]] virtual std::vector<DelegationInfo> delegations() { return {}; } // by number
+
+  // Whether open_view() would have to wait for a host now. A hint.
+  [[nodiscard]] virtual bool is_delegated(ObjectId /*volume*/) { return false; }
 
   // I/O. Not what is unlinked, but for still_open. A volume that is delegated is taken back first, which may
   // take as long as its host's lease.

@@ -1,7 +1,8 @@
-// Maps of snapshots for other hosts; exported_map.h has the rules.
+// Maps of snapshots, and of delegated volumes, for other hosts; exported_map.h has the rules.
 #include <fmt/format.h>
 
 #include "core/catalog.h"
+#include "core/planted.h"
 #include "core/pool_impl.h"
 #include "core/superblock.h"
 
@@ -17,13 +18,24 @@ constexpr std::uint64_t kLongestKept_ns = 7'200'000'000'000; // where the catalo
 
 } // namespace
 
-bool PoolImpl::map_may_move(const Object& object) {
-  if (object.kind != ViewKind::snapshot || object.draining) return true;
-  for (const Branch* link = object.branch; link != nullptr; link = link->parent) {
+namespace {
+
+bool places_may_move(const Branch& branch) {
+  for (const Branch* link = &branch; link != nullptr; link = link->parent) {
     if (link->adopted() || link->flattening || link->parent_draining.load()) return true;
     if (link->copy && !link->copy->finished()) return true;
   }
   return false;
+}
+
+} // namespace
+
+bool PoolImpl::map_may_move(const Object& object) {
+  return object.kind != ViewKind::snapshot || object.draining || places_may_move(*object.branch);
+}
+
+bool PoolImpl::head_may_move(const Object& volume) {
+  return volume.trim.load() != Object::kNoTrim || places_may_move(*volume.branch);
 }
 
 Result<std::optional<RegionMap>> PoolImpl::export_map(ObjectId id, RegionIndex region) {
@@ -33,11 +45,16 @@ Result<std::optional<RegionMap>> PoolImpl::export_map(ObjectId id, RegionIndex r
     MutexLock lock(objects_.mutex());
     const ObjectPtr object = objects_.find(id);
     if (!object || object->open_handles == 0) return failure(ErrorKind::not_found, "no such open snapshot");
-    if (map_may_move(*object)) return std::nullopt;
     view = view_of_locked(object);
-    object->exported = true; // from here on nothing of it moves
-    flushed = object->export_flushed;
+    if (object->kind == ViewKind::volume) {
+      if (head_may_move(*object)) return std::nullopt;
+    } else {
+      if (map_may_move(*object)) return std::nullopt;
+      object->exported = true; // from here on nothing of it moves
+      flushed = object->export_flushed;
+    }
   }
+  if (view->writable()) return export_head(*view, region);
   // Its data does not change any more, so that once is enough; but it may be in a cache of this host.
   if (!flushed) {
     VSNAP_TRY(engine_->sync());
@@ -47,6 +64,16 @@ Result<std::optional<RegionMap>> PoolImpl::export_map(ObjectId id, RegionIndex r
   RegionMap map;
   VSNAP_TRY(view->copy_map(region, map));
   return map;
+}
+
+// What it names is durable before anybody hears of it, the map as well as the data: after a power cut of this
+// host the other one still writes there, and nobody else may have got the places.
+Result<std::optional<RegionMap>> PoolImpl::export_head(VolumeIo& view, RegionIndex region) {
+  if (!delegations_.is_held(view.id()) || !engine_->members().all_direct()) return std::nullopt;
+  RegionMap map;
+  VSNAP_TRY(view.copy_map(region, map));
+  if (!planted(Fault::exported_unsynced)) VSNAP_TRY(engine_->sync());
+  return delegations_.is_held(view.id()) ? std::optional(std::move(map)) : std::nullopt;
 }
 
 // A promise of a process before this one holds until it has run out.

@@ -14,6 +14,7 @@ Result<> PoolImpl::snapshot_full(const ViewName& name, const FullSnapshotOptions
   VSNAP_TRY(check_room());
   std::vector<NewSnapshot> made(1);
   VSNAP_TRY_ASSIGN(made[0], new_full(name, options));
+  VSNAP_TRY(take_back_for_line(made[0].object->volume->id));
   VSNAP_TRY(draw_snapshots(made));
   copying_wake_.notify_all();
   tell_entry(name.text());

@@ -19,11 +19,20 @@ void PoolImpl::load_holds(SQLite::Database& db) {
 // Fails where the snapshot is held, and says by what.
 Result<> PoolImpl::check_not_held(const Object& snapshot) {
   if (snapshot.holds.empty() || planted(Fault::hold_not_kept)) return {};
+  VSNAP_TRY(check_no_lost_host(snapshot));
   std::vector<std::string> tags;
   for (const auto& [tag, created_ns] : snapshot.holds) tags.push_back(tag);
   const std::string name = fmt::format("{}/{}", name_, objects_.name_of(snapshot).text());
   return failure(ErrorKind::busy, fmt::format("{0}: held by {1} (vsnap release-hold {0} {2})", name,
                                               fmt::join(tags, ", "), tags.front()));
+}
+
+// That hold is the pool's own.
+Result<> PoolImpl::check_no_lost_host(const Object& snapshot) {
+  if (!delegations_.that_left(snapshot.id)) return {};
+  return failure(ErrorKind::busy,
+                 fmt::format("{}/{}: keeps what a lost host may still write to {} (vsnap lock ls {})", name_,
+                             objects_.name_of(snapshot).text(), snapshot.volume->name, name_));
 }
 
 Result<std::vector<ObjectPtr>> PoolImpl::snapshots_to_hold(std::span<const ViewName> names,
@@ -76,6 +85,7 @@ Result<> PoolImpl::release_hold(std::span<const ViewName> names, const std::stri
   {
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& snapshot : snapshots) {
+      if (tag == kLostTag) VSNAP_TRY(check_no_lost_host(*snapshot));
       if (snapshot->holds.contains(tag)) continue;
       const std::string name = fmt::format("{}/{}", name_, objects_.name_of(*snapshot).text());
       return failure(ErrorKind::failed, ENOENT,

@@ -5,7 +5,7 @@
 //   pool_preserve.cpp (a second image while programs write to the first)
 //   pool_full.cpp (full-sized snapshots, split)   pool_copying.cpp (their copies)   pool_refresh.cpp
 //   pool_properties.cpp   pool_limit.cpp (the limit on the space of snapshots)   pool_hold.cpp
-//   pool_hosts.cpp (hosts that share it)
+//   pool_hosts.cpp (hosts that share it)   pool_delegation.cpp (volumes that one of them writes itself)
 //   flatten.cpp   diff.cpp   check.cpp
 //
 // Lock order: core/README.md. handle_closed() may need the config lock, so no handle is closed under any
@@ -21,6 +21,8 @@
 #include "core/base.h"
 #include "core/branch_copier.h"
 #include "core/catalog.h"
+#include "core/delegation_rows.h"
+#include "core/delegation_table.h"
 #include "core/engine.h"
 #include "core/hold.h"
 #include "core/objects.h"
@@ -106,7 +108,17 @@ class PoolImpl final : public Pool {
   Result<> dump_catalog(const std::string& path, const Progress& progress) override;
   Result<> keep_snapshots_for(std::int64_t lease_ns) override;
   Result<std::optional<RegionMap>> export_map(ObjectId open, RegionIndex region) override;
-  Result<ViewHandle> open_view(ObjectId id) override;
+  void set_delegation_keeper(DelegationKeeper* keeper) override;
+  Result<std::optional<Delegation>> delegate(ObjectId volume, std::uint64_t host,
+                                             std::uint32_t handles) override;
+  Result<> end_delegation(std::uint64_t host, std::uint64_t number) override;
+  Result<> end_delegations(std::uint64_t host) override;
+  void lose_delegations(std::uint64_t host) override;
+  void await_returns(std::uint64_t host) override { delegations_.await(host); }
+  [[nodiscard]] bool is_delegated(ObjectId volume) override { return delegations_.stands_for(volume); }
+  [[nodiscard]] std::vector<DelegationInfo> delegations() override;
+  Result<ViewHandle> open_view(ObjectId id) override { return open_view_for(id, DelegationTable::kNobody); }
+  Result<ViewHandle> open_view_for(ObjectId id, std::uint64_t host) override;
   Result<> sync() override { return engine_->sync(); }
 
  private:
@@ -137,7 +149,9 @@ class PoolImpl final : public Pool {
   };
   // Of a volume that there is; the name may be taken.
   [[nodiscard]] Result<ObjectPtr> new_snapshot(const ViewName& name);
-  Result<> draw_snapshots(std::vector<NewSnapshot>& made) VSNAP_REQUIRES(config_mutex_);
+  // `also`: in the same transaction, once they have their numbers.
+  Result<> draw_snapshots(std::vector<NewSnapshot>& made, const Engine::Step& also = {})
+      VSNAP_REQUIRES(config_mutex_);
   void draw_snapshot(const NewSnapshot& made, std::uint64_t line);
   Result<> store_levels(std::span<const std::pair<ObjectPtr, SnapshotLevel>> levels)
       VSNAP_REQUIRES(config_mutex_);
@@ -150,11 +164,14 @@ class PoolImpl final : public Pool {
   // Busy where the object is open; a change that needs it closed withholds it from then on.
   [[nodiscard]] Result<> check_idle(const Object& object) VSNAP_REQUIRES(objects_.mutex());
   Result<> load_promise();
+  Result<std::optional<RegionMap>> export_head(VolumeIo& view, RegionIndex region);
   Result<> note_promise_seen(); // so that the next process does not count anew
   // Busy while another host may read the snapshot by what a process before this one has told it.
   [[nodiscard]] Result<> check_not_promised(const Object& snapshot) VSNAP_REQUIRES(objects_.mutex());
   // Whether the places that a view shows may change while it is open; see exported_map.h.
   [[nodiscard]] bool map_may_move(const Object& object) VSNAP_REQUIRES(objects_.mutex());
+  // The same of a volume, but for what its own changes do.
+  [[nodiscard]] bool head_may_move(const Object& volume) VSNAP_REQUIRES(objects_.mutex());
   // Busy where another host has the map of a snapshot that sees the branch.
   [[nodiscard]] Result<> check_not_exported(const Branch& branch) VSNAP_REQUIRES(objects_.mutex());
   // Busy while the volume is being flattened: then it is neither removed nor rolled back.
@@ -198,7 +215,8 @@ class PoolImpl final : public Pool {
   Result<RemovalPlan> estimate_removal(std::span<const ViewName> names, const RemoveOptions& options);
   Result<> remove_planned(const std::vector<ObjectPtr>& idle, const std::vector<ObjectPtr>& open)
       VSNAP_REQUIRES(config_mutex_);
-  Result<> erase_objects(const std::vector<ObjectPtr>& objects) VSNAP_REQUIRES(config_mutex_);
+  Result<> erase_objects(const std::vector<ObjectPtr>& objects, const Engine::Step& also = {})
+      VSNAP_REQUIRES(config_mutex_);
   Result<bool> sweep_step();
 
   Result<std::vector<DiffRange>> diff_region(VolumeIo& old_view, VolumeIo& new_view, RegionIndex index);
@@ -265,7 +283,42 @@ class PoolImpl final : public Pool {
   // Holds
   void load_holds(SQLite::Database& db) VSNAP_EXCLUDES(objects_.mutex());
   [[nodiscard]] Result<> check_not_held(const Object& snapshot) VSNAP_REQUIRES(objects_.mutex());
+  [[nodiscard]] Result<> check_no_lost_host(const Object& snapshot) VSNAP_REQUIRES(objects_.mutex());
   Result<std::vector<ObjectPtr>> snapshots_to_hold(std::span<const ViewName> names, const std::string& tag);
+
+  // Delegations
+  void load_delegations(SQLite::Database& db) VSNAP_EXCLUDES(objects_.mutex());
+  [[nodiscard]] bool has_keeper() VSNAP_EXCLUDES(keeper_mutex_);
+  void tell_keeper(std::span<const DelegationTable::Entry> entries, bool overdue)
+      VSNAP_EXCLUDES(keeper_mutex_);
+  [[nodiscard]] std::string name_of_host(std::uint64_t id);
+  [[nodiscard]] std::string name_of_volume(ObjectId id) VSNAP_EXCLUDES(objects_.mutex());
+  [[nodiscard]] bool may_delegate(const Object& volume, std::uint32_t handles)
+      VSNAP_REQUIRES(objects_.mutex());
+  Result<> store_delegation(const delegation_rows::Row& row) VSNAP_REQUIRES(config_mutex_);
+  // Recalls what stands of the volumes and waits until it is returned. First of all that a configuration
+  // operation does once it has found what it is about, before it holds writes. Busy: its host was lost.
+  Result<> take_back(std::span<const ObjectId> volumes) VSNAP_REQUIRES(config_mutex_);
+  // The same of who draws a line through the volume's versions; busy also while what a lost host may still
+  // write would show in what is drawn.
+  Result<> take_back_for_line(ObjectId volume) VSNAP_REQUIRES(config_mutex_);
+  [[nodiscard]] Result<> check_not_lost(ObjectId volume);
+  // Busy where the snapshot keeps what a lost host may still write to.
+  [[nodiscard]] Result<> check_not_left(ObjectId snapshot);
+  Result<> wait_for_return(std::span<const ObjectId> volumes, std::uint64_t but, bool config)
+      VSNAP_EXCLUDES(objects_.mutex());
+  [[nodiscard]] Result<> check_will_return(std::span<const DelegationTable::Entry> standing, bool config);
+  [[nodiscard]] Failure lost_failure(const DelegationTable::Entry& entry) VSNAP_EXCLUDES(objects_.mutex());
+  [[nodiscard]] std::vector<ObjectId> volumes_that_see(const Branch& branch) VSNAP_EXCLUDES(objects_.mutex());
+  void assert_taken_back(const Branch& branch); // before a line through its versions
+  void lose_old_delegations();
+  // What is left to be done of those that ended, or were lost.
+  void finish_delegations() VSNAP_EXCLUDES(config_mutex_);
+  void finish_delegations_locked() VSNAP_REQUIRES(config_mutex_);
+  [[nodiscard]] ViewName free_lost_name(const Object& volume, std::uint64_t host)
+      VSNAP_EXCLUDES(objects_.mutex());
+  Result<> leave_behind(const DelegationTable::Entry& entry) VSNAP_REQUIRES(config_mutex_);
+  Result<> clear_away(const DelegationTable::Entry& entry) VSNAP_REQUIRES(config_mutex_);
 
   // Copying
   Result<> hold_sweeps_of_copies();
@@ -371,6 +424,9 @@ class PoolImpl final : public Pool {
   };
   std::map<ObjectId, Futile> futile_ VSNAP_GUARDED_BY(config_mutex_); // see dropping_makes_room()
   std::map<BranchId, Base> bases_ VSNAP_GUARDED_BY(objects_.mutex());
+  DelegationTable delegations_;
+  Mutex keeper_mutex_; // a leaf; held while the keeper is told
+  DelegationKeeper* keeper_ VSNAP_GUARDED_BY(keeper_mutex_) = nullptr;
   // By what a process before this one has promised; set when the pool is opened.
   std::int64_t snapshots_kept_until_ns_ = std::numeric_limits<std::int64_t>::min();
   std::optional<std::pair<std::uint64_t, std::uint64_t>> promise_seen_; // which boot, and when, first by this

@@ -57,6 +57,7 @@ Result<ObjectPtr> PoolImpl::plan_preserve(const ViewName& name) {
                                  name_, name.volume));
     }
   }
+  VSNAP_TRY(take_back_for_line(first->id));
   VSNAP_TRY(finish_trim(first));
   return first;
 }
@@ -74,6 +75,7 @@ Result<ViewInfo> PoolImpl::preserve(const ViewName& name) {
   VSNAP_TRY(engine_->commit()); // so that little is left for the transaction
   {
     MutexLock commit(engine_->commit_mutex());
+    assert_taken_back(below);
     below.gate.close(); // no write may go past the pair
     below.gate.drain();
     view->set_above(pair.get());

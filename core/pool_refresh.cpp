@@ -34,6 +34,7 @@ Result<ViewInfo> PoolImpl::refresh(const ViewName& name) {
     made[0].replaces = old;
   }
   if (made[0].own) VSNAP_TRY(check_fits(name, *fresh->volume, made[0].own->copy->members));
+  VSNAP_TRY(take_back_for_line(fresh->volume->id));
   VSNAP_TRY(hold_back(*old));
   if (auto done = draw_snapshots(made); !done) {
     MutexLock lock(objects_.mutex());

@@ -92,6 +92,18 @@ Result<PoolImpl::RemovalSet> PoolImpl::plan_removal(std::span<const ViewName> na
   return set;
 }
 
+namespace {
+
+std::vector<ObjectId> volumes_among(const std::vector<ObjectPtr>& objects) {
+  std::vector<ObjectId> volumes;
+  for (const ObjectPtr& object : objects) {
+    if (object->kind == ViewKind::volume) volumes.push_back(object->id);
+  }
+  return volumes;
+}
+
+} // namespace
+
 Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOptions options) {
   VSNAP_TRY(engine_->check_writable());
   VSNAP_TRY(finish_sweeps_of_images(names));
@@ -116,7 +128,9 @@ Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOpti
     }
     for (const ObjectPtr& object : idle) object->withheld = true;
   }
-  if (auto removed = remove_planned(idle, open); !removed) {
+  auto removed = take_back(volumes_among(set.objects));
+  if (removed) removed = remove_planned(idle, open);
+  if (!removed) {
     MutexLock lock(objects_.mutex());
     for (const ObjectPtr& object : idle) object->withheld = false;
     return Failure(removed.error());
@@ -165,7 +179,7 @@ Result<> PoolImpl::remove_planned(const std::vector<ObjectPtr>& idle, const std:
   return gone.empty() ? Result<>() : erase_objects(gone);
 }
 
-Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
+Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects, const Engine::Step& also) {
   std::vector<Pin> pins;
   for (const ObjectPtr& object : objects) {
     pins.push_back({object->branch->id,
@@ -180,9 +194,10 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
                                catalog::erase(db, *object);
                                if (object->kind == ViewKind::volume && object->branch->adopted())
                                  base_rows::erase(db, object->branch->base.member);
+                               delegation_rows::erase_all(db, object->id); // as a volume
                                engine_->index().start_sweep(object->branch->id);
                              }
-                             return {};
+                             return also ? also(db) : Result<>();
                            })));
     for (const ObjectPtr& object : objects) {
       if (object->kind == ViewKind::volume && object->branch->adopted()) forget_base(*object->branch);
@@ -192,6 +207,7 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects) {
     for (const ObjectPtr& object : objects) {
       forget_copy_of(*object);
       objects_.erase(object);
+      delegations_.erase_all(object->id);
       with_properties_.erase(object->id);
       futile_.erase(object->id);
       if (const auto found = views_.find(object->id); found != views_.end()) {

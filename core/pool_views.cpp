@@ -16,6 +16,7 @@ namespace vsnap {
 Result<> PoolImpl::draw_line(std::span<Branch* const> branches,
                              const std::function<void(std::uint64_t line)>& at_the_line,
                              const Engine::Step& step) {
+  for (Branch* const branch : branches) assert_taken_back(*branch);
   for (Branch* const branch : branches) branch->gate.close();
   for (Branch* const branch : branches) branch->gate.drain();
   at_the_line(engine_->draw_line());
@@ -59,6 +60,7 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
     }
     made.push_back({std::move(snapshot), nullptr, nullptr});
   }
+  for (const NewSnapshot& each : made) VSNAP_TRY(take_back_for_line(each.object->volume->id));
   VSNAP_TRY(check_snapshot_room(made));
   for (; planted(Fault::group_in_turn) && made.size() > 1; made.pop_back()) {
     std::vector<NewSnapshot> one(1);
@@ -71,7 +73,7 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
 }
 
 // All at one moment, and each in the place of what it replaces.
-Result<> PoolImpl::draw_snapshots(std::vector<NewSnapshot>& made) {
+Result<> PoolImpl::draw_snapshots(std::vector<NewSnapshot>& made, const Engine::Step& also) {
   std::vector<Branch*> branches;
   for (const NewSnapshot& each : made) {
     Branch* const base = each.object->volume->branch;
@@ -100,7 +102,7 @@ Result<> PoolImpl::draw_snapshots(std::vector<NewSnapshot>& made) {
           catalog::insert_snapshot(db, *each.object);
         }
         for (Branch* const branch : branches) catalog::update_branch(db, branch->id, branch->version());
-        return {};
+        return also ? also(db) : Result<>();
       }));
   for (const NewSnapshot& each : made) {
     if (each.own) VSNAP_TRY(hold_sweep(*each.own, true));
@@ -150,6 +152,7 @@ Result<ViewInfo> PoolImpl::clone(const ViewName& from, const std::string& new_vo
                                name_, from.text(), name_, from.volume));
   }
   VSNAP_TRY_ASSIGN(const ObjectPtr origin, object_named(from));
+  VSNAP_TRY(check_not_left(origin->id));
   VSNAP_TRY(check_free({new_volume, {}}));
   {
     MutexLock lock(objects_.mutex());
@@ -197,8 +200,12 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
     volume->withheld = !dry_run;
   }
   if (dry_run) return result;
-  auto done = volume->branch->adopted() ? roll_back_image(volume, target, kept, discard, progress)
-                                        : switch_branch(volume, *target, kept, discard);
+  // The state before is kept as a snapshot, like any other.
+  auto done = discard ? take_back(std::span(&volume->id, 1)) : take_back_for_line(volume->id);
+  if (done) {
+    done = volume->branch->adopted() ? roll_back_image(volume, target, kept, discard, progress)
+                                     : switch_branch(volume, *target, kept, discard);
+  }
   {
     MutexLock lock(objects_.mutex());
     volume->withheld = false;
@@ -215,6 +222,7 @@ Result<> PoolImpl::switch_branch(const ObjectPtr& volume, const Object& target, 
                                  bool discard) {
   MutexLock commit(engine_->commit_mutex());
   Branch* const old_branch = volume->branch;
+  assert_taken_back(*old_branch);
   auto branch = new_branch(target.branch, target.number, static_cast<std::int64_t>(target.mapped_blocks));
   kept->kind = ViewKind::snapshot;
   kept->volume = volume;
@@ -267,6 +275,7 @@ Result<> PoolImpl::switch_branch(const ObjectPtr& volume, const Object& target, 
 // Holds the writes to a branch until its map can be loaded with a parent in it; what it had before is
 // committed.
 Result<> PoolImpl::hold_empty(Branch& child) {
+  assert_taken_back(child);
   child.gate.close();
   child.gate.drain();
   auto held = engine_->commit_with({});
@@ -297,6 +306,8 @@ Result<> PoolImpl::share_into(ObjectId from, ObjectId to) {
   }
   Branch& child = *volume->branch;
   const bool live = origin->kind == ViewKind::volume;
+  VSNAP_TRY(live ? take_back_for_line(from) : check_not_left(from));
+  VSNAP_TRY(take_back(std::span(&to, 1))); // what it sees is other blocks from then on
   if (live) VSNAP_TRY(finish_trim(origin));
   VSNAP_TRY(finish_trim(volume));
   VSNAP_TRY(engine_->commit());

@@ -124,6 +124,7 @@ Result<> PoolImpl::rename(const ViewName& from, const std::string& new_name, boo
     if (replaced) VSNAP_TRY(check_not_flattening(*replaced));
   }
   if (!replaced) VSNAP_TRY(check_free(to));
+  if (replaced) VSNAP_TRY(take_back(std::span(&replaced->id, 1)));
   VSNAP_TRY(configure([&](SQLite::Database& db) -> Result<> {
     if (replaced) catalog::rename(db, *replaced, "");
     catalog::rename(db, *object, new_name);
@@ -181,6 +182,7 @@ Result<> PoolImpl::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shri
     return failure(ErrorKind::usage, EFBIG, fmt::format("{}/{}: at most 8 EiB - 1", name_, name));
   if (size_bytes == old_size) return {};
   VSNAP_TRY(engine_->check_writable());
+  VSNAP_TRY(take_back(std::span(&id, 1)));
   if (volume->branch->adopted()) return resize_image(volume, size_bytes);
   const bool shrinks = size_bytes < old_size;
   if (shrinks && !allow_shrink) {

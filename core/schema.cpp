@@ -125,6 +125,14 @@ CREATE TABLE invitation(        -- for hosts that may join, each for one
   created INTEGER NOT NULL,
   expires INTEGER NOT NULL
 ) WITHOUT ROWID;
+
+CREATE TABLE delegation(        -- volumes that one host reads and writes at their places
+  number   INTEGER PRIMARY KEY, -- never used twice
+  volume   INTEGER NOT NULL,
+  host     INTEGER NOT NULL,    -- of the table host, where it may be gone since
+  since    INTEGER NOT NULL,
+  snapshot INTEGER              -- NULL, or: the host was lost; this keeps what it may still write to
+);
 )sql";
 
 } // namespace vsnap::schema

@@ -51,7 +51,7 @@ class VolumeIo final : public View {
   Result<> hide_below(std::uint64_t from, std::uint64_t to);
   // Of an adopted volume: copies what others see in the image to the pool.
   Result<> save_image(const Progress& progress);
-  // Of a snapshot: the runs of data of a region, appended; see exported_map.h.
+  // The runs of data of a region, appended; see exported_map.h.
   Result<> copy_map(RegionIndex region, RegionMap& map);
   // Makes the size at least `size_bytes`.
   void grow_to(std::uint64_t size_bytes);

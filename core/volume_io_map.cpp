@@ -6,16 +6,20 @@
 
 namespace vsnap {
 
+// Of a head inside the gate, where the number stands still that tells what is its own.
 Result<> VolumeIo::copy_map(RegionIndex index, RegionMap& map) {
+  std::optional<IoGate::Passage> passage;
+  if (map_.head) passage.emplace(map_.branch->gate);
   const Grace::Section section(engine_.grace());
   VSNAP_TRY_ASSIGN(Region * region, engine_.cache().get(map_, index));
+  if (map_.head) region->refresh_own(map_.branch->version());
   for (std::uint64_t block = 0; block < kRegionBlocks;) {
     const Entry entry = region->entry(block);
     std::uint64_t end = block + 1;
     if (entry.kind() == BlockKind::data) {
       while (end < kRegionBlocks && region->entry(end) == entry.further(end - block)) ++end;
-      map.push_back(
-          {first_block(index) + BlockCount(block), BlockCount(end - block), entry.kind(), entry.place()});
+      map.push_back({first_block(index) + BlockCount(block), BlockCount(end - block), entry.kind(),
+                     entry.place(), map_.head && entry.own()});
     }
     block = end;
   }

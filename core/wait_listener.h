@@ -1,5 +1,6 @@
 // Whoever carries out requests for others is told when one of his threads waits for room in core
-// (snapshot_limit.h), and may let another thread go on meanwhile, or have it wait no more.
+// (snapshot_limit.h), or for a host (delegation.h), and may let another thread go on meanwhile; or have it
+// wait for room no more.
 //
 // Invariant: a thread that waits holds nothing of core's, and goes on only after its listener was told so. A
 // listener takes leaf locks only.

@@ -32,7 +32,7 @@ Result<> open_and_answer(fuse_req_t req, Operations& operations, const ViewInfo&
 void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   answer(req, [&](Operations& operations) -> Result<> {
     VSNAP_TRY_ASSIGN(const ViewInfo info, operations.pool.info(ObjectId(ino)));
-    return aside_if(info.changes_elsewhere, req, operations, info.id,
+    return aside_if(info.changes_elsewhere || operations.pool.is_delegated(info.id), req, operations, info.id,
                     [req, info, flags = fi->flags](Operations& here, std::span<const std::byte>) {
                       return open_and_answer(req, here, info, flags);
                     });

@@ -81,7 +81,8 @@ HostWorkers::Lane lane_of(const wire::LinkRequest& request) {
                      (command.has_info() && command.info().without_figures());
   const wire::SetAttributesRequest& set = request.set_attributes();
   const bool configures =
-      request.has_create_file() || request.has_rename_file() || request.has_remove_file() ||
+      request.has_take_volume() || request.has_create_file() || request.has_rename_file() ||
+      request.has_remove_file() ||
       (request.has_set_attributes() &&
        (set.has_size_bytes() || set.has_mode() || set.has_uid() || set.has_gid() || set.has_modified_ns()));
   return (request.has_control() && !looks) || configures ? HostWorkers::Lane::lasting
@@ -118,6 +119,7 @@ class Server final : public Coordinator {
   }
   std::optional<wire::ControlReply> answer(const wire::ControlRequest& request) override;
   void tell(std::uint64_t host, wire::Notice notice) override;
+  void evict(std::uint64_t host) override;
 
  private:
   struct JoinAsked {
@@ -134,6 +136,7 @@ class Server final : public Coordinator {
   void handle(std::vector<zmq::message_t>& parts);
   void send_all();
   void tell_listener();
+  void take_returns();
   void note_generation();
   [[nodiscard]] milliseconds longest_wait();
   void wake() const;
@@ -141,6 +144,7 @@ class Server final : public Coordinator {
   void step(const Membership::Event& event) VSNAP_REQUIRES(mutex_);
   void give_work(JoinAsked asked) VSNAP_REQUIRES(mutex_);
   void give_work(Membership::Execute asked) VSNAP_REQUIRES(mutex_);
+  void answer(std::uint64_t host, std::uint64_t incarnation, wire::LinkReply reply) VSNAP_REQUIRES(mutex_);
   [[nodiscard]] bool admits(const HostKey& key);
   [[nodiscard]] Invitation* invitation_of(const HostKey& key) VSNAP_REQUIRES(mutex_);
 
@@ -178,6 +182,7 @@ class Server final : public Coordinator {
   std::vector<Invitation> invitations_ VSNAP_GUARDED_BY(mutex_);
   std::deque<Membership::Send> outbox_ VSNAP_GUARDED_BY(mutex_);
   std::deque<Membership::Action> sessions_ VSNAP_GUARDED_BY(mutex_); // to be told to the listener
+  std::deque<Membership::Execute> returns_ VSNAP_GUARDED_BY(mutex_); // of volumes
   HostWorkers workers_;                                              // its lock is below mutex_
 };
 
@@ -293,6 +298,7 @@ void Server::round() {
   }
   send_all();
   tell_listener();
+  take_returns();
 }
 
 milliseconds Server::longest_wait() {
@@ -394,6 +400,22 @@ void Server::tell_listener() {
   }
 }
 
+// By no worker: one may wait for that, and hold what the others wait for.
+void Server::take_returns() {
+  std::deque<Membership::Execute> returns;
+  {
+    MutexLock lock(mutex_);
+    returns.swap(returns_);
+  }
+  for (const Membership::Execute& asked : returns) {
+    wire::LinkReply reply = options_.serve(asked.host, asked.request);
+    reply.set_id(asked.request.id());
+    MutexLock lock(mutex_);
+    answer(asked.host.id, asked.incarnation, std::move(reply));
+  }
+  if (!returns.empty()) send_all();
+}
+
 // ---- what is known, under the lock ----
 
 void Server::step(const Membership::Event& event) {
@@ -423,6 +445,7 @@ void Server::give_work(JoinAsked asked) {
 // Membership bounds what a host may have running; what is beyond the limit of all together is refused.
 void Server::give_work(Membership::Execute asked) {
   if (stopping_.load()) return;
+  if (asked.request.has_return_volumes()) return returns_.push_back(std::move(asked));
   wire::LinkReply busy;
   busy.set_id(asked.request.id());
   const std::uint64_t host = asked.host.id;
@@ -437,8 +460,12 @@ void Server::give_work(Membership::Execute asked) {
   *busy.mutable_error() =
       wire::error_reply(ErrorKind::busy, pool_.name() + ": too much is asked for at once").error();
   busy.mutable_error()->set_errno_value(EAGAIN); // as what is asked again
+  answer(host, incarnation, std::move(busy));
+}
+
+void Server::answer(std::uint64_t host, std::uint64_t incarnation, wire::LinkReply reply) {
   for (auto& action :
-       machine_->step(Membership::Answered{host, incarnation, std::move(busy)}, env_.monotonic_ns())) {
+       machine_->step(Membership::Answered{host, incarnation, std::move(reply)}, env_.monotonic_ns())) {
     if (auto* const send = std::get_if<Membership::Send>(&action)) outbox_.push_back(std::move(*send));
   }
 }
@@ -462,6 +489,14 @@ void Server::tell(std::uint64_t host, wire::Notice notice) {
   {
     MutexLock lock(mutex_);
     step(Membership::Tell{host, std::move(notice)});
+  }
+  wake();
+}
+
+void Server::evict(std::uint64_t host) {
+  {
+    MutexLock lock(mutex_);
+    step(Membership::Evict{host});
   }
   wake();
 }

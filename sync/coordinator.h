@@ -40,7 +40,7 @@ class Coordinator {
   static constexpr std::int64_t kLongestLease_ns = 3'600'000'000'000;
 
   // What a host asks for besides control commands; `host` is who. `again`: it may have been carried out
-  // before.
+  // before. That volumes are returned the actor itself says: it must not wait.
   using Serve = std::function<wire::LinkReply(const HostInfo& host, const wire::LinkRequest& request)>;
 
   // Control commands that are not for the pool; nullopt: it is none of those.
@@ -68,6 +68,8 @@ class Coordinator {
   [[nodiscard]] virtual std::optional<wire::ControlReply> answer(const wire::ControlRequest& request) = 0;
   // To one host, or, with 0, to all that have a session; in order, until it is taken or the session ends.
   virtual void tell(std::uint64_t host, wire::Notice notice) = 0;
+  // Ends the session of a host that does not do what it is told. It may begin another one at once.
+  virtual void evict(std::uint64_t host) = 0;
 };
 
 } // namespace vsnap

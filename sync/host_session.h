@@ -110,6 +110,9 @@ class HostSession {
   [[nodiscard]] std::int64_t lease_until_ns() const { // 0: there is none
     return lease_ ? lease_->from_ns + lease_->length_ns : 0;
   }
+  [[nodiscard]] std::int64_t young_until_ns() const { // the end of Phase::normal; 0: there is no lease
+    return lease_ ? lease_->from_ns + lease_->length_ns / 100 * kNoNewIo : 0;
+  }
   [[nodiscard]] const RefusalCounts& refused() const { return refused_; }
 
  private:

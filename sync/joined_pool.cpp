@@ -39,6 +39,7 @@ JoinedPool::JoinedPool(Env& env, Options options)
       only_(std::move(options.only)),
       host_number_(number_of(options.link.own.public_key)),
       members_(env, options.link.pool_uuid, std::move(options.members), std::move(options.search)),
+      direct_(env, members_, *this),
       opened_(random_number(env)) {}
 
 JoinedPool::~JoinedPool() { static_cast<void>(close()); }
@@ -53,6 +54,9 @@ Result<std::unique_ptr<JoinedPool>> JoinedPool::open(Env& env, Options options) 
 Result<> JoinedPool::start(Link::Options options) {
   const std::string address = options.address;
   VSNAP_TRY_ASSIGN(link_, Link::start(env_, std::move(options), this));
+  VSNAP_TRY(direct_.start([this](wire::LinkRequest request, Link::Answered answered) {
+    link_->call(std::move(request), std::move(answered));
+  }));
   const std::int64_t until_ns = env_.monotonic_ns() + std::chrono::nanoseconds(kLongestStart).count();
   for (LinkStatus status = link_->status(); status.session == 0; status = link_->status()) {
     if (status.is_refused || status.phase == HostSession::Phase::ended) {
@@ -93,6 +97,7 @@ Result<> JoinedPool::close() {
     turn_.notify_all();
   }
   if (follower_.joinable()) follower_.join();
+  direct_.close();
   if (link_) link_->stop();
   return {};
 }
@@ -206,14 +211,17 @@ void JoinedPool::session_began(const HostSession::Began& session) {
   if (!session.reclaim) lapse_volumes();
   stale_ = true; // while there was none nobody told anything
   changed_.notify_all();
+  direct_.session_began();
 }
 
-void JoinedPool::lease_lasts(std::int64_t until_ns) {
+void JoinedPool::lease_lasts(std::int64_t young_until_ns, std::int64_t until_ns) {
+  direct_.lease_lasts(young_until_ns, until_ns);
   MutexLock lock(mutex_);
   if (tenure_ != nullptr) tenure_->until_ns.store(until_ns);
 }
 
 void JoinedPool::session_lost() {
+  direct_.lease_lost();
   MutexLock lock(mutex_);
   lapse_volumes();
   changed_.notify_all();
@@ -229,6 +237,7 @@ void JoinedPool::ended(wire::RefusalReason reason) {
 }
 
 void JoinedPool::told(const wire::Notice& notice) {
+  if (notice.has_recall()) direct_.recalled(notice.recall().number());
   if (!notice.has_generation()) return;
   MutexLock lock(mutex_);
   stale_ = true;
@@ -444,6 +453,7 @@ void JoinedPool::handle_closed(View& view) noexcept {
   {
     MutexLock lock(mutex_);
     if (auto volume = volumes_.extract(&view)) {
+      direct_.closed(view.id());
       number = volume.mapped().volume->number();
       last = std::move(volume.mapped().volume);
     } else {

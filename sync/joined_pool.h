@@ -3,7 +3,7 @@
 // coordinator, over the link, as all else is.
 //
 // Invariants
-// 1. Of the members nothing is written but data, by shared_members.h.
+// 1. Of the members only that is written which is delegated to this host (direct_volumes.h).
 // 2. A snapshot is open at the coordinator, in the session under way, before a map of it is fetched; so what
 //    it shows stays readable (core/fetched_view.h, sync/view_exports.h).
 // 3. I/O goes on as long as the lease admits new I/O; without a session it waits for one, kLongestWait at
@@ -29,12 +29,17 @@
 
 #include "core/fetched_view.h"
 #include "core/pool.h"
+#include "sync/direct_volumes.h"
 #include "sync/link.h"
 #include "sync/remote_volume.h"
 
 namespace vsnap {
 
-class JoinedPool final : public Pool, private MapSource, private RemoteIo, private LinkListener {
+class JoinedPool final : public Pool,
+                         private MapSource,
+                         private DirectVolume::Source,
+                         private RemoteIo,
+                         private LinkListener {
  public:
   static constexpr std::chrono::seconds kLongestWait{60};
   static constexpr std::chrono::seconds kLongestStart{15};
@@ -42,7 +47,7 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   struct Options {
     Link::Options link;
     std::vector<std::string> members; // where they may be, on this host
-    SharedMembers::Search search; // for others, where one is not there
+    SharedMembers::Search search;     // for others, where one is not there
     // Names of snapshots, or of volumes for all of theirs, and nothing is changed then; none: all there is.
     std::vector<std::string> only;
   };
@@ -109,8 +114,8 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   static constexpr std::size_t kMostAsked = 10;
   static constexpr std::size_t kMostChanging = 8; // of those: they may wait for room, and others go on
   static constexpr std::size_t kMostForwarded = 4;
-  static_assert(kMostAsked + kMostForwarded <
-                Membership::kMaxRunning); // opens that were given up are asked on
+  // Opens that were given up are asked on, and what is delegated is returned beside the rest.
+  static_assert(kMostAsked + kMostForwarded < Membership::kMaxRunning);
   static constexpr std::uint64_t kNoTenure = ~0ULL;
   class Turn;
   struct OpenVolume {
@@ -149,7 +154,7 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   // One that is open and has not lapsed, if any; and how often all have.
   std::pair<std::shared_ptr<RemoteVolume>, std::uint64_t> open_volume_of(ObjectId id) VSNAP_EXCLUDES(mutex_);
   Result<wire::LinkReply> set_size(RemoteVolume& volume, std::uint64_t size_bytes) VSNAP_EXCLUDES(mutex_);
-  [[nodiscard]] Failure lapsed(const RemoteVolume& volume) const;
+  [[nodiscard]] Failure lapsed(const RemoteVolume& volume) const override;
   void lapse_volumes() VSNAP_REQUIRES(mutex_);
   Result<wire::LinkReply> carry_out(RemoteVolume& volume, const Make& make) override;
   Result<> refresh_list() VSNAP_EXCLUDES(list_mutex_, mutex_);
@@ -166,6 +171,8 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   // MapSource
   Result<PoolStatus> fetch_members() override;
   Result<std::optional<RegionMap>> fetch_map(ObjectId view, RegionIndex region) override;
+  Result<std::optional<RegionMap>> fetch_volume_map(ObjectId volume, RegionIndex region) override;
+  Result<std::optional<RegionMap>> ask_for_map(ObjectId view, RegionIndex region);
   Result<std::size_t> read(ObjectId view, std::uint64_t offset, std::span<std::byte> out) override;
   Result<std::optional<std::uint64_t>> seek(ObjectId view, std::uint64_t offset, bool hole);
   Result<std::optional<std::uint64_t>> seek_data(ObjectId view, std::uint64_t offset) override {
@@ -182,7 +189,7 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   // LinkListener; from the link's thread
   void phase_is(HostSession::Phase phase) override VSNAP_EXCLUDES(mutex_);
   void session_began(const HostSession::Began& session) override VSNAP_EXCLUDES(mutex_);
-  void lease_lasts(std::int64_t until_ns) override VSNAP_EXCLUDES(mutex_);
+  void lease_lasts(std::int64_t young_until_ns, std::int64_t until_ns) override VSNAP_EXCLUDES(mutex_);
   void session_lost() override VSNAP_EXCLUDES(mutex_);
   void ended(wire::RefusalReason reason) override VSNAP_EXCLUDES(mutex_);
   void told(const wire::Notice& notice) override VSNAP_EXCLUDES(mutex_);
@@ -193,6 +200,7 @@ class JoinedPool final : public Pool, private MapSource, private RemoteIo, priva
   const std::uint64_t host_number_; // another one on each host
   SharedMembers members_;
   MapCache maps_;
+  DirectVolumes direct_;
   std::unique_ptr<Link> link_;
   Mutex mutex_; // never held while something is asked
   CondVar changed_;

@@ -60,6 +60,10 @@ Result<PoolStatus> JoinedPool::fetch_members() {
 
 Result<std::optional<RegionMap>> JoinedPool::fetch_map(ObjectId view, RegionIndex region) {
   VSNAP_TRY(ensure_open(view));
+  return ask_for_map(view, region);
+}
+
+Result<std::optional<RegionMap>> JoinedPool::ask_for_map(ObjectId view, RegionIndex region) {
   wire::LinkRequest request;
   request.mutable_map()->set_view(view.value());
   request.mutable_map()->set_region(region.value());
@@ -69,7 +73,9 @@ Result<std::optional<RegionMap>> JoinedPool::fetch_map(ObjectId view, RegionInde
   const auto broken = [this] {
     return failure(ErrorKind::failed, EPROTO, fmt::format("{}: a map that says nothing came", name_));
   };
-  if (got.starts_size() != got.counts_size() || got.starts_size() != got.places_size()) return broken();
+  if (got.starts_size() != got.counts_size() || got.starts_size() != got.places_size() ||
+      (got.own_size() != 0 && got.own_size() != got.starts_size()))
+    return broken();
   RegionMap map;
   std::uint64_t end = 0;
   for (int i = 0; i < got.starts_size(); ++i) {
@@ -78,7 +84,7 @@ Result<std::optional<RegionMap>> JoinedPool::fetch_map(ObjectId view, RegionInde
       return broken();
     end = std::uint64_t{got.starts(i)} + got.counts(i);
     map.push_back({first_block(region) + BlockCount(got.starts(i)), BlockCount(got.counts(i)),
-                   BlockKind::data, Place::unpack(got.places(i))});
+                   BlockKind::data, Place::unpack(got.places(i)), got.own_size() != 0 && got.own(i)});
   }
   return map;
 }

@@ -28,7 +28,8 @@ Result<ViewHandle> JoinedPool::open_volume(const ViewInfo& info, std::optional<s
       unsynced->begin();
       unsynced->end();
     }
-    volume = std::make_shared<RemoteVolume>(info, ++opened_, static_cast<RemoteIo&>(*this), unsynced);
+    volume = std::make_shared<RemoteVolume>(info, ++opened_, static_cast<RemoteIo&>(*this), unsynced,
+                                            direct_.opened(info.id));
     volumes_[volume.get()] = {volume, 0, losses.value_or(0), losses.has_value()};
   }
   ViewHandle handle(this, volume);
@@ -123,7 +124,10 @@ Result<wire::LinkReply> JoinedPool::carry_out(RemoteVolume& volume, const Make& 
     auto reply = ask_until(std::move(request), false, [&volume] { return volume.has_lapsed(); });
     if (volume.has_lapsed()) return lapsed(volume);
     // A coordinator that has taken over has it not open yet; or another thread has seen to that since.
-    if (reply || reply.error().errno_value != ESTALE) return reply;
+    if (reply || reply.error().errno_value != ESTALE) {
+      direct_.wish(volume.id());
+      return reply;
+    }
     MutexLock lock(mutex_);
     const auto found = volumes_.find(&volume);
     if (found == volumes_.end()) return reply;
@@ -168,6 +172,12 @@ Result<ViewHandle> JoinedPool::go_on_with(ObjectId id, std::uint64_t tenure) {
   return open_volume(info, losses);
 }
 
+Result<std::optional<RegionMap>> JoinedPool::fetch_volume_map(ObjectId volume, RegionIndex region) {
+  VSNAP_TRY_ASSIGN(const std::uint64_t now, session());
+  VSNAP_TRY(members_.look_in(now, *this));
+  return ask_for_map(volume, region);
+}
+
 std::pair<std::shared_ptr<RemoteVolume>, std::uint64_t> JoinedPool::open_volume_of(ObjectId id) {
   MutexLock lock(mutex_);
   for (const auto& [view, open] : volumes_) {
@@ -178,6 +188,7 @@ std::pair<std::shared_ptr<RemoteVolume>, std::uint64_t> JoinedPool::open_volume_
 }
 
 Result<wire::LinkReply> JoinedPool::set_size(RemoteVolume& volume, std::uint64_t size_bytes) {
+  const DirectVolume::Change change(volume.direct(), 0, DirectVolume::Change::kAll);
   return carry_out(volume, [&](wire::LinkRequest& request) {
     wire::SetAttributesRequest& set = *request.mutable_set_attributes();
     set.set_view(volume.id().value());

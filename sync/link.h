@@ -29,9 +29,10 @@ class LinkListener {
   virtual ~LinkListener() = default;
   virtual void phase_is(HostSession::Phase /*phase*/) {} // no_new_io and draining are to be obeyed
   virtual void session_began(const HostSession::Began& /*session*/) {}
-  virtual void lease_lasts(std::int64_t /*until_ns*/) {} // Env::monotonic_ns(); was renewed, or has begun
-  virtual void session_lost() {}                         // all that was granted is gone
-  virtual void ended(wire::RefusalReason /*reason*/) {}  // for good
+  // On Env::monotonic_ns(); it was renewed, or has begun. `young`: until new I/O is not to begin any more.
+  virtual void lease_lasts(std::int64_t /*young_until_ns*/, std::int64_t /*until_ns*/) {}
+  virtual void session_lost() {}                        // all that was granted is gone
+  virtual void ended(wire::RefusalReason /*reason*/) {} // for good
   virtual void told(const wire::Notice& /*notice*/) {}
 };
 

@@ -333,12 +333,19 @@ void Membership::on(const Tell& event) {
   }
 }
 
+void Membership::on(const Evict& event) {
+  const auto found = hosts_.find(event.host);
+  if (found != hosts_.end() && found->second.session) evict(found->second);
+}
+
+void Membership::evict(Host& host) {
+  tell_end(*host.session, wire::REFUSED_NO_SESSION);
+  end(host, End::evicted, HostStatus::State::live);
+}
+
 void Membership::tell(Host& host, const wire::Notice& notice) {
   Session& session = *host.session;
-  if (session.untaken.size() >= kMaxUntaken) { // it begins anew, and then knows all again
-    tell_end(session, wire::REFUSED_NO_SESSION);
-    return end(host, End::overrun, HostStatus::State::live);
-  }
+  if (session.untaken.size() >= kMaxUntaken) return evict(host); // it begins anew, and then knows all again
   session.untaken.push_back({notice, *now_ns_});
   session.untaken.back().notice.set_number(++session.notices);
   send(session, LinkType::notice, session.untaken.back().notice.SerializeAsString());

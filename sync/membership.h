@@ -104,13 +104,16 @@ class Membership {
     std::uint64_t host = 0; // 0: every host that has a session
     wire::Notice notice;    // without its number
   };
+  struct Evict { // its session is over; it may begin another one
+    std::uint64_t host = 0;
+  };
   struct GenerationIs {
     std::uint64_t number = 0;
   };
   struct Tick {};
   struct Ending {}; // the coordinator stops: nobody is to wait for it
-  using Event =
-      std::variant<HostAdded, HostRevoked, Received, Malformed, Answered, Tell, GenerationIs, Tick, Ending>;
+  using Event = std::variant<HostAdded, HostRevoked, Received, Malformed, Answered, Tell, Evict, GenerationIs,
+                             Tick, Ending>;
 
   // Actions
   struct Send {
@@ -126,7 +129,7 @@ class Membership {
     std::uint64_t host = 0;
     std::uint64_t session = 0;
   };
-  enum class End { left, lost, anew, superseded, revoked, overrun };
+  enum class End { left, lost, anew, superseded, revoked, evicted };
   struct SessionOver { // what it held may be given away, where that needs no fence
     std::uint64_t host = 0;
     std::uint64_t session = 0;
@@ -188,6 +191,7 @@ class Membership {
   void on(const Malformed& event);
   void on(const Answered& event);
   void on(const Tell& event);
+  void on(const Evict& event);
   void on(const GenerationIs& event) { generation_ = event.number; }
   void on(const Tick& event);
   void on(const Ending& event);
@@ -205,6 +209,7 @@ class Membership {
   void take_route(Host& host, const LinkPeer& peer);
   void drop_taken(Session& session, std::uint64_t number);
   void tell(Host& host, const wire::Notice& notice);
+  void evict(Host& host);
   void send(Session& session, LinkType type, std::string payload);
   void reply(Host& host, const wire::LinkReply& reply);
   void refuse(std::optional<std::int64_t>& told_ns, const std::string& route, const LinkMessage& message,

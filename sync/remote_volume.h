@@ -1,5 +1,6 @@
-// A volume of a pool that another host coordinates, open on this one: everything is asked of the coordinator,
-// which carries it out beside what programs of all other hosts ask for.
+// A volume of a pool that another host coordinates, open on this one: asked of the coordinator, which carries
+// it out beside what programs of all other hosts ask for; or, while it is delegated to this host, read and
+// overwritten on the members (direct_volume.h).
 //
 // Invariants
 // 1. An opening has a number that no other one has, on any host. All that is asked for says the number, and
@@ -21,6 +22,7 @@
 #include <string>
 
 #include "core/view.h"
+#include "sync/direct_volume.h"
 #include "sync/sharing.pb.h"
 
 namespace vsnap {
@@ -58,6 +60,8 @@ class RemoteIo {
   // is being closed.
   using Make = std::function<void(wire::LinkRequest& request)>;
   [[nodiscard]] virtual Result<wire::LinkReply> carry_out(RemoteVolume& volume, const Make& make) = 0;
+  // What it would have answered of one that has lapsed.
+  [[nodiscard]] virtual Failure lapsed(const RemoteVolume& volume) const = 0;
 
  protected:
   ~RemoteIo() = default;
@@ -67,11 +71,14 @@ class RemoteVolume final : public View {
  public:
   static constexpr std::uint32_t kMaxBytes = 1U << 20; // of a write at once
 
-  RemoteVolume(ViewInfo info, std::uint64_t number, RemoteIo& io, std::shared_ptr<UnsyncedChanges> unsynced)
+  RemoteVolume(ViewInfo info, std::uint64_t number, RemoteIo& io, std::shared_ptr<UnsyncedChanges> unsynced,
+               std::shared_ptr<DirectVolume> direct)
       : info_(std::move(info)),
         number_(number),
         io_(io),
         unsynced_(std::move(unsynced)),
+        direct_(std::move(direct)),
+        flush_failures_(direct_->flush_failures()),
         size_bytes_(info_.size_bytes) {}
 
   [[nodiscard]] ObjectId id() const override { return info_.id; }
@@ -97,15 +104,18 @@ class RemoteVolume final : public View {
   bool lapse() { return !lapsed_.exchange(true); } // true: it had not
   [[nodiscard]] const std::shared_ptr<UnsyncedChanges>& unsynced() const { return unsynced_; }
   void set_size(std::uint64_t size_bytes) { size_bytes_.store(size_bytes); }
+  [[nodiscard]] DirectVolume& direct() { return *direct_; }
 
  private:
-  Result<> change(const RemoteIo::Make& make);
+  Result<> change(std::uint64_t offset, std::uint64_t length, const RemoteIo::Make& make);
   Result<std::optional<std::uint64_t>> seek(std::uint64_t offset, bool hole);
 
   const ViewInfo info_;
   const std::uint64_t number_;
   RemoteIo& io_;
   const std::shared_ptr<UnsyncedChanges> unsynced_;
+  const std::shared_ptr<DirectVolume> direct_;
+  std::atomic<std::uint64_t> flush_failures_; // of direct_, that were told
   std::atomic<std::uint64_t> size_bytes_;
   std::atomic<bool> lapsed_{false};
 };

@@ -51,6 +51,7 @@ class ViewExports::Running {
 Result<std::unique_ptr<ViewExports>> ViewExports::start(Pool& pool, Env& env, std::int64_t lease_ns) {
   std::unique_ptr<ViewExports> exports(new ViewExports(pool, env, lease_ns));
   VSNAP_TRY(pool.keep_snapshots_for(lease_ns));
+  VSNAP_TRY_ASSIGN(exports->delegations_, HostDelegations::start(pool, env, lease_ns));
   try {
     exports->thread_ = std::thread([&e = *exports] { e.close_in_time(); });
   } catch (const std::system_error& e) {
@@ -81,6 +82,7 @@ ViewExports::~ViewExports() {
 // ---- sessions ----
 
 void ViewExports::session_began(std::uint64_t host, std::uint64_t session) {
+  delegations_->session_began(host);
   MutexLock lock(mutex_);
   Host& known = hosts_[host];
   leave(std::exchange(known.open, {}), lease_ns_); // of a session before, whose end was not told
@@ -91,12 +93,15 @@ void ViewExports::session_began(std::uint64_t host, std::uint64_t session) {
 // Who left has closed everything. The lease of one that is lost has run out here, and so there, before. Of
 // the others the old process may not know it yet.
 void ViewExports::session_over(std::uint64_t host, std::uint64_t session, Membership::End why) {
-  MutexLock lock(mutex_);
-  const auto found = hosts_.find(host);
-  if (found == hosts_.end() || found->second.session != session) return;
-  const bool knows = why == Membership::End::left || why == Membership::End::lost;
-  leave(std::move(found->second.open), knows ? 0 : lease_ns_);
-  hosts_.erase(found);
+  {
+    MutexLock lock(mutex_);
+    const auto found = hosts_.find(host);
+    if (found == hosts_.end() || found->second.session != session) return;
+    const bool knows = why == Membership::End::left || why == Membership::End::lost;
+    leave(std::move(found->second.open), knows ? 0 : lease_ns_);
+    hosts_.erase(found);
+  }
+  delegations_->session_over(host, why); // what is given from here on is taken back by take()
 }
 
 void ViewExports::leave(Handles handles, std::int64_t for_ns) {
@@ -154,6 +159,15 @@ wire::LinkReply ViewExports::serve(const HostInfo& host, const wire::LinkRequest
     case wire::LinkRequest::kCloseView:
       close(host.id, request.close_view().number());
       reply.mutable_closed();
+      break;
+    case wire::LinkRequest::kTakeVolume:
+      put(take(host.id, request.take_volume()), &wire::LinkReply::mutable_taken_volume);
+      break;
+    case wire::LinkRequest::kReturnVolumes:
+      if (const auto taken = delegations_->give_back(host.id, request.return_volumes()); !taken)
+        *reply.mutable_error() = wire::to_wire(taken.error());
+      else
+        reply.mutable_done();
       break;
     case wire::LinkRequest::kMap:
       put(map(host.id, request.map()), &wire::LinkReply::mutable_map);
@@ -225,7 +239,7 @@ Result<wire::OpenedView> ViewExports::open(std::uint64_t host, const wire::OpenV
                                info.name.text()));
   }
   VSNAP_TRY(wait_for_ended(request.view()));
-  VSNAP_TRY_ASSIGN(ViewHandle handle, pool_.open_view(view));
+  VSNAP_TRY_ASSIGN(ViewHandle handle, pool_.open_view_for(view, host));
   wire::OpenedView opened;
   *opened.mutable_view() = wire::to_wire(info);
   opened.mutable_view()->set_size_bytes(handle->size_bytes());
@@ -294,6 +308,20 @@ Result<ViewExports::Running> ViewExports::run(std::uint64_t host, std::uint64_t 
   return failure(ErrorKind::not_found, ESTALE, "the host does not have that view open");
 }
 
+Result<wire::TakenVolume> ViewExports::take(std::uint64_t host, const wire::TakeVolumeRequest& request) {
+  VSNAP_TRY_ASSIGN(const Running view, run(host, 0, request.view()));
+  std::uint32_t handles = 0;
+  {
+    MutexLock lock(mutex_);
+    for (const auto& [number, opening] : hosts_[host].open)
+      handles += opening->view == request.view() ? 1 : 0;
+  }
+  VSNAP_TRY_ASSIGN(wire::TakenVolume taken, delegations_->take(host, *view, handles));
+  if (taken.number() == 0 || !view.has_ended()) return taken;
+  VSNAP_TRY(pool_.end_delegation(host, taken.number())); // the host does not hear of it in that session
+  return wire::TakenVolume();
+}
+
 Result<wire::MapReply> ViewExports::map(std::uint64_t host, const wire::MapRequest& request) {
   VSNAP_TRY_ASSIGN(const Running view, run(host, 0, request.view()));
   const RegionIndex region(request.region());
@@ -301,10 +329,6 @@ Result<wire::MapReply> ViewExports::map(std::uint64_t host, const wire::MapReque
   if (request.region() >= (blocks + kRegionBlocks - 1) / kRegionBlocks)
     return failure(ErrorKind::usage, EINVAL, "the view has no such region");
   wire::MapReply reply;
-  if (view->writable()) {
-    reply.set_may_move(true);
-    return reply;
-  }
   VSNAP_TRY_ASSIGN(const auto exported, pool_.export_map(ObjectId(request.view()), region));
   reply.set_may_move(!exported);
   if (!exported) return reply;
@@ -312,6 +336,7 @@ Result<wire::MapReply> ViewExports::map(std::uint64_t host, const wire::MapReque
     reply.add_starts(static_cast<std::uint32_t>((run.start - first_block(region)).value()));
     reply.add_counts(static_cast<std::uint32_t>(run.count.value()));
     reply.add_places(run.place.packed());
+    if (view->writable()) reply.add_own(run.own);
   }
   return reply;
 }
@@ -528,6 +553,7 @@ Result<wire::LockList> ViewExports::break_lock(const wire::BreakLockRequest& req
   }
   log::warning("{}/{}: taken from host {}", pool_.name(), name.text(), request.host());
   VSNAP_TRY(wait_for_ended(view.id.value()));
+  VSNAP_TRY(pool_.open_view(view.id)); // takes it back, where it is delegated
   return broken;
 }
 

@@ -15,6 +15,8 @@
 //    in another session. A view of which an opening has ended is opened again only when nothing is carried
 //    out for that one any more, and what waits for room then is given up: what a lost host, or a program
 //    before, had under way never lands later.
+// 6. A volume that is delegated to a host (core/delegation.h) is not asked for here where that reads or
+//    overwrites it itself: nobody else has it open then.
 // Threads: serve() from any; the listener's calls one at a time. What is to be closed is closed by a thread
 // of its own, as that may wait for configuration operations.
 #pragma once
@@ -30,6 +32,7 @@
 #include "core/mutex.h"
 #include "core/pool.h"
 #include "sync/coordinator.h"
+#include "sync/host_delegations.h"
 
 namespace vsnap {
 
@@ -50,6 +53,9 @@ class ViewExports final : public SessionListener {
   // Control commands that ask who has what open, or take a volume from a host; nullopt: it is none.
   [[nodiscard]] std::optional<wire::ControlReply> answer(const wire::ControlRequest& request)
       VSNAP_EXCLUDES(mutex_);
+
+  // By whom hosts are told that a volume is to be returned (host_delegations.h).
+  void set_coordinator(Coordinator* coordinator) { delegations_->set_coordinator(coordinator); }
 
   void session_began(std::uint64_t host, std::uint64_t session) override VSNAP_EXCLUDES(mutex_);
   void session_over(std::uint64_t host, std::uint64_t session, Membership::End why) override
@@ -84,6 +90,8 @@ class ViewExports final : public SessionListener {
   // Busy if one has ended and something is still carried out for it, after a while.
   Result<> wait_for_ended(std::uint64_t view) VSNAP_EXCLUDES(mutex_);
   wire::LinkReply serve_file(std::uint64_t host, const wire::LinkRequest& request) VSNAP_EXCLUDES(mutex_);
+  Result<wire::TakenVolume> take(std::uint64_t host, const wire::TakeVolumeRequest& request)
+      VSNAP_EXCLUDES(mutex_);
   Result<wire::MapReply> map(std::uint64_t host, const wire::MapRequest& request);
   Result<wire::ReadReply> read(std::uint64_t host, const wire::ReadRequest& request);
   Result<wire::SeekReply> seek(std::uint64_t host, const wire::SeekRequest& request);
@@ -105,6 +113,7 @@ class ViewExports final : public SessionListener {
   Pool& pool_;
   Env& env_;
   const std::int64_t lease_ns_;
+  std::unique_ptr<HostDelegations> delegations_;
   Mutex mutex_;
   CondVar wake_;
   CondVar done_; // with a request of an opening that has ended

@@ -78,6 +78,8 @@ FOUND_BY = {
     "counted_while_written": "a figure that was counted beside writers*",
     "covered_by_later": "what only children see*",
     "hold_not_kept": "the oldest snapshots are dropped*",
+    "lost_without_snapshot": "what a lost host still writes*",
+    "exported_unsynced": "a power cut leaves a delegated*",
 }
 HANGS = {"lost_wakeup", "pause_not_woken"}  # found by its never coming to an end
 TRIES = 8  # where threads have to meet, which they do less often on a machine that is busy

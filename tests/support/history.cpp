@@ -156,6 +156,10 @@ class Checker {
   }
 
   using Cut = std::map<std::uint64_t, const Operation*>; // by block
+  struct Span {                                          // of moments
+    std::int64_t first_ns = 0;
+    std::int64_t last_ns = 0;
+  };
 
   // The sets of moments that single blocks allow begin and end with operations, or with the command.
   void check_cut(std::uint32_t number, const Cut& blocks) {
@@ -163,19 +167,47 @@ class Checker {
     const Operation& any = *blocks.begin()->second;
     const auto from = std::lower_bound(times_.begin(), times_.end(), any.invoked_ns);
     const auto to = std::upper_bound(times_.begin(), times_.end(), any.returned_ns);
-    const Part* contradicts = nullptr;
+    std::optional<std::int64_t> again_ns; // where writes landed twice that may
+    std::map<const Part*, Span> right;
     for (auto moment = from; moment != to; ++moment) {
-      const auto wrong = std::find_if(parts_.begin(), parts_.end(), [&](const Part& part) {
+      std::vector<const Part*> wrong;
+      for (const Part& part : parts_) {
         const auto block = blocks.find(part.block);
-        return block != blocks.end() && !part.zones.may_hold(block->second->*part.word, *moment);
-      });
-      if (wrong == parts_.end()) return;
-      contradicts = &*wrong;
+        if (block == blocks.end()) continue;
+        if (part.zones.may_hold(block->second->*part.word, *moment))
+          right.try_emplace(&part, Span{*moment, *moment}).first->second.last_ns = *moment;
+        else
+          wrong.push_back(&part);
+      }
+      if (wrong.empty()) return;
+      const auto may = [&](const Part* part) {
+        return part->zones.may_hold_again(blocks.at(part->block)->*part->word, *moment);
+      };
+      if (!again_ns && std::all_of(wrong.begin(), wrong.end(), may)) again_ns = *moment;
     }
-    found_.push_back(
-        {Fault::no_moment,
-         fmt::format("snapshot {}, made from {} to {}; at the end of that not {}", number, any.invoked_ns,
-                     any.returned_ns, to_string(*blocks.at(contradicts->block)))});
+    std::string what =
+        fmt::format("snapshot {}, made from {} to {}", number, any.invoked_ns, any.returned_ns);
+    if (again_ns) {
+      what += fmt::format(", is as it was at {} if writes landed twice", *again_ns);
+    } else {
+      what += told(blocks, right);
+    }
+    found_.push_back({again_ns ? Fault::twice : Fault::no_moment, std::move(what)});
+  }
+
+  // The blocks that contradict each other most: that says where to look.
+  std::string told(const Cut& blocks, const std::map<const Part*, Span>& right) const {
+    const Part *earliest = nullptr, *latest = nullptr;
+    for (const Part& part : parts_) {
+      if (!blocks.contains(part.block)) continue;
+      const auto span = right.find(&part);
+      if (span == right.end()) return fmt::format("; never {}", to_string(*blocks.at(part.block)));
+      if (earliest == nullptr || span->second.last_ns < right.at(earliest).last_ns) earliest = &part;
+      if (latest == nullptr || span->second.first_ns > right.at(latest).first_ns) latest = &part;
+    }
+    return fmt::format("; until {} {}; but from {} on {}", right.at(earliest).last_ns,
+                       to_string(*blocks.at(earliest->block)), right.at(latest).first_ns,
+                       to_string(*blocks.at(latest->block)));
   }
 
   std::vector<std::int64_t> times_; // of all that was invoked and that returned

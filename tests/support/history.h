@@ -17,7 +17,8 @@
 //   it (`cached`) counts as one that began with the first write that is under way when it begins, and that
 //   ended with the write of its value. Once no write is under way it has to be right.
 // - A write that was under way when a daemon died may be carried out once more by the next one, to whom it is
-//   sent again (`repeatable`). Where that alone explains what was read it is told as Fault::twice.
+//   sent again (`repeatable`), both times before it is answered. Where that alone explains what was read, or
+//   what a snapshot has, it is told as Fault::twice.
 // - A snapshot is a read of all blocks at one moment between begin and end of its command (Kind::cut): so it
 //   has each write that was answered before, and none that was invoked after. There is such a moment for each
 //   snapshot alone; that those of several fit each other is checked only as far as each block tells.

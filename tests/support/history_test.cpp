@@ -56,10 +56,11 @@ std::set<Fault> faults(const std::vector<Operation>& operations) {
 using Faults = std::set<Fault>;
 
 // Tries every order that the times allow, with the state of all blocks: Wing and Gong, "Testing and verifying
-// concurrent objects", 1993. A cut is one operation on all blocks.
+// concurrent objects", 1993. A cut is one operation on all blocks. What is repeatable may happen again, where
+// that is wanted.
 class EveryOrder {
  public:
-  explicit EveryOrder(const std::vector<Operation>& operations) {
+  explicit EveryOrder(const std::vector<Operation>& operations, bool with_repeats = false) {
     std::map<std::uint32_t, std::size_t> cuts;
     for (const Operation& each : operations) {
       if (each.kind == Kind::read && each.outcome != Outcome::ok) continue;
@@ -72,6 +73,10 @@ class EveryOrder {
       }
       steps_.push_back({&each});
     }
+    once_ = steps_.size();
+    for (const Operation& each : operations) {
+      if (with_repeats && each.repeatable != 0) steps_.push_back({&each});
+    }
   }
   bool is_possible() { return goes_on(0, {}); }
 
@@ -83,7 +88,7 @@ class EveryOrder {
     bool all = true;
     for (std::size_t i = 0; i < steps_.size(); ++i) {
       const Operation& each = *steps_[i].front();
-      if ((done >> i & 1) != 0 || each.outcome != Outcome::ok) continue;
+      if ((done >> i & 1) != 0 || i >= once_ || each.outcome != Outcome::ok) continue;
       all = false;
       first_end = std::min(first_end, each.returned_ns);
     }
@@ -91,6 +96,7 @@ class EveryOrder {
     if (!seen_.emplace(done, state).second) return false;
     for (std::size_t i = 0; i < steps_.size(); ++i) {
       if ((done >> i & 1) != 0 || steps_[i].front()->invoked_ns > first_end) continue;
+      if (i >= once_ && is_answered_before(*steps_[i].front(), done)) continue;
       State next = state;
       bool fits = true;
       for (const Operation* each : steps_[i]) {
@@ -105,7 +111,17 @@ class EveryOrder {
     return false;
   }
 
+  // Before something began that has been done.
+  bool is_answered_before(const Operation& write, std::uint32_t done) const {
+    if (write.outcome != Outcome::ok) return false;
+    for (std::size_t i = 0; i < steps_.size(); ++i) {
+      if ((done >> i & 1) != 0 && steps_[i].front()->invoked_ns > write.returned_ns) return true;
+    }
+    return false;
+  }
+
   std::vector<std::vector<const Operation*>> steps_;
+  std::size_t once_ = 0;                           // of those; the others are what happens again
   std::set<std::pair<std::uint32_t, State>> seen_; // from where it is not possible
 };
 
@@ -144,6 +160,20 @@ std::vector<Operation> anything(Random& random, std::uint64_t blocks, int cuts) 
   return made;
 }
 
+std::vector<Operation> with_repeats(Random& random, std::vector<Operation> made) {
+  for (Operation& each : made) {
+    if (each.kind != Kind::write || chance(random, 30)) continue;
+    each.repeatable = 1;
+    each.returned_ns += static_cast<std::int64_t>(random() % 6);
+  }
+  return made;
+}
+
+bool explained_by_repeats(const std::vector<Violation>& found) {
+  return std::all_of(found.begin(), found.end(),
+                     [](const Violation& each) { return each.fault == Fault::twice; });
+}
+
 std::string to_string(const std::vector<Operation>& operations) {
   std::string text;
   for (const Operation& each : operations) text += history::to_string(each) + "\n";
@@ -157,9 +187,11 @@ class Registers {
   Registers(Random& random, std::size_t clients, std::uint64_t blocks)
       : random_(random), clients_(clients), content_(blocks) {}
 
-  std::vector<Operation> run(int steps) {
+  // `deaths`: per mille of the steps, at each of which what is under way may be carried out again.
+  std::vector<Operation> run(int steps, int deaths = 0) {
     for (int step = 0; step < steps; ++step) {
       ++now_;
+      if (static_cast<int>(random_() % 1000) < deaths) die();
       if (!late_.empty() && chance(random_, 3)) happen_late();
       go_on(static_cast<std::uint32_t>(random_() % clients_.size()));
     }
@@ -173,6 +205,16 @@ class Registers {
     std::vector<Operation> under_way; // of a cut, one of each block
     bool happened = false;
   };
+
+  void die() {
+    for (Client& client : clients_) {
+      if (client.under_way.empty() || client.under_way.front().kind != Kind::write) continue;
+      Operation& write = client.under_way.front();
+      if (write.repeatable != 0) continue;
+      write.repeatable = 1;
+      client.happened = client.happened && chance(random_, 50);
+    }
+  }
 
   void go_on(std::uint32_t number) {
     Client& client = clients_[number];
@@ -261,6 +303,26 @@ TEST_CASE("a history is right if and only if some order of its operations explai
   REQUIRE(wrong > 5'000);
 }
 
+TEST_CASE("that writes were carried out twice is told if and only if nothing else explains a history") {
+  Random random(test_seed());
+  int right = 0, twice = 0, wrong = 0;
+  for (int turn = 0; turn < 120'000; ++turn) {
+    const auto operations = with_repeats(random, anything(random, 1 + turn % 2, turn % 3 == 0 ? 1 : 0));
+    const auto found = violations(operations);
+    INFO(to_string(operations));
+    REQUIRE(explained_by_repeats(found) == EveryOrder(operations, true).is_possible());
+    if (!explained_by_repeats(found)) {
+      ++wrong;
+      continue;
+    }
+    REQUIRE(found.empty() == EveryOrder(operations).is_possible());
+    (found.empty() ? right : twice)++;
+  }
+  REQUIRE(right > 5'000);
+  REQUIRE(twice > 100);
+  REQUIRE(wrong > 5'000);
+}
+
 TEST_CASE("where there are several snapshots, what an order explains is right") {
   Random random(test_seed());
   int right = 0;
@@ -287,6 +349,21 @@ TEST_CASE("what registers answer is right, whatever fails and happens late") {
   }
   REQUIRE(snapshots > 3'000);
   REQUIRE(failed > 3'000);
+}
+
+TEST_CASE("what registers answer is right but for repeats, where those who serve them die") {
+  Random random(test_seed());
+  std::size_t repeats = 0;
+  for (int turn = 0; turn < 3'000; ++turn) {
+    const auto operations = Registers(random, 2 + random() % 8, 1 + random() % 4).run(400, 60);
+    for (const Violation& violation : violations(operations)) {
+      INFO(to_string(operations));
+      INFO(violation.what);
+      REQUIRE(violation.fault == Fault::twice);
+      ++repeats;
+    }
+  }
+  REQUIRE(repeats > 200);
 }
 
 TEST_CASE("of a long history one wrong answer is found") {
@@ -419,6 +496,17 @@ TEST_CASE("a snapshot shows one moment of all blocks") {
   REQUIRE(snapshot(1, 0).empty());
   REQUIRE(snapshot(1, 2).empty());
   REQUIRE(snapshot(0, 2) == Faults{Fault::no_moment}); // the first was answered before the second began
+}
+
+TEST_CASE("a snapshot may be of a moment at which a write was there for the second time") {
+  auto one = wrote(1, 10, 90);
+  const auto two = wrote(2, 30, 40), three = operation(Kind::write, 3, 57, 58, 1);
+  const auto all = [&] {
+    return faults({one, saw(1, 20, 25), two, saw(2, 50, 55), kept(1, 35, 100), three, kept(3, 35, 100, 1)});
+  };
+  REQUIRE(all() == Faults{Fault::no_moment}); // block 1 says after 57, and 0 before 50
+  one.repeatable = 1;
+  REQUIRE(all() == Faults{Fault::twice});
 }
 
 TEST_CASE("what a client wrote down is there after it was killed") {

@@ -492,7 +492,7 @@ TEST_CASE("a host that takes no notices loses its session before they fill the m
   for (std::size_t i = 0; i < Membership::kMaxUntaken; ++i) pool.step(Membership::Tell{1, {}});
   CHECK(pool.status("beta").session != 0);
   pool.step(Membership::Tell{1, {}});
-  CHECK(all<Membership::SessionOver>(pool.last).front().why == Membership::End::overrun);
+  CHECK(all<Membership::SessionOver>(pool.last).front().why == Membership::End::evicted);
   CHECK(pool.status("beta").session == 0);
 }
 

@@ -1,0 +1,96 @@
+// What is delegated to this host (core/delegation.h; the coordinator's side is host_delegations.h): taken
+// when a volume is used, and returned when it is recalled, was closed, or a session ends.
+//
+//          wish()              answer             recall, close, session
+//   none ─────────► taking ──────────────► given ───────────────────────► returning ─── answer ──► none
+//
+// Invariants
+// 1. A volume is used under a delegation from its answer on, if the session in which it was asked for is
+// still
+//    under way, until stop(); and nothing is returned before drain() and a flush. So what the coordinator is
+//    told is so: nothing of it is under way here.
+// 2. In a new session all that this host ever had is given up first, in one message, when nothing of it is
+//    under way and nothing is being asked for; until that is answered nothing is asked for.
+// 3. What was asked for in a session before, and is answered late, is returned unused.
+// Threads: any; what the link tells does not wait. One thread of this drains and returns.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <thread>
+
+#include "core/mutex.h"
+#include "sync/direct_volume.h"
+#include "sync/link.h"
+
+namespace vsnap {
+
+class DirectVolumes {
+ public:
+  // The link, as this uses it. Answered is called by its thread.
+  using Call = std::function<void(wire::LinkRequest request, Link::Answered answered)>;
+
+  DirectVolumes(Env& env, SharedMembers& members, DirectVolume::Source& source)
+      : env_(env), members_(members), source_(source) {}
+  ~DirectVolumes() { close(); }
+  DirectVolumes(const DirectVolumes&) = delete;
+  DirectVolumes& operator=(const DirectVolumes&) = delete;
+
+  Result<> start(Call call);           // nothing is asked for before
+  void close() VSNAP_EXCLUDES(mutex_); // returns all, if the coordinator is there
+
+  // Of each opening of a volume, one after the other.
+  [[nodiscard]] std::shared_ptr<DirectVolume> opened(ObjectId volume) VSNAP_EXCLUDES(mutex_);
+  void closed(ObjectId volume) VSNAP_EXCLUDES(mutex_);
+  // The volume is used through the coordinator: it would be better here.
+  void wish(ObjectId volume) VSNAP_EXCLUDES(mutex_);
+
+  // The link tells, in order.
+  void lease_lasts(std::int64_t young_until_ns, std::int64_t until_ns);
+  void session_began() VSNAP_EXCLUDES(mutex_);
+  void lease_lost() VSNAP_EXCLUDES(mutex_);
+  void recalled(std::uint64_t delegation) VSNAP_EXCLUDES(mutex_);
+
+ private:
+  enum class Phase { none, taking, given, to_return, returning };
+  struct Volume {
+    std::shared_ptr<DirectVolume> direct;
+    std::uint64_t openings = 0;
+    Phase phase = Phase::none;
+    std::uint64_t delegation = 0; // of given, to_return and returning
+    std::int64_t wish_at_ns = 0;  // not before
+  };
+  using Volumes = std::map<ObjectId, Volume>;
+
+  void run() VSNAP_EXCLUDES(mutex_); // the thread
+  void stop_using(Volume& volume) VSNAP_REQUIRES(mutex_);
+  void taken(ObjectId volume, std::uint64_t session, const wire::LinkReply& reply) VSNAP_EXCLUDES(mutex_);
+  void give_back(ObjectId id) VSNAP_EXCLUDES(mutex_);
+  void returned(ObjectId volume, bool was_written) VSNAP_EXCLUDES(mutex_);
+  void return_all(std::uint64_t session) VSNAP_EXCLUDES(mutex_);
+  void note_modified(ObjectId volume);
+  [[nodiscard]] Volumes::iterator find(Phase phase) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] bool is_quiet() VSNAP_REQUIRES(mutex_); // nothing is used, drained or asked for
+  void forget_if_unused(Volumes::iterator volume) VSNAP_REQUIRES(mutex_);
+
+  Env& env_;
+  SharedMembers& members_;
+  DirectVolume::Source& source_;
+  LeaseTimes lease_;
+  Call call_;
+  Mutex mutex_; // a leaf, but for that of DirectVolume::stop() and give(), which take none
+  CondVar changed_;
+  Volumes volumes_ VSNAP_GUARDED_BY(mutex_);
+  std::uint64_t session_ VSNAP_GUARDED_BY(mutex_) = 0;    // how many there were, so far, and were lost
+  bool clearing_ VSNAP_GUARDED_BY(mutex_) = true;         // see invariant 2
+  bool asked_all_ VSNAP_GUARDED_BY(mutex_) = false;       // and that is asked for
+  std::uint64_t refused_in_ VSNAP_GUARDED_BY(mutex_) = 0; // session in which that was refused
+  bool has_session_ VSNAP_GUARDED_BY(mutex_) = false;     // there was one
+  bool closing_ VSNAP_GUARDED_BY(mutex_) = false;
+  bool stop_ VSNAP_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+} // namespace vsnap
