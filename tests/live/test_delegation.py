@@ -346,7 +346,7 @@ class Faults(Delegated, test_sharing.WritingFaults):
         self.assertEqual(["lost"], [hold["tag"] for hold in
                                     self.alpha.json("info", snapshots[0])["view"]["holds"]])
         refused = self.alpha.vsnap("snapshot", "lab/v@while-lost", code=4).err
-        self.mentions(refused, snapshots[0], "lock break --fenced")
+        self.mentions(refused, "host beta was lost", "lock break --fenced lab/v beta")
         self.others = self.random.randbytes(16 * MIB)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.point / "others")
