@@ -40,8 +40,16 @@ class Delegated:
     def modes(self, volume="v"):
         return {row["mode"] for row in self.rows(volume)}
 
-    def waits_until_delegated(self, volume="v"):
-        support.wait_until(lambda: "delegated" in self.modes(volume), 30, f"{volume} is delegated")
+    def waits_until_delegated(self, volume="v", file=None):
+        """A volume that is used, by the test if need be: by a file that is open."""
+
+        def is_delegated():
+            if file is not None:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                os.pread(file.fileno(), BLOCK, 0)
+            return "delegated" in self.modes(volume)
+
+        support.wait_until(is_delegated, 30, f"{volume} is delegated")
 
     def left(self, volume="v"):
         """The snapshots that keep what beta was lost with."""
@@ -152,7 +160,7 @@ class OneHost(DelegationTest):
 
     def test_reads_need_no_coordinator(self):
         with open(self.far / "v", "rb", 0) as file:
-            self.waits_until_delegated()
+            self.waits_until_delegated(file=file)
             self.assertEqual(self.content, file.read(self.size))
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             file.seek(0)
@@ -164,7 +172,7 @@ class OtherHosts(DelegationTest):
     def test_whoever_opens_it_elsewhere_sees_the_last_write(self):
         with open(self.far / "v", "r+b", 0) as there:
             for number in range(8):
-                self.waits_until_delegated()
+                self.waits_until_delegated(file=there)
                 at = self.random.randrange(self.size // BLOCK - 2) * BLOCK + self.random.choice((0, 0, 512))
                 block = self.random.randbytes(BLOCK)
                 self.assertEqual(BLOCK, os.pwrite(there.fileno(), block, at))
@@ -181,7 +189,7 @@ class OtherHosts(DelegationTest):
         self.assertEqual(self.content, support.read_all(self.point / "v"))  # and into its cache
         content = self.random.randbytes(self.size)
         with open(self.far / "v", "r+b", 0) as there:
-            self.waits_until_delegated()
+            self.waits_until_delegated(file=there)
             there.write(content)
         self.assertEqual(content, support.read_all(self.point / "v"))
 
@@ -189,8 +197,8 @@ class OtherHosts(DelegationTest):
         with open(self.point / "v", "rb"), open(self.far / "v", "r+b", 0) as there:
             there.write(b"x" * BLOCK)
             self.assertEqual({"write"}, self.modes())
-        with open(self.far / "v", "rb"):
-            self.waits_until_delegated()
+        with open(self.far / "v", "rb", 0) as there:
+            self.waits_until_delegated(file=there)
 
     def test_a_writer_only_waits_while_another_host_opens_it_again_and_again(self):
         writer = self.written()
@@ -203,14 +211,14 @@ class OtherHosts(DelegationTest):
 
     def test_what_was_answered_is_there_after_all_daemons_were_killed(self):
         content = self.random.randbytes(self.size)
-        there = os.open(self.far / "v", os.O_RDWR)
-        self.waits_until_delegated()
-        self.assertEqual(self.size, os.pwrite(there, content, 0))
-        os.fsync(there)
+        there = open(self.far / "v", "r+b", 0)
+        self.waits_until_delegated(file=there)
+        self.assertEqual(self.size, there.write(content))
+        os.fsync(there.fileno())
         support.kill_with_keeper(self.pid_of_beta())
         support.kill_with_keeper(self.lab.daemon_pid("lab"))
         with contextlib.suppress(OSError):
-            os.close(there)
+            there.close()
         for point in (self.point, self.far):
             self.lab.run("umount", "-l", point, code=None)
         self.share()
@@ -318,7 +326,7 @@ class Commands(DelegationTest):
         self.writer.writes_on()  # on what has no name any more
         self.assertEqual(b"y" * self.size, support.read_all(self.far / "v"))
         with open(self.far / "v", "r+b", 0) as file:
-            self.waits_until_delegated()
+            self.waits_until_delegated(file=file)
             os.unlink(self.point / "v")
             file.write(b"z" * self.size)
             self.assertEqual(b"z" * BLOCK, os.pread(file.fileno(), BLOCK, 0))
@@ -504,7 +512,7 @@ class LateWrites(DelegationTest):
 class Breaking(DelegationTest):
     def test_a_volume_is_taken_from_a_host_that_has_it_delegated(self):
         with open(self.far / "v", "r+b", 0) as there:
-            self.waits_until_delegated()
+            self.waits_until_delegated(file=there)
             there.write(b"x" * BLOCK)
             self.alpha.vsnap("lock", "break", "lab/v", "beta")
             support.write_at(self.point / "v", 0, b"y" * self.size)
