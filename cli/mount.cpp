@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include <charconv>
 #include <filesystem>
+#include <optional>
 
 #include "cli/command.h"
 #include "cli/duration.h"
@@ -41,7 +42,8 @@ constexpr unsigned kMaxThreads = 256;
 constexpr std::string_view kIgnored[] = {"rw",       "auto", "noauto", "user", "nouser", "nofail", "_netdev",
                                          "defaults", "dev",  "nodev",  "suid", "nosuid", "exec",   "noexec"};
 
-Result<> parse_one(const std::string& option, DaemonOptions& out) {
+// `direct`: left alone where nothing is said.
+Result<> parse_one(const std::string& option, DaemonOptions& out, std::optional<bool>& direct) {
   const auto equals = option.find('=');
   const std::string key = option.substr(0, equals);
   const std::string value = equals == std::string::npos ? std::string() : option.substr(equals + 1);
@@ -57,7 +59,11 @@ Result<> parse_one(const std::string& option, DaemonOptions& out) {
     if (value != "on" && value != "off") {
       return failure(ErrorKind::usage, fmt::format("mount: {}={}: on or off is needed", key, value));
     }
-    (key == "direct" ? out.direct : out.restart) = value == "on";
+    if (key == "direct") {
+      direct = value == "on";
+    } else {
+      out.restart = value == "on";
+    }
   } else if (key == "threads") {
     const auto [end, code] = std::from_chars(value.data(), value.data() + value.size(), out.threads);
     if (code != std::errc() || end != value.data() + value.size() || out.threads == 0 ||
@@ -75,11 +81,12 @@ Result<> parse_one(const std::string& option, DaemonOptions& out) {
   return {};
 }
 
-Result<> parse_mount_options(const std::vector<std::string>& lists, DaemonOptions& out) {
+Result<> parse_mount_options(const std::vector<std::string>& lists, DaemonOptions& out,
+                             std::optional<bool>& direct) {
   for (const std::string& list : lists) {
     for (std::size_t at = 0; at <= list.size();) {
       const std::size_t comma = std::min(list.find(',', at), list.size());
-      if (comma != at) VSNAP_TRY(parse_one(list.substr(at, comma - at), out));
+      if (comma != at) VSNAP_TRY(parse_one(list.substr(at, comma - at), out, direct));
       at = comma + 1;
     }
   }
@@ -189,8 +196,11 @@ Result<int> run(const CommonOptions& common, const Options& options) {
                                                  options.directory, options.pool));
   }
   VSNAP_TRY(check_name("pool", options.pool));
-  VSNAP_TRY(parse_mount_options(options.mount_options, daemon));
+  std::optional<bool> direct;
+  VSNAP_TRY(parse_mount_options(options.mount_options, daemon, direct));
   VSNAP_TRY(parse_sharing(options, daemon));
+  // What a page cache here held back, or kept, another host that has a volume delegated would not agree with.
+  daemon.direct = direct.value_or(!daemon.listen.empty());
   if (const auto running = live_daemon(Env::real(), options.pool)) {
     return failure(ErrorKind::busy,
                    fmt::format("{0}: mounted already, at {1} by pid {2} (vsnap umount {0} unmounts it)",

@@ -424,6 +424,52 @@ std::optional<wire::ControlReply> ViewExports::answer(const wire::ControlRequest
   return reply;
 }
 
+namespace {
+
+// Of one that was revoked only the snapshot knows it: VOL@lost-HOST-N.
+std::string host_name(const DelegationInfo& info, const Hosts& known) {
+  for (const HostInfo& host : known.hosts) {
+    if (host.id == info.delegation.host) return host.name;
+  }
+  constexpr std::string_view kLost = "lost-";
+  const std::string snapshot = info.left ? info.left->snapshot : std::string();
+  const auto end = snapshot.rfind('-');
+  if (!snapshot.starts_with(kLost) || end <= kLost.size()) return "(revoked)";
+  return snapshot.substr(kLost.size(), end - kLost.size());
+}
+
+wire::LockEntry entry_of(const DelegationInfo& info, const Hosts& known) {
+  wire::LockEntry entry;
+  *entry.mutable_view() = wire::to_wire(info.volume);
+  entry.set_host(host_name(info, known));
+  entry.set_since_ns(info.since_ns);
+  entry.set_may_write(true);
+  entry.set_is_ending(true); // nothing is open any more
+  entry.set_mode(info.state == DelegationState::held       ? wire::LOCK_DELEGATED
+                 : info.state == DelegationState::recalled ? wire::LOCK_RECALLED
+                                                           : wire::LOCK_LOST);
+  if (info.left) *entry.mutable_left() = wire::to_wire(*info.left);
+  return entry;
+}
+
+} // namespace
+
+// A line of its own for what is lost, as the host may have opened the volume again.
+void ViewExports::add_delegations(wire::LockList& list, const Hosts& known) {
+  for (const DelegationInfo& info : pool_.delegations()) {
+    wire::LockEntry own = entry_of(info, known);
+    const auto is_open = [&own](const wire::LockEntry& entry) {
+      return entry.host() == own.host() && wire::from_wire(entry.view()) == wire::from_wire(own.view()) &&
+             !entry.is_ending();
+    };
+    const auto open = std::find_if(list.mutable_locks()->begin(), list.mutable_locks()->end(), is_open);
+    if (open != list.mutable_locks()->end() && info.state != DelegationState::lost)
+      open->set_mode(own.mode());
+    else
+      *list.add_locks() = std::move(own);
+  }
+}
+
 Result<wire::LockList> ViewExports::locks() {
   VSNAP_TRY_ASSIGN(const Hosts known, pool_.hosts());
   std::map<std::uint64_t, std::string> names;
@@ -460,12 +506,14 @@ Result<wire::LockList> ViewExports::locks() {
       *list.add_locks() = std::move(it->second);
     }
   }
+  add_delegations(list, known);
   return list;
 }
 
 // What the host has under way has ended when this returns, or it is busy. Its next request is refused, and
 // the volume lapses there.
 Result<wire::LockList> ViewExports::break_lock(const wire::BreakLockRequest& request) {
+  if (request.fenced()) return end_fenced(request);
   const ViewName name = wire::from_wire(request.volume());
   VSNAP_TRY_ASSIGN(const ViewInfo view, pool_.find(name));
   if (view.kind == ViewKind::snapshot) {
@@ -507,6 +555,39 @@ Result<wire::LockList> ViewExports::break_lock(const wire::BreakLockRequest& req
   VSNAP_TRY(wait_for_ended(view.id.value()));
   VSNAP_TRY(pool_.open_view(view.id)); // takes it back, where it is delegated
   return broken;
+}
+
+// Somebody says that the host can write to the members no more; of one that is heard it is not believed.
+Result<wire::LockList> ViewExports::end_fenced(const wire::BreakLockRequest& request) {
+  const ViewName name = wire::from_wire(request.volume());
+  VSNAP_TRY_ASSIGN(const Hosts known, pool_.hosts());
+  std::vector<DelegationInfo> left = pool_.delegations();
+  std::erase_if(left, [&](const DelegationInfo& info) {
+    return info.volume != name || host_name(info, known) != request.host();
+  });
+  if (left.empty()) {
+    return failure(ErrorKind::not_found,
+                   fmt::format("{0}/{1}: host {2} has nothing of it to return (vsnap lock ls {0})",
+                               pool_.name(), name.text(), request.host()));
+  }
+  wire::LockList ended;
+  for (const DelegationInfo& info : left) {
+    *ended.add_locks() = entry_of(info, known);
+    MutexLock lock(mutex_);
+    const auto found = hosts_.find(info.delegation.host);
+    if (found == hosts_.end() || found->second.session == 0) continue;
+    return failure(ErrorKind::busy,
+                   fmt::format("{}/{}: host {} has a session, so it is not off (vsnap lock break without "
+                               "--fenced takes the volume from it; vsnap host list {} says when its lease "
+                               "is over)",
+                               pool_.name(), name.text(), request.host(), pool_.name()));
+  }
+  if (request.dry_run()) return ended;
+  for (const DelegationInfo& info : left)
+    VSNAP_TRY(pool_.end_delegation(info.delegation.host, info.delegation.number));
+  log::warning("{}/{}: host {} is fenced, as somebody says: what it had to return of it has ended",
+               pool_.name(), name.text(), request.host());
+  return ended;
 }
 
 } // namespace vsnap

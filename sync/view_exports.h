@@ -104,7 +104,9 @@ class ViewExports final : public SessionListener {
   Result<Running> run_change(std::uint64_t host, std::uint64_t number);
   Result<wire::ChangedView> changed(View& view, std::uint64_t offset, std::uint64_t length);
   Result<wire::LockList> locks() VSNAP_EXCLUDES(mutex_);
+  void add_delegations(wire::LockList& list, const Hosts& known);
   Result<wire::LockList> break_lock(const wire::BreakLockRequest& request) VSNAP_EXCLUDES(mutex_);
+  Result<wire::LockList> end_fenced(const wire::BreakLockRequest& request) VSNAP_EXCLUDES(mutex_);
   void leave(Handles handles, std::int64_t for_ns) VSNAP_REQUIRES(mutex_);
   void close_in_time() VSNAP_EXCLUDES(mutex_); // the thread
 

@@ -2,9 +2,10 @@
 // microseconds after they came, any number of them at once. A loop device over it (losetup --direct-io=on) is
 // the slow block device of the benchmarks and tests.
 //
-//   slow_file SIZE_MIB MICROSECONDS DIRECTORY     serves DIRECTORY/disk in the foreground until unmounted,
-//   and
-//                                                 then prints how many reads it had at a time at the most
+//   slow_file SIZE_MIB MICROSECONDS DIRECTORY [FILE]
+//       serves DIRECTORY/disk in the foreground until unmounted, and then prints how many reads it had at a
+//       time at the most. With FILE, of that size, it is that file by another way: what comes while this
+//       process is stopped (SIGSTOP) is under way until it goes on.
 #define FUSE_USE_VERSION 312
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
@@ -151,6 +152,15 @@ void write(fuse_req_t req, fuse_ino_t, const char* data, size_t size, off_t offs
 void fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info*) { fuse_reply_err(req, 0); }
 void flush(fuse_req_t req, fuse_ino_t, fuse_file_info*) { fuse_reply_err(req, 0); }
 
+// nullptr: errno says why. Without a path memory of its own.
+char* map_content(const char* path) {
+  const int fd = path != nullptr ? ::open(path, O_RDWR | O_CLOEXEC) : -1;
+  if (path != nullptr && fd < 0) return nullptr;
+  const int flags = path != nullptr ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  void* const memory = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+  return memory == MAP_FAILED ? nullptr : static_cast<char*>(memory);
+}
+
 template <class Number>
 bool parse(const char* text, Number& out) {
   const char* const end = text + std::strlen(text);
@@ -161,19 +171,17 @@ bool parse(const char* text, Number& out) {
 
 int main(int argc, char** argv) {
   long micros = 0;
-  if (argc != 4 || !parse(argv[1], size_bytes) || !parse(argv[2], micros)) {
-    std::fprintf(stderr, "usage: slow_file SIZE_MIB MICROSECONDS DIRECTORY\n");
+  if (argc < 4 || argc > 5 || !parse(argv[1], size_bytes) || !parse(argv[2], micros)) {
+    std::fprintf(stderr, "usage: slow_file SIZE_MIB MICROSECONDS DIRECTORY [FILE]\n");
     return 2;
   }
   size_bytes <<= 20;
   delay = std::chrono::microseconds(micros);
-  void* const memory =
-      ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) {
-    std::perror("mmap");
+  content = map_content(argv[4]); // argv ends with a null pointer
+  if (content == nullptr) {
+    std::perror("slow_file: content");
     return 1;
   }
-  content = static_cast<char*>(memory);
   fuse_lowlevel_ops table = {};
   table.init = init;
   table.lookup = lookup;

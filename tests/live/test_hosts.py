@@ -96,6 +96,8 @@ class HostLink:
 
 
 class HostsTest(support.LabTest):
+    lease_s = LEASE_S
+
     def setUp(self):
         super().setUp()
         self.switch = Host(self, "switch")
@@ -130,7 +132,7 @@ class HostsTest(support.LabTest):
 
     def share(self, *options):
         self.alpha.vsnap("mount", "lab", self.point, "--listen", f"tcp://{self.alpha.address}:{PORT}",
-                         "--lease", f"{LEASE_S}s", *options)
+                         "--lease", f"{self.lease_s}s", *options)
 
     def invite(self, *options):
         return self.alpha.vsnap("host", "invite", "lab", *options).out.strip()

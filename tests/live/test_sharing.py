@@ -366,7 +366,7 @@ class Writing(SharingTest):
         snapshot = self.far / "v@s"
         with open(self.point / "v", "rb"), open(self.far / "v", "r+b", 0) as there, open(snapshot, "rb"):
             there.write(b"x")
-            expected = [("lab/v", "", "read-write", 1), ("lab/v", "beta", "read-write", 1),
+            expected = [("lab/v", "", "write", 1), ("lab/v", "beta", "write", 1),
                         ("lab/v@s", "beta", "read", 1)]
             self.assertEqual(expected, self.locks())
             self.assertEqual(self.alpha.json("lock", "ls", "lab")["locks"][1]["host"],
@@ -377,6 +377,8 @@ class Writing(SharingTest):
             self.mentions(self.alpha.vsnap("lock", "break", "lab/v@s", "beta", code=2).err, "name a volume")
             refused = self.alpha.vsnap("lock", "break", "lab/v", "gamma", code=3).err
             self.mentions(refused, "does not have it open")
+            refused = self.alpha.vsnap("lock", "break", "--fenced", "lab/v", "gamma", code=3).err
+            self.mentions(refused, "gamma has nothing of it to return")
             self.alpha.vsnap("lock", "break", "lab/v", "beta")
             self.fails_with(errno.EIO, there.write, b"y")
             self.fails_with(errno.EIO, os.fsync, there.fileno())

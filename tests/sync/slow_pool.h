@@ -10,7 +10,7 @@
 
 namespace vsnap::test {
 
-class SlowPool final : public Pool {
+class SlowPool : public Pool {
  public:
   SlowPool() : own_(ModelPool::make("lab")), inner_(own_.get()) {}
   explicit SlowPool(Pool& inner) : inner_(&inner) {}
