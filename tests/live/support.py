@@ -538,7 +538,7 @@ class LabTest(unittest.TestCase):
         """What the daemons of a test that failed had to say."""
         results = [] if self.result is None else self.result.failures + self.result.errors
         if any(self.id() in test.id() for test, _ in results):
-            for log in sorted(self.lab.path.glob("run/**/*.log")):
+            for log in sorted(self.lab.path.glob("run*/**/*.log")):
                 print(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}---", flush=True)
 
     def fails_with(self, number, function, *arguments):
