@@ -389,6 +389,7 @@ class PoolImpl final : public Pool {
 
   // Background
   Result<> start_background();
+  void hurry_background() VSNAP_EXCLUDES(background_mutex_); // also out of a long removal
   void background_loop();
   void mark_failure();
   void warn_about_space();
@@ -456,7 +457,8 @@ class PoolImpl final : public Pool {
   Mutex background_mutex_;
   CondVar background_wake_;
   bool stop_ VSNAP_GUARDED_BY(background_mutex_) = false;
-  bool commit_wanted_ VSNAP_GUARDED_BY(background_mutex_) = false; // by writers, before the log is full
+  // By writers, before the log is full; or by what is to be done of a delegation.
+  bool hurried_ VSNAP_GUARDED_BY(background_mutex_) = false;
   std::atomic<unsigned> warned_percent_{0};
 };
 
