@@ -177,7 +177,7 @@ class SharedVolume(HostsTest):
         self.random = support.seeded()
         self.far = self.lab.directory("mnt-beta")
         self.alpha.vsnap("create", "lab/v", "--size", str(BLOCKS * support.BLOCK))
-        self.share(lease_s=self.lease_s)
+        self.share()
         self.join(None, "--member", self.member)
         self.beta.vsnap("mount", "lab", self.far)
         self.clients = Clients(self)

@@ -130,9 +130,9 @@ class HostsTest(support.LabTest):
         self.addCleanup(end)
         return process
 
-    def share(self, *options, lease_s=None):
+    def share(self, *options):
         self.alpha.vsnap("mount", "lab", self.point, "--listen", f"tcp://{self.alpha.address}:{PORT}",
-                         "--lease", f"{lease_s or self.lease_s}s", *options)
+                         "--lease", f"{self.lease_s}s", *options)
 
     def invite(self, *options):
         return self.alpha.vsnap("host", "invite", "lab", *options).out.strip()
