@@ -138,20 +138,25 @@ Result<std::optional<Delegation>> PoolImpl::give(ObjectId id, std::uint64_t host
 
 // With those of the same volume that were returned, so that a crash leaves one of it to be asked for.
 Result<> PoolImpl::store_delegation(const delegation_rows::Row& row) {
-  const Engine::Hurry hurry(*engine_);
-  MutexLock commit(engine_->commit_mutex());
   std::vector<std::uint64_t> returned;
   for (const DelegationTable::Entry& entry : delegations_.entries()) {
     if (entry.ended && !entry.left && entry.delegation.volume == row.delegation.volume)
       returned.push_back(entry.delegation.number);
   }
-  VSNAP_TRY(engine_->transact([&](SQLite::Database& db, std::vector<PlaceRun>&) -> Result<> {
+  VSNAP_TRY(store_rows([&](SQLite::Database& db) -> Result<> {
     for (const std::uint64_t number : returned) delegation_rows::erase(db, number);
     delegation_rows::insert(db, row);
     return {};
   }));
   for (const std::uint64_t number : returned) delegations_.erase(number);
   return {};
+}
+
+// No change of what is seen: it needs no commit of anything else, and no generation.
+Result<> PoolImpl::store_rows(const Engine::Step& rows) {
+  const Engine::Hurry hurry(*engine_);
+  MutexLock commit(engine_->commit_mutex());
+  return engine_->transact([&](SQLite::Database& db, std::vector<PlaceRun>&) { return rows(db); });
 }
 
 // ---- taking back ----
@@ -359,7 +364,7 @@ Result<> PoolImpl::clear_away(const DelegationTable::Entry& entry) {
     delegation_rows::erase(db, entry.delegation.number);
     return {};
   };
-  auto done = goes && !is_open ? erase_objects({left}, rows) : configure(rows);
+  auto done = !left ? store_rows(rows) : goes && !is_open ? erase_objects({left}, rows) : configure(rows);
   {
     MutexLock lock(objects_.mutex());
     if (left) left->withheld = false;

@@ -298,6 +298,7 @@ class PoolImpl final : public Pool {
   [[nodiscard]] bool may_delegate(const Object& volume, std::uint32_t handles)
       VSNAP_REQUIRES(objects_.mutex());
   Result<> store_delegation(const delegation_rows::Row& row) VSNAP_REQUIRES(config_mutex_);
+  Result<> store_rows(const Engine::Step& rows) VSNAP_REQUIRES(config_mutex_);
   // Recalls what stands of the volumes and waits until it is returned. First of all that a configuration
   // operation does once it has found what it is about, before it holds writes. Busy: its host was lost.
   Result<> take_back(std::span<const ObjectId> volumes) VSNAP_REQUIRES(config_mutex_);

@@ -112,6 +112,20 @@ TEST_CASE("check finds extents of a branch that does not exist") {
   lab.require_found("does not exist");
 }
 
+TEST_CASE("check finds delegations of what does not exist, and drops them") {
+  Damaged lab;
+  lab.sql("INSERT INTO delegation(number, volume, host, since) VALUES(7, 999, 1, 0)");
+  lab.require_found("delegation 7 of volume 999, which does not exist");
+  lab.check(true);
+  REQUIRE(lab.check().empty());
+  lab.sql(
+      "INSERT INTO delegation(number, volume, host, since, snapshot) SELECT 8, id, 1, 0, 999 FROM volume "
+      "WHERE name = 'v'");
+  lab.require_found("v: delegation 8 left snapshot 999, which does not exist");
+  lab.check(true);
+  REQUIRE(lab.check().empty());
+}
+
 TEST_CASE("a row that contradicts itself is damage, not data") {
   Damaged lab;
   lab.sql("UPDATE extent SET count = 99999");
