@@ -86,12 +86,13 @@ bool DelegationTable::end_all(std::uint64_t host) {
                [](Entry& e) { e.ended = true; });
 }
 
-void DelegationTable::lose(std::uint64_t host) {
-  alter([&](const Entry& e) { return e.delegation.host == host && e.stands(); }, lose_entry);
+bool DelegationTable::lose(std::uint64_t host) {
+  return alter([&](const Entry& e) { return e.delegation.host == host && e.stands() && !e.losing; },
+               lose_entry);
 }
 
-void DelegationTable::lose_from_before() {
-  alter([](const Entry& e) { return e.from_before && e.stands() && !e.losing; }, lose_entry);
+bool DelegationTable::lose_from_before() {
+  return alter([](const Entry& e) { return e.from_before && e.stands() && !e.losing; }, lose_entry);
 }
 
 void DelegationTable::await(std::uint64_t host) {
@@ -156,8 +157,12 @@ std::optional<Entry> DelegationTable::that_left(ObjectId snapshot) {
   return first([&](const Entry& e) { return e.left == snapshot; });
 }
 
-bool DelegationTable::has_work() {
-  return first([](const Entry& e) { return e.ended || (e.losing && !e.left); }).has_value();
+bool DelegationTable::is_losing() {
+  return first([](const Entry& e) { return e.losing && e.stands(); }).has_value();
+}
+
+bool DelegationTable::has_ended() {
+  return first([](const Entry& e) { return e.ended; }).has_value();
 }
 
 std::vector<Entry> DelegationTable::entries() {

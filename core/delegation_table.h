@@ -56,8 +56,8 @@ class DelegationTable {
   // True: there was something to mark.
   bool end(std::uint64_t host, std::uint64_t number) VSNAP_EXCLUDES(mutex_);
   bool end_all(std::uint64_t host) VSNAP_EXCLUDES(mutex_);
-  void lose(std::uint64_t host) VSNAP_EXCLUDES(mutex_);
-  void lose_from_before() VSNAP_EXCLUDES(mutex_);
+  bool lose(std::uint64_t host) VSNAP_EXCLUDES(mutex_);
+  bool lose_from_before() VSNAP_EXCLUDES(mutex_);
   // What a process before this one gave to the host is as what this one gave.
   void await(std::uint64_t host) VSNAP_EXCLUDES(mutex_);
   void set_left(std::uint64_t number, ObjectId snapshot) VSNAP_EXCLUDES(mutex_);
@@ -80,7 +80,8 @@ class DelegationTable {
   // That was lost, or is about to be, and not ended.
   [[nodiscard]] std::optional<Entry> lost_of(ObjectId volume) VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] std::optional<Entry> that_left(ObjectId snapshot) VSNAP_EXCLUDES(mutex_);
-  [[nodiscard]] bool has_work() VSNAP_EXCLUDES(mutex_);              // some are ended, or being lost
+  [[nodiscard]] bool is_losing() VSNAP_EXCLUDES(mutex_); // some
+  [[nodiscard]] bool has_ended() VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] std::vector<Entry> entries() VSNAP_EXCLUDES(mutex_); // by number
 
  private:

@@ -247,13 +247,7 @@ Result<> PoolImpl::start_background() {
   else
     log::warning("{}", counters.error().message); // vsnap top does without
   LiveCounters::remove_dead(env_);
-  engine_->set_committer([this] {
-    {
-      MutexLock lock(background_mutex_);
-      commit_wanted_ = true;
-    }
-    background_wake_.notify_all();
-  });
+  engine_->set_committer([this] { hurry_background(); });
   try {
     background_ = std::thread([this] { background_loop(); });
     copying_thread_ = std::thread([this] { copying_loop(); });
@@ -371,13 +365,21 @@ void PoolImpl::mark_failure() {
 // A removal goes on for a quarter of the time.
 constexpr int kSweepPause = 3;
 
+void PoolImpl::hurry_background() {
+  {
+    MutexLock lock(background_mutex_);
+    hurried_ = true;
+  }
+  background_wake_.notify_all();
+}
+
 void PoolImpl::background_loop() {
   for (;;) {
     {
       MutexLock lock(background_mutex_);
-      if (!stop_ && !commit_wanted_) background_wake_.wait_for(background_mutex_, std::chrono::seconds(1));
+      if (!stop_ && !hurried_) background_wake_.wait_for(background_mutex_, std::chrono::seconds(1));
       if (stop_) return;
-      commit_wanted_ = false;
+      hurried_ = false;
     }
     mark_failure();
     lose_old_delegations();
@@ -396,9 +398,9 @@ void PoolImpl::background_loop() {
       MutexLock lock(background_mutex_);
       more = swept && *swept;
       // The load has the processor, the catalog and the disk for most of the time.
-      if (more && !stop_ && !commit_wanted_) background_wake_.wait_for(background_mutex_, kSweepPause * took);
+      if (more && !stop_ && !hurried_) background_wake_.wait_for(background_mutex_, kSweepPause * took);
       if (stop_) return;
-      more = more && !commit_wanted_;
+      more = more && !hurried_;
     }
   }
 }

@@ -353,7 +353,8 @@ class Pool {
   }
   // The same of all that the host has had up to now.
   [[nodiscard]] virtual Result<> end_delegations(std::uint64_t /*host*/) { return {}; }
-  // The host's lease is over: what it has not returned is lost. May wait for a configuration operation.
+  // The host's lease is over: what it has not returned is lost. Whoever opens the volume waits until that has
+  // been seen to; who calls this need not.
   virtual void lose_delegations(std::uint64_t /*host*/) {}
   // The host has a session: what a process before this one gave to it is not lost by time alone any more, but
   // returned, or lost by lose_delegations().

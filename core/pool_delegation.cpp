@@ -89,9 +89,23 @@ bool PoolImpl::may_delegate(const Object& volume, std::uint32_t handles) {
   return !head_may_move(volume);
 }
 
+// What this host's kernel has cached of the volume is stale from the host's first write on; nobody reads it
+// here meanwhile. That it is gone is waited for without the lock: the kernel may wait for an operation that
+// does.
 Result<std::optional<Delegation>> PoolImpl::delegate(ObjectId id, std::uint64_t host, std::uint32_t handles) {
-  if (!config_mutex_.try_lock()) return std::nullopt; // for how long, nobody knows
-  MutexLock config(config_mutex_, std::adopt_lock);
+  std::optional<Delegation> given;
+  {
+    if (!config_mutex_.try_lock()) return std::nullopt; // for how long, nobody knows
+    const MutexLock config(config_mutex_, std::adopt_lock);
+    VSNAP_TRY_ASSIGN(given, give(id, host, handles));
+  }
+  if (!given) return std::nullopt;
+  tell_content(id);
+  settle();
+  return given;
+}
+
+Result<std::optional<Delegation>> PoolImpl::give(ObjectId id, std::uint64_t host, std::uint32_t handles) {
   if (host == DelegationTable::kNobody || !has_keeper() || is_read_only() || !check_room())
     return std::nullopt;
   if (!engine_->members().all_direct()) return std::nullopt;
@@ -118,7 +132,7 @@ Result<std::optional<Delegation>> PoolImpl::delegate(ObjectId id, std::uint64_t 
     return Failure(stored.error());
   }
   if (delegations_.stored(given.delegation.number)) return given.delegation;
-  background_wake_.notify_all();
+  hurry_background();
   return std::nullopt;
 }
 
@@ -148,6 +162,7 @@ Result<> PoolImpl::wait_for_return(std::span<const ObjectId> volumes, std::uint6
   std::optional<std::int64_t> told_ns;
   std::optional<Waits> waits; // others may be served meanwhile, unless they wait for the same
   for (;;) {
+    if (options_.background) lose_old_delegations(); // its thread may wait for who waits here
     const DelegationTable::Standing standing = delegations_.recall(volumes, but);
     if (standing.entries.empty()) return {};
     VSNAP_TRY(check_will_return(standing.entries, config));
@@ -232,35 +247,46 @@ void PoolImpl::assert_taken_back(const Branch& branch) { VSNAP_ASSERT(!delegatio
 // ---- ending ----
 
 Result<> PoolImpl::end_delegation(std::uint64_t host, std::uint64_t number) {
-  if (delegations_.end(host, number)) background_wake_.notify_all();
+  if (delegations_.end(host, number)) hurry_background();
   return {};
 }
 
 Result<> PoolImpl::end_delegations(std::uint64_t host) {
-  if (delegations_.end_all(host)) background_wake_.notify_all();
+  if (delegations_.end_all(host)) hurry_background();
   return {};
 }
 
 void PoolImpl::lose_delegations(std::uint64_t host) {
-  delegations_.lose(host); // who waits with the configuration lock gives it up
-  finish_delegations();
+  // Who waits for one of them with the configuration lock gives that up. But who has it may wait for another
+  // host, and the caller be the one that is to say when that is lost: so nobody waits for it here, but for
+  // the background thread.
+  const bool any = delegations_.lose(host);
+  if (!options_.background)
+    finish_delegations();
+  else if (any)
+    hurry_background();
 }
 
 // What the process before this one gave, and nobody has returned.
 void PoolImpl::lose_old_delegations() {
-  if (env_.monotonic_ns() >= snapshots_kept_until_ns_) delegations_.lose_from_before();
+  if (env_.monotonic_ns() < snapshots_kept_until_ns_) return;
+  if (delegations_.lose_from_before()) hurry_background();
 }
 
 void PoolImpl::finish_delegations() {
-  if (!delegations_.has_work()) return;
-  MutexLock config(config_mutex_);
-  finish_delegations_locked();
+  if (delegations_.is_losing()) { // whoever has the lock does not wait for those any more
+    MutexLock config(config_mutex_);
+    finish_delegations_locked();
+  } else if (delegations_.has_ended() && config_mutex_.try_lock()) { // the rest is not urgent
+    MutexLock config(config_mutex_, std::adopt_lock);
+    finish_delegations_locked();
+  }
 }
 
 void PoolImpl::finish_delegations_locked() {
   if (!engine_->check_writable()) return;
   for (const DelegationTable::Entry& entry : delegations_.entries()) {
-    if (entry.storing || (!entry.ended && !(entry.losing && !entry.left))) continue;
+    if (entry.storing || (!entry.ended && !(entry.losing && entry.stands()))) continue;
     const auto done = entry.ended ? clear_away(entry) : leave_behind(entry);
     if (done || !delegations_.note_trouble(entry.delegation.number, done.error().message)) continue;
     log::error("{}/{}: {} what host {} may still write: {}", name_, name_of_volume(entry.delegation.volume),

@@ -293,6 +293,8 @@ class PoolImpl final : public Pool {
       VSNAP_EXCLUDES(keeper_mutex_);
   [[nodiscard]] std::string name_of_host(std::uint64_t id);
   [[nodiscard]] std::string name_of_volume(ObjectId id) VSNAP_EXCLUDES(objects_.mutex());
+  Result<std::optional<Delegation>> give(ObjectId id, std::uint64_t host, std::uint32_t handles)
+      VSNAP_REQUIRES(config_mutex_);
   [[nodiscard]] bool may_delegate(const Object& volume, std::uint32_t handles)
       VSNAP_REQUIRES(objects_.mutex());
   Result<> store_delegation(const delegation_rows::Row& row) VSNAP_REQUIRES(config_mutex_);
@@ -391,6 +393,7 @@ class PoolImpl final : public Pool {
 
   // Background
   Result<> start_background();
+  void hurry_background() VSNAP_EXCLUDES(background_mutex_); // also out of a long removal
   void background_loop();
   void mark_failure();
   void warn_about_space();
@@ -458,7 +461,8 @@ class PoolImpl final : public Pool {
   Mutex background_mutex_;
   CondVar background_wake_;
   bool stop_ VSNAP_GUARDED_BY(background_mutex_) = false;
-  bool commit_wanted_ VSNAP_GUARDED_BY(background_mutex_) = false; // by writers, before the log is full
+  // By writers, before the log is full; or by what is to be done of a delegation.
+  bool hurried_ VSNAP_GUARDED_BY(background_mutex_) = false;
   std::atomic<unsigned> warned_percent_{0};
 };
 

@@ -49,8 +49,6 @@ Result<wire::TakenVolume> HostDelegations::take(std::uint64_t host, const View& 
   wire::TakenVolume taken;
   VSNAP_TRY_ASSIGN(const auto delegation, pool_.delegate(volume.id(), host, handles));
   if (!delegation) return taken;
-  // What this host's kernel keeps of it is from before, and nothing comes there as long as it is delegated.
-  pool_.tell_changed(volume.id(), 0, volume.size_bytes());
   taken.set_number(delegation->number);
   taken.set_size_bytes(volume.size_bytes()); // by now nobody but the host changes it
   return taken;

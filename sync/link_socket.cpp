@@ -11,8 +11,9 @@ constexpr int kQueuedMessages = 256;
 constexpr int kHandshake_ms = 5000;
 constexpr int kHeartbeat_ms = 2000; // of ZeroMQ: finds a connection that is dead; renews no lease
 constexpr int kHeartbeatLimit_ms = 6000;
+// The pause before each attempt to connect, and up to as much again by chance. It never grows: a coordinator
+// that has been away for most of a lease is to be found before the rest is over, as volumes lapse then.
 constexpr int kReconnect_ms = 100;
-constexpr int kLongestReconnect_ms = 2000;
 constexpr int kLinger_ms = 500; // for what is said last
 constexpr int kEvents =
     ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_DISCONNECTED;
@@ -38,7 +39,6 @@ Result<LinkSocket> LinkSocket::open(zmq::context_t& context, Env& env, const Opt
     socket.set(zmq::sockopt::heartbeat_ivl, kHeartbeat_ms);
     socket.set(zmq::sockopt::heartbeat_timeout, kHeartbeatLimit_ms);
     socket.set(zmq::sockopt::reconnect_ivl, kReconnect_ms);
-    socket.set(zmq::sockopt::reconnect_ivl_max, kLongestReconnect_ms);
     socket.set(zmq::sockopt::sndhwm, kQueuedMessages);
     socket.set(zmq::sockopt::rcvhwm, kQueuedMessages);
     socket.set(zmq::sockopt::linger, kLinger_ms);

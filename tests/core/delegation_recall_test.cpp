@@ -220,6 +220,30 @@ TEST_CASE("who waits for a host that is lost is told so, or has the volume") {
   log::set_level(log::Level::info);
 }
 
+TEST_CASE("a host is lost while somebody waits for another one") {
+  log::set_level(log::Level::off);
+  TestKeeper silent([](const TestKeeper::Recall&) {});
+  DelegationLab lab(1, {.background = true});
+  lab.use(&silent);
+  lab.create("w", kMiB);
+  {
+    const ViewHandle v = lab.open_for("v", lab.beta);
+    const ViewHandle w = lab.open_for("w", lab.gamma);
+    lab.give("v", lab.beta);
+    lab.give("w", lab.gamma);
+  }
+  std::optional<Result<>> drawn;
+  std::thread draws([&] { drawn = lab.snapshot("v@s"); });
+  static_cast<void>(silent.wait_for(1)); // and holds the configuration lock
+  lab.pool->lose_delegations(lab.gamma);
+  lab.pool->lose_delegations(lab.beta);
+  draws.join();
+  CHECK(says(refusal(*drawn), "host beta was lost"));
+  REQUIRE(lab.eventually([&] { return lab.has("v@lost-beta-1") && lab.has("w@lost-gamma-1"); }));
+  lab.use(nullptr);
+  log::set_level(log::Level::info);
+}
+
 TEST_CASE("without anybody who could return it, nobody waits for a delegation") {
   TestKeeper silent([](const TestKeeper::Recall&) {});
   DelegationLab lab;

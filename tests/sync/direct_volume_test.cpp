@@ -51,6 +51,7 @@ TEST_CASE("a volume that one host has open is overwritten and read there without
   DelegationLab lab;
   const auto all = kBlocks * kBlockBytes;
   REQUIRE(read_from(*lab.volume, 0, all) == block_of(2, all)); // its map is there
+  REQUIRE(lab.volume->fsync().has_value()); // of what the coordinator has written
   lab.stop_coordinator();
   REQUIRE(lab.volume->write(3 * kBlockBytes, block_of(3)).has_value());
   REQUIRE(lab.volume->write(5 * kBlockBytes + 100, block_of(4, 512)).has_value()); // part of a block
