@@ -4,6 +4,7 @@
 alpha coordinates the pool and writes; beta has only its snapshots. Both see the members as files.
 """
 
+import contextlib
 import errno
 import mmap
 import os
@@ -259,7 +260,10 @@ class Reading(SharingTest):
     def members_read(self):
         """Members that beta's daemon has open."""
         pid = int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
-        found = (os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
+        found = set()
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                found.add(os.readlink(entry))
         return sorted(path for path in found if path.startswith("/dev/loop") or ".img" in path)
 
     def test_a_member_that_was_added_is_found_and_read_here(self):
