@@ -360,7 +360,7 @@ TEST_CASE("a size is changed in an opening, and not after its lease") {
   std::thread resize([&] { CHECK(refusal(far->resize(id, 0, true)).errno_value == EIO); });
   lab.env.let_pass(lab.lease_ns);
   REQUIRE(becomes([&] { return far->link_status().phase == HostSession::Phase::away; }));
-  CHECK(there->has_lapsed());
+  REQUIRE(becomes([&] { return there->has_lapsed(); }));
   lab.share();
   resize.join();
   CHECK(lab.pool->info(id)->size_bytes == kMiB);
