@@ -113,12 +113,11 @@ Result<> SharedMembers::add(const std::string& path, Members& found) {
     left_[index] = fmt::format("{} cannot be read past this host's page cache", path);
     return {};
   }
-  OpenFilePtr open = for_writing(path, std::move(file));
-  if (!shows_mark(*open->file)) {
+  if (!shows_mark(*file)) {
     wrong_[index] = fmt::format("{} is a copy of it, which the pool's host does not write to", path);
     return {};
   }
-  found[index] = {uuid, path, std::move(open)};
+  found[index] = {uuid, path, for_writing(path, std::move(file))};
   left_.erase(index);
   wrong_.erase(index);
   return {};

@@ -56,7 +56,7 @@ class HelpAndPages(unittest.TestCase):
     def test_examples_use_options_that_the_command_has(self):
         for page in [pages.MAN / 'vsnap.1', *pages.command_pages()]:
             for line in pages.sections(page)['EXAMPLES']:
-                words = r'\bvsnap ((?:pool|catalog|copy|host) [a-z]+|[a-z-]+)([^|;)]*)'
+                words = r'\bvsnap ((?:pool|catalog|copy|host|lock) [a-z]+|[a-z-]+)([^|;)]*)'
                 for command, rest in re.findall(words, line):
                     with self.subTest(page=page.name, line=line):
                         used = set(re.findall(r'(?<=\s)--?[A-Za-z][\w-]*', rest))
