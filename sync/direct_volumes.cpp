@@ -10,7 +10,8 @@ namespace vsnap {
 namespace {
 
 constexpr std::int64_t kAfterRecall_ns = 100'000'000; // the volume is wished for again, at the earliest
-constexpr std::int64_t kAfterRefusal_ns = 500'000'000;
+constexpr std::int64_t kAfterRefusal_ns = 20'000'000; // doubled with each, up to the next
+constexpr std::int64_t kMostAfterRefusal_ns = 1'000'000'000;
 constexpr std::chrono::milliseconds kLongestClose(2000); // waits for the coordinator to hear of it
 
 } // namespace
@@ -109,9 +110,11 @@ void DirectVolumes::taken(ObjectId id, std::uint64_t session, const wire::LinkRe
   changed_.notify_all();
   if (delegation == 0) {
     volume.phase = Phase::none;
-    volume.wish_at_ns = env_.monotonic_ns() + kAfterRefusal_ns;
+    volume.wish_at_ns = env_.monotonic_ns() + volume.pause_ns;
+    volume.pause_ns = std::min(volume.pause_ns * 2, kMostAfterRefusal_ns);
     return forget_if_unused(found);
   }
+  volume.pause_ns = kAfterRefusal_ns;
   volume.delegation = delegation;
   if (session != session_ || closing_ || volume.openings == 0) {
     volume.phase = Phase::to_return;

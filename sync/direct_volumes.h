@@ -61,6 +61,7 @@ class DirectVolumes {
     Phase phase = Phase::none;
     std::uint64_t delegation = 0; // of given, to_return and returning
     std::int64_t wish_at_ns = 0;  // not before
+    std::int64_t pause_ns = 0;    // after the next refusal
   };
   using Volumes = std::map<ObjectId, Volume>;
 
