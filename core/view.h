@@ -29,7 +29,7 @@ class Pool;
 
 enum class WriteWait : std::uint8_t {
   none,
-  flush, // of members: it ends by itself, and no other write of the view is at one
+  flush, // of members: it ends by itself, and no other write of the view is at one; or their I/O
   others, // of the view, which are at one; or for whoever makes room
 };
 

@@ -78,7 +78,8 @@ void read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info*
     View& view = *file->view;
     const auto at = static_cast<std::uint64_t>(offset);
     if (view.waits_for_host()) {
-      return aside_if(true, req, operations, view.id(),
+      const SetAside::Stay stay(operations.set_aside, view.write_wait() == WriteWait::flush);
+      return aside_if(!stay.granted(), req, operations, view.id(),
                       [req, &view, at, size](Operations&, std::span<const std::byte>) {
                         return read_and_answer(req, view, at, size);
                       });

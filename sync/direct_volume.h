@@ -78,6 +78,11 @@ class DirectVolume {
   // The delegation under which I/O is possible now; 0: none.
   [[nodiscard]] std::uint64_t given() const { return given_.load(); }
 
+  // Whether what is asked for now is likely to be done here.
+  [[nodiscard]] bool is_ready() const {
+    return given() != 0 && env_.monotonic_ns() < lease_.young_until_ns.load();
+  }
+
   // A change that the coordinator is asked for, while it is asked.
   class Change {
    public:

@@ -95,7 +95,9 @@ class RemoteVolume final : public View {
   Result<std::optional<std::uint64_t>> seek_hole(std::uint64_t offset) override { return seek(offset, true); }
   Result<> fsync() override;
   [[nodiscard]] bool waits_for_host() const override { return true; }
-  WriteWait write_wait() const override { return WriteWait::others; }
+  WriteWait write_wait() const override {
+    return direct_->is_ready() ? WriteWait::flush : WriteWait::others;
+  }
 
   // For the link.
   [[nodiscard]] std::uint64_t number() const { return number_; }
