@@ -108,15 +108,17 @@ void DirectVolumes::taken(ObjectId id, std::uint64_t session, const wire::LinkRe
   if (found == volumes_.end()) return; // none is erased while it is being taken
   Volume& volume = found->second;
   changed_.notify_all();
+  volume.phase = Phase::none;
+  const bool is_recalled = recalled_early_.contains(delegation);
+  if (find(Phase::taking) == volumes_.end()) recalled_early_.clear();
   if (delegation == 0) {
-    volume.phase = Phase::none;
     volume.wish_at_ns = env_.monotonic_ns() + volume.pause_ns;
     volume.pause_ns = std::min(volume.pause_ns * 2, kMostAfterRefusal_ns);
     return forget_if_unused(found);
   }
   volume.pause_ns = kAfterRefusal_ns;
   volume.delegation = delegation;
-  if (session != session_ || closing_ || volume.openings == 0) {
+  if (session != session_ || closing_ || volume.openings == 0 || is_recalled) {
     volume.phase = Phase::to_return;
     return;
   }
@@ -150,12 +152,14 @@ void DirectVolumes::lease_lost() {
   changed_.notify_all();
 }
 
-// Of one that is not known: it has been returned, or is going to be.
+// Of one that is not known: it has been returned, or is going to be; or the answer that gives it comes later
+// than this, which another thread of the coordinator has sent.
 void DirectVolumes::recalled(std::uint64_t delegation) {
   MutexLock lock(mutex_);
   for (auto& [id, volume] : volumes_) {
-    if (volume.phase == Phase::given && volume.delegation == delegation) stop_using(volume);
+    if (volume.phase == Phase::given && volume.delegation == delegation) return stop_using(volume);
   }
+  if (find(Phase::taking) != volumes_.end()) recalled_early_.insert(delegation);
 }
 
 // ---- returning ----

@@ -19,6 +19,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <thread>
 
 #include "core/mutex.h"
@@ -84,6 +85,8 @@ class DirectVolumes {
   Mutex mutex_; // a leaf, but for that of DirectVolume::stop() and give(), which take none
   CondVar changed_;
   Volumes volumes_ VSNAP_GUARDED_BY(mutex_);
+  // While one is being taken: recalled, and perhaps it.
+  std::set<std::uint64_t> recalled_early_ VSNAP_GUARDED_BY(mutex_);
   std::uint64_t session_ VSNAP_GUARDED_BY(mutex_) = 0;    // how many there were, so far, and were lost
   bool clearing_ VSNAP_GUARDED_BY(mutex_) = true;         // see invariant 2
   bool asked_all_ VSNAP_GUARDED_BY(mutex_) = false;       // and that is asked for
