@@ -3,6 +3,7 @@
 #include <chrono>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "core/log.h"
 
@@ -13,8 +14,10 @@ constexpr std::chrono::milliseconds kLongestPause(100);
 
 } // namespace
 
-Result<std::unique_ptr<HostDelegations>> HostDelegations::start(Pool& pool, Env& env, std::int64_t lease_ns) {
-  std::unique_ptr<HostDelegations> delegations(new HostDelegations(pool, env, lease_ns));
+Result<std::unique_ptr<HostDelegations>> HostDelegations::start(Pool& pool, Env& env, std::int64_t lease_ns,
+                                                                Fence fence) {
+  std::unique_ptr<HostDelegations> delegations(new HostDelegations(pool, env, lease_ns, std::move(fence)));
+  delegations->await_from_before();
   try {
     delegations->teller_ = std::thread([&d = *delegations] { d.tell_hosts(); });
     delegations->loser_ = std::thread([&d = *delegations] { d.tell_pool(); });
@@ -44,10 +47,15 @@ void HostDelegations::set_coordinator(Coordinator* coordinator) {
 
 // ---- what hosts ask for ----
 
-Result<wire::TakenVolume> HostDelegations::take(std::uint64_t host, const View& volume,
+Result<wire::TakenVolume> HostDelegations::take(const HostInfo& host, const View& volume,
                                                 std::uint32_t handles) {
   wire::TakenVolume taken;
-  VSNAP_TRY_ASSIGN(const auto delegation, pool_.delegate(volume.id(), host, handles));
+  {
+    MutexLock lock(mutex_);
+    if (being_lost_.contains(host.id)) return taken;
+    names_[host.id] = host.name;
+  }
+  VSNAP_TRY_ASSIGN(const auto delegation, pool_.delegate(volume.id(), host.id, handles));
   if (!delegation) return taken;
   taken.set_number(delegation->number);
   taken.set_size_bytes(volume.size_bytes()); // by now nobody but the host changes it
@@ -58,7 +66,7 @@ Result<> HostDelegations::give_back(std::uint64_t host, const wire::ReturnVolume
   if (request.all()) {
     {
       MutexLock lock(mutex_);
-      lost_at_ns_.erase(host);
+      losses_.erase(host);
     }
     return pool_.end_delegations(host);
   }
@@ -66,16 +74,28 @@ Result<> HostDelegations::give_back(std::uint64_t host, const wire::ReturnVolume
   return {};
 }
 
+// It returns by itself what it was given by a process before this one.
+void HostDelegations::session_began(std::uint64_t host) {
+  {
+    MutexLock lock(mutex_);
+    const auto found = losses_.find(host);
+    if (found != losses_.end() && found->second.told) losses_.erase(found);
+  }
+  pool_.await_returns(host);
+}
+
 void HostDelegations::session_over(std::uint64_t host, Membership::End why) {
   if (why == Membership::End::left) {
     if (const auto ended = pool_.end_delegations(host); !ended) log::error("{}", ended.error().message);
     return;
   }
-  const std::int64_t rest_ns =
-      why == Membership::End::lost ? 0 : lease_ns_ + lease_ns_ / 100 * Membership::kMarginPercent;
   MutexLock lock(mutex_);
-  lost_at_ns_[host] = env_.monotonic_ns() + rest_ns;
+  losses_[host] = {why == Membership::End::lost ? env_.monotonic_ns() : lease_over_ns()};
   lost_there_.notify_all();
+}
+
+std::int64_t HostDelegations::lease_over_ns() const {
+  return env_.monotonic_ns() + lease_ns_ + lease_ns_ / 100 * Membership::kMarginPercent;
 }
 
 // ---- telling ----
@@ -114,23 +134,105 @@ void HostDelegations::tell_hosts() {
   }
 }
 
+// ---- what is lost ----
+
+std::uint64_t HostDelegations::next_lost() {
+  const std::int64_t now_ns = env_.monotonic_ns();
+  for (const auto& [host, loss] : losses_) {
+    if (loss.at_ns <= now_ns && !being_lost_.contains(host)) return host;
+  }
+  return 0;
+}
+
 void HostDelegations::tell_pool() {
+  std::map<std::uint64_t, std::thread> fencing; // by host: others are not to wait for its end
   for (;;) {
     std::uint64_t lost = 0;
+    bool told = false;
     {
       MutexLock lock(mutex_);
-      if (stop_) return;
-      for (const auto& [host, at_ns] : lost_at_ns_) {
-        if (at_ns <= env_.monotonic_ns()) lost = host;
-      }
-      if (lost != 0)
-        lost_at_ns_.erase(lost);
-      else if (lost_at_ns_.empty())
+      if (stop_) break;
+      lost = next_lost();
+      if (lost != 0) {
+        told = losses_[lost].told;
+        losses_.erase(lost);
+        being_lost_.insert(lost);
+      } else if (losses_.empty()) {
         lost_there_.wait(mutex_);
-      else
+      } else {
         lost_there_.wait_for(mutex_, kLongestPause);
+      }
     }
-    if (lost != 0) pool_.lose_delegations(lost);
+    if (lost == 0) continue;
+    if (!fence_) {
+      lose(lost, told);
+      continue;
+    }
+    std::thread& thread = fencing[lost];
+    if (thread.joinable()) thread.join(); // of the time before: it has said all that it had to
+    try {
+      thread = std::thread([this, lost, told] { lose(lost, told); });
+    } catch (const std::system_error&) {
+      lose(lost, told);
+    }
+  }
+  for (auto& [host, thread] : fencing) {
+    if (thread.joinable()) thread.join();
+  }
+}
+
+void HostDelegations::lose(std::uint64_t host, bool told) {
+  if (!is_fenced(host) && !told) pool_.lose_delegations(host);
+  MutexLock lock(mutex_);
+  being_lost_.erase(host);
+}
+
+// Also ends what the host was lost with before: it cannot write to that either.
+bool HostDelegations::is_fenced(std::uint64_t host) {
+  if (!fence_) return false;
+  std::vector<std::uint64_t> had;
+  for (const DelegationInfo& info : pool_.delegations()) {
+    if (info.delegation.host == host) had.push_back(info.delegation.number);
+  }
+  if (had.empty()) return false;
+  std::string name;
+  {
+    MutexLock lock(mutex_);
+    name = names_[host];
+  }
+  if (name.empty()) {
+    log::warning(
+        "{}: a host that was revoked is lost with a volume, and cannot be fenced: its name is not "
+        "known any more",
+        pool_.name());
+    return false;
+  }
+  log::info("{}: host {} is lost with a volume: it is being fenced", pool_.name(), name);
+  if (!fence_(name)) {
+    log::warning("{}: host {} is not fenced: what it may still write to is kept", pool_.name(), name);
+    return false;
+  }
+  log::warning("{}: host {} was lost, and is fenced: what was delegated to it has ended", pool_.name(), name);
+  for (const std::uint64_t number : had) {
+    if (const auto ended = pool_.end_delegation(host, number); !ended)
+      log::error("{}", ended.error().message);
+  }
+  return true;
+}
+
+// What a process before this one gave is lost by the pool itself, when its promise has run out; by then or
+// soon after the host is fenced, and what was kept for it goes again. What was lost before is left to
+// somebody who knows more.
+void HostDelegations::await_from_before() {
+  if (!fence_) return;
+  const auto known = pool_.hosts();
+  const std::vector<DelegationInfo> given = pool_.delegations();
+  MutexLock lock(mutex_);
+  if (known) {
+    for (const HostInfo& host : known->hosts) names_[host.id] = host.name;
+  }
+  for (const DelegationInfo& info : given) {
+    if (info.state != DelegationState::lost) losses_[info.delegation.host] = {lease_over_ns(), true};
   }
 }
 

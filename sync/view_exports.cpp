@@ -48,10 +48,11 @@ class ViewExports::Running {
   OpeningPtr opening_;
 };
 
-Result<std::unique_ptr<ViewExports>> ViewExports::start(Pool& pool, Env& env, std::int64_t lease_ns) {
+Result<std::unique_ptr<ViewExports>> ViewExports::start(Pool& pool, Env& env, std::int64_t lease_ns,
+                                                        Fence fence) {
   std::unique_ptr<ViewExports> exports(new ViewExports(pool, env, lease_ns));
   VSNAP_TRY(pool.keep_snapshots_for(lease_ns));
-  VSNAP_TRY_ASSIGN(exports->delegations_, HostDelegations::start(pool, env, lease_ns));
+  VSNAP_TRY_ASSIGN(exports->delegations_, HostDelegations::start(pool, env, lease_ns, std::move(fence)));
   try {
     exports->thread_ = std::thread([&e = *exports] { e.close_in_time(); });
   } catch (const std::system_error& e) {
@@ -161,7 +162,7 @@ wire::LinkReply ViewExports::serve(const HostInfo& host, const wire::LinkRequest
       reply.mutable_closed();
       break;
     case wire::LinkRequest::kTakeVolume:
-      put(take(host.id, request.take_volume()), &wire::LinkReply::mutable_taken_volume);
+      put(take(host, request.take_volume()), &wire::LinkReply::mutable_taken_volume);
       break;
     case wire::LinkRequest::kReturnVolumes:
       if (const auto taken = delegations_->give_back(host.id, request.return_volumes()); !taken)
@@ -308,17 +309,17 @@ Result<ViewExports::Running> ViewExports::run(std::uint64_t host, std::uint64_t 
   return failure(ErrorKind::not_found, ESTALE, "the host does not have that view open");
 }
 
-Result<wire::TakenVolume> ViewExports::take(std::uint64_t host, const wire::TakeVolumeRequest& request) {
-  VSNAP_TRY_ASSIGN(const Running view, run(host, 0, request.view()));
+Result<wire::TakenVolume> ViewExports::take(const HostInfo& host, const wire::TakeVolumeRequest& request) {
+  VSNAP_TRY_ASSIGN(const Running view, run(host.id, 0, request.view()));
   std::uint32_t handles = 0;
   {
     MutexLock lock(mutex_);
-    for (const auto& [number, opening] : hosts_[host].open)
+    for (const auto& [number, opening] : hosts_[host.id].open)
       handles += opening->view == request.view() ? 1 : 0;
   }
   VSNAP_TRY_ASSIGN(wire::TakenVolume taken, delegations_->take(host, *view, handles));
   if (taken.number() == 0 || !view.has_ended()) return taken;
-  VSNAP_TRY(pool_.end_delegation(host, taken.number())); // the host does not hear of it in that session
+  VSNAP_TRY(pool_.end_delegation(host.id, taken.number())); // the host does not hear of it in that session
   return wire::TakenVolume();
 }
 

@@ -42,8 +42,9 @@ class ViewExports final : public SessionListener {
   static constexpr std::size_t kMaxClosed = 1024; // before their open has come; more than may be under way
   static constexpr std::uint32_t kMaxRead = 1U << 20; // bytes at once; to write as well
 
-  // `pool` must outlive it.
-  static Result<std::unique_ptr<ViewExports>> start(Pool& pool, Env& env, std::int64_t lease_ns);
+  // `pool` must outlive it. `fence`: none by default; it is asked where a host is lost with a volume.
+  static Result<std::unique_ptr<ViewExports>> start(Pool& pool, Env& env, std::int64_t lease_ns,
+                                                    Fence fence = {});
   ~ViewExports() override; // closes all
 
   // An answer to any request but a control command.
@@ -90,7 +91,7 @@ class ViewExports final : public SessionListener {
   // Busy if one has ended and something is still carried out for it, after a while.
   Result<> wait_for_ended(std::uint64_t view) VSNAP_EXCLUDES(mutex_);
   wire::LinkReply serve_file(std::uint64_t host, const wire::LinkRequest& request) VSNAP_EXCLUDES(mutex_);
-  Result<wire::TakenVolume> take(std::uint64_t host, const wire::TakeVolumeRequest& request)
+  Result<wire::TakenVolume> take(const HostInfo& host, const wire::TakeVolumeRequest& request)
       VSNAP_EXCLUDES(mutex_);
   Result<wire::MapReply> map(std::uint64_t host, const wire::MapRequest& request);
   Result<wire::ReadReply> read(std::uint64_t host, const wire::ReadRequest& request);
