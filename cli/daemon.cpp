@@ -7,7 +7,9 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <optional>
 
+#include "cli/fence_command.h"
 #include "cli/file_limit.h"
 #include "cli/keeper_line.h"
 #include "cli/member_search.h"
@@ -74,6 +76,8 @@ class Daemon {
   Result<> open_joined();
   Result<> serve();
   Result<> start_coordinator(bool again);
+  void give_up_fencing() const;
+  void stop_sharing();
   Result<std::unique_ptr<ControlServer>> start_server();
   Result<> make_session();
   Result<> serve_mount(ControlServer& server, bool again);
@@ -90,6 +94,7 @@ class Daemon {
   DaemonRecord record_;
   std::unique_ptr<KernelMount> mount_; // until the session has it
   std::unique_ptr<MountSession> session_;
+  std::optional<FenceCommand> fence_;
   std::unique_ptr<ViewExports> exports_; // where the pool is shared, as the next
   std::unique_ptr<Coordinator> coordinator_;
   std::atomic<bool> kept_{false}; // the mount has a keeper
@@ -205,6 +210,7 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
   watch_.start([this, &server] {
     Wanted none = Wanted::nothing;
     wanted_.compare_exchange_strong(none, Wanted::end);
+    give_up_fencing();
     if (wanted_ != Wanted::successor) return session_->stop(MountSession::Stop::unmount);
     if (joined_ != nullptr) joined_->end_forwards();
     session_->leave_waiting(); // also of other hosts, to whose writes the coordinator would listen
@@ -220,6 +226,7 @@ Result<> Daemon::serve_mount(ControlServer& server, bool again) {
               coordinator_->epoch());
   const auto served = session_->serve();
   watch_.finish();
+  give_up_fencing();
   handed_over_ = session_->was_handed_over();
   if (handed_over_ && StopWatch::is_signalled()) ::kill(static_cast<pid_t>(options_.keeper_pid), SIGTERM);
   if (joined_ != nullptr) joined_->end_forwards();
@@ -239,7 +246,13 @@ Result<> Daemon::start_coordinator(bool again) {
     coordinator.address = options_.listen;
     coordinator.keep_trying = again;
     if (options_.lease_ns != 0) coordinator.lease_ns = options_.lease_ns;
-    VSNAP_TRY_ASSIGN(exports_, ViewExports::start(*pool_, Env::real(), coordinator.lease_ns));
+    Fence fence;
+    if (!options_.fence.empty()) {
+      fence_.emplace(options_.fence, options_.pool);
+      fence = [this](const std::string& host) { return fence_->run(host); };
+    }
+    VSNAP_TRY_ASSIGN(exports_,
+                     ViewExports::start(*pool_, Env::real(), coordinator.lease_ns, std::move(fence)));
     coordinator.listener = exports_.get();
     coordinator.serve = [this](const HostInfo& host, const wire::LinkRequest& request) {
       return exports_->serve(host, request);
@@ -255,6 +268,18 @@ Result<> Daemon::start_coordinator(bool again) {
   if (started || !again) return started;
   log::error("{}: not shared with other hosts any more: {}", options_.pool, started.error().message);
   return {};
+}
+
+// Whoever waits for what a lost host has not returned need not wait for the command.
+void Daemon::give_up_fencing() const {
+  if (fence_) fence_->give_up();
+}
+
+void Daemon::stop_sharing() {
+  give_up_fencing();
+  if (exports_) exports_->set_coordinator(nullptr);
+  coordinator_.reset(); // nobody asks it any more
+  exports_.reset();
 }
 
 Result<std::unique_ptr<ControlServer>> Daemon::start_server() {
@@ -287,9 +312,7 @@ Result<> Daemon::serve() {
   }
   const Result<> result = serve_mount(*server, again);
   server->stop();
-  if (exports_) exports_->set_coordinator(nullptr);
-  coordinator_.reset(); // nobody asks it any more
-  exports_.reset();
+  stop_sharing();
   session_.reset();
   if (handed_over_ || (again && !result)) return result;
   leave_last_words(record_, false, {});
@@ -321,9 +344,7 @@ Result<> Daemon::run(Inheritance inheritance) {
   VSNAP_TRY_ASSIGN(record_, make_record(*pool_, options_));
   const auto served = serve();
   session_.reset(); // where it was made and something else failed
-  if (exports_) exports_->set_coordinator(nullptr);
-  coordinator_.reset();
-  exports_.reset();
+  stop_sharing();
   const auto closed = close_pool();
   VSNAP_TRY(served);
   return closed;

@@ -42,6 +42,7 @@ struct DaemonOptions {
   std::vector<std::string> only; // of a joined pool: see JoinedPool::Options
   std::string listen = {};       // tcp://ADDR:PORT at which it coordinates other hosts; empty: it does not
   std::int64_t lease_ns = 0;     // of those hosts; 0: default
+  std::string fence = {};        // fence_command.h, for those hosts; empty: none
   std::size_t descriptors = 0;   // that the keeper gives of the mount
   std::size_t held_members = 0;  // and of members
   std::int64_t keeper_pid = 0;

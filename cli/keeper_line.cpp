@@ -119,14 +119,15 @@ Result<std::string> text_of(const DaemonOptions& options) {
                                    {"only", options.only},
                                    {"listen", options.listen},
                                    {"lease_ns", options.lease_ns},
+                                   {"fence", options.fence},
                                    {"descriptors", options.descriptors},
                                    {"held_members", options.held_members},
                                    {"keeper_pid", options.keeper_pid}};
   try {
     return json.dump();
   } catch (const nlohmann::json::exception&) {
-    return failure(ErrorKind::usage,
-                   fmt::format("{}: path is not UTF-8", vsnap::quoted(options.mount_point)));
+    return failure(ErrorKind::usage, fmt::format("{}: a path, or the fence command, is not UTF-8",
+                                                 vsnap::quoted(options.mount_point)));
   }
 }
 
@@ -151,6 +152,7 @@ Result<DaemonOptions> options_of(const std::string& text) {
     options.only = json.value("only", std::vector<std::string>{});
     options.listen = json.value("listen", "");
     options.lease_ns = json.value("lease_ns", std::int64_t{0});
+    options.fence = json.value("fence", "");
     options.descriptors = json.value("descriptors", std::size_t{0});
     options.held_members = json.value("held_members", std::size_t{0});
     options.keeper_pid = json.value("keeper_pid", std::int64_t{0});

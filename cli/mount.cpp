@@ -31,6 +31,7 @@ struct Options {
   std::vector<std::string> mount_options;
   std::string listen;
   std::string lease;
+  std::string fence;
   std::vector<std::string> only;
   bool foreground = false;
 };
@@ -144,12 +145,14 @@ Result<std::string> check_mount_point(const std::string& pool, const std::string
 
 Result<> parse_sharing(const Options& options, DaemonOptions& out) {
   if (options.listen.empty()) {
-    if (options.lease.empty()) return {};
-    return failure(ErrorKind::usage, "mount: --lease is for a pool that is shared (--listen)");
+    if (options.lease.empty() && options.fence.empty()) return {};
+    return failure(ErrorKind::usage, fmt::format("mount: {} is for a pool that is shared (--listen)",
+                                                 options.lease.empty() ? "--fence" : "--lease"));
   }
   if (out.degraded) return failure(ErrorKind::usage, "mount: what is mounted degraded is not shared");
   VSNAP_TRY(check_address("mount --listen", options.listen));
   out.listen = options.listen;
+  out.fence = options.fence;
   if (options.lease.empty()) return {};
   VSNAP_TRY_ASSIGN(out.lease_ns, parse_duration(options.lease));
   if (out.lease_ns >= Coordinator::kShortestLease_ns && out.lease_ns <= Coordinator::kLongestLease_ns)
@@ -222,7 +225,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
 
 void register_mount(Program& program) {
   Command command = program.add(
-      "mount", "POOL DIR [-o OPTIONS] [-f] [--listen ADDRESS [--lease DURATION]] [--only NAME]...",
+      "mount",
+      "POOL DIR [-o OPTIONS] [-f] [--listen ADDRESS [--lease DURATION] [--fence COMMAND]] [--only NAME]...",
       "Show a pool as a directory of files.");
   auto options = std::make_shared<Options>();
   command.argument("POOL", options->pool);
@@ -231,6 +235,9 @@ void register_mount(Program& program) {
   command.option("--listen", options->listen, "share the pool with other hosts, at tcp://ADDR:PORT",
                  "ADDRESS");
   command.option("--lease", options->lease, "of those hosts; 10s", "DURATION");
+  command.option("--fence", options->fence,
+                 "cuts a host off that is lost with a volume: sh -c COMMAND, $1 the pool, $2 the host",
+                 "COMMAND");
   command.repeated_option("--only", options->only,
                           "of a pool that another host coordinates: that snapshot, or those of that volume",
                           "NAME");

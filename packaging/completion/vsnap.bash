@@ -69,7 +69,7 @@ _vsnap() {
 
   for word in "${words[@]:1}"; do
     case $previous:$word in
-      --size:* | --to:* | --bwlimit:* | --freeze-limit:* | --qga:* | --sector-size:* | --timeout:* | --listen:* | --lease:* | --only:* | --expires:* | --name:* | --member:* | --changed:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
+      --size:* | --to:* | --bwlimit:* | --freeze-limit:* | --qga:* | --sector-size:* | --timeout:* | --listen:* | --lease:* | --fence:* | --only:* | --expires:* | --name:* | --member:* | --changed:* | -t:* | -o:* | -s:*) previous='' ;; # the value of an option
       *:-*) previous=$word ;;
       *)
         previous=''
@@ -83,7 +83,7 @@ _vsnap() {
   done
 
   case $previous in
-    --size | --bwlimit | --freeze-limit | --timeout | --listen | --lease | --only | --expires | --name) return ;;
+    --size | --bwlimit | --freeze-limit | --timeout | --listen | --lease | --fence | --only | --expires | --name) return ;;
     --to | --qga | --member) offered=FILES ;;
     --sector-size) offered=$'512\n1024\n2048\n4096' ;;
     -t) offered=$'volume\nsnapshot\nall' ;;

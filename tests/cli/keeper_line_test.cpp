@@ -75,6 +75,7 @@ TEST_CASE("options go over as they are, and unknown ones are left out") {
   options.cache_bytes = 1ULL << 33;
   options.listen = "tcp://10.0.0.1:7800";
   options.lease_ns = 5'000'000'000;
+  options.fence = "off \"$2\" && true";
   options.joined = true;
   options.only = {"vm1@monday", "vm2"};
   options.descriptors = 66;
@@ -89,6 +90,7 @@ TEST_CASE("options go over as they are, and unknown ones are left out") {
   CHECK(got.cache_bytes == options.cache_bytes);
   CHECK(got.listen == options.listen);
   CHECK(got.lease_ns == options.lease_ns);
+  CHECK(got.fence == options.fence);
   CHECK(got.joined);
   CHECK(got.only == options.only);
   CHECK_FALSE(options_of("nonsense"));
