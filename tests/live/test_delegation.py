@@ -565,6 +565,121 @@ class Breaking(DelegationTest):
         writer.end()
 
 
+class FenceTest(DelegationTest):
+    """The coordinator has a command that ends beta's processes, as others switch a machine off."""
+
+    works = True
+
+    def mount_options(self):
+        script = self.lab.path / "fence"
+        script.write_text(f"""#!/bin/sh
+echo "$1 $2 $VSNAP_POOL $VSNAP_HOST" >> {self.lab.path}/fenced
+{'' if self.works else 'exit 1'}
+read -r processes < {self.lab.path}/processes
+kill -KILL $processes
+for process in $processes; do
+  while grep -q '^State:[[:space:]]*[^Z]' /proc/$process/status 2>/dev/null; do sleep 0.1; done
+done
+""")
+        script.chmod(0o755)
+        return ("--fence", f'{script} "$@"')
+
+    def fenced(self):
+        """What the command was asked for, line by line."""
+        path = self.lab.path / "fenced"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @contextlib.contextmanager
+    def stands_still(self):
+        pid = self.pid_of_beta()
+        processes = [support.keeper_of(pid), pid]
+        (self.lab.path / "processes").write_text(" ".join(map(str, processes)) + "\n")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def is_written_elsewhere(self):
+        blocks = self.random.randbytes(self.size)
+        support.write_at(self.point / "v", 0, blocks)
+        support.fsync(self.point / "v")
+        return blocks
+
+    def mounts_anew(self):
+        self.lab.run("umount", "-l", self.far, code=None)
+        self.beta.vsnap("mount", "lab", self.far)
+
+
+class Fenced(FenceTest):
+    def test_nothing_is_kept_for_a_host_that_was_fenced(self):
+        writer = self.written()
+        os.kill(self.lab.daemon_pid("lab"), signal.SIGKILL)  # the successor has the command, too
+        writer.writes_on()
+        self.waits_until_delegated()
+        with self.stands_still():
+            blocks = self.is_written_elsewhere()  # waits for the lease, and for the command
+        writer.end()
+        self.assertEqual(["lab beta lab beta"], self.fenced())
+        self.assertEqual([], self.left())
+        self.assertNotIn("@lost-", self.alpha.vsnap("ls", "lab").out)
+        self.alpha.vsnap("snapshot", "lab/v@s")
+        self.mounts_anew()
+        for name in ("v", "v@s"):
+            self.assertEqual(blocks, support.read_all(self.far / name))
+        self.alpha.vsnap("check", "lab")
+
+    def test_a_host_that_is_lost_while_the_coordinator_is_away_is_fenced_as_well(self):
+        writer = self.written()
+        with self.stands_still():
+            os.kill(self.lab.daemon_pid("lab"), signal.SIGKILL)
+            blocks = self.is_written_elsewhere()
+            self.waits_until_nothing_is_left()
+        writer.end()
+        self.assertEqual(["lab beta lab beta"], self.fenced())
+        self.assertEqual(blocks, support.read_all(self.point / "v"))
+
+    def test_a_host_with_nothing_delegated_is_not_fenced(self):
+        with self.stands_still():
+            support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
+            blocks = self.is_written_elsewhere()
+        support.wait_until(lambda: self.state_of("beta") == "live", 60, "that beta is back")
+        self.assertEqual(blocks, support.read_all(self.far / "v"))
+        self.assertEqual([], self.fenced())
+
+
+class NotFenced(FenceTest):
+    works = False
+
+    def test_what_a_host_may_write_that_could_not_be_fenced_is_kept(self):
+        writer = self.written()
+        with self.stands_still():
+            blocks = self.is_written_elsewhere()
+            self.assertEqual(["lab/v@lost-beta-1"], self.left())
+        self.assertEqual(["lab beta lab beta"], self.fenced())
+        self.mentions((self.alpha.runtime / "lab.log").read_text(),
+                      "fence command for host beta ended with code 1", "host beta is not fenced")
+        self.waits_until_nothing_is_left()  # it is back
+        writer.end()
+        self.assertEqual(blocks, support.read_all(self.point / "v"))
+
+
+class FencedForLong(DelegationTest):
+    def mount_options(self):
+        return ("--fence", f"echo $$ > {self.lab.path}/fence.pid; exec sleep 1000")
+
+    def test_a_mount_that_ends_waits_for_no_fence(self):
+        writer = self.written()
+        started = self.lab.path / "fence.pid"
+        with self.stopped(self.pid_of_beta()):
+            support.wait_until(lambda: started.exists() and started.read_text().endswith("\n"), 30, "a fence")
+            self.alpha.vsnap("umount", "lab")
+        self.assertFalse(support.is_running(int(started.read_text())))
+        self.mentions((self.alpha.runtime / "lab.log").read_text(), "was killed: the daemon ends")
+        writer.end()
+
+
 class Histories(Delegated, test_histories.TwoHosts):
     """Programs of beta alone, in two ways, while alpha makes snapshots; and now and then alpha's as well."""
 
