@@ -201,7 +201,8 @@ Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool
   }
   if (dry_run) return result;
   // The state before is kept as a snapshot, like any other.
-  auto done = discard ? take_back(std::span(&volume->id, 1)) : take_back_for_line(volume->id);
+  auto done = check_not_left(target->id);
+  if (done) done = discard ? take_back(std::span(&volume->id, 1)) : take_back_for_line(volume->id);
   if (done) {
     done = volume->branch->adopted() ? roll_back_image(volume, target, kept, discard, progress)
                                      : switch_branch(volume, *target, kept, discard);

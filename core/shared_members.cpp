@@ -130,6 +130,7 @@ SharedMembers::OpenFilePtr SharedMembers::for_writing(const std::string& path,
   if (opened && (*opened)->identity() == read_only->identity() && (*opened)->bypass_page_cache()) {
     out->file = std::move(*opened);
     out->writable = true;
+    out->written = 1; // by the process before this one
   } else {
     if (!opened) log::debug("{}; it is only read here", opened.error().message);
     out->file = std::move(read_only);

@@ -6,6 +6,7 @@
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "core/log.h"
 
@@ -48,6 +49,9 @@ class DirectVolume::Pass {
 // ---- what begins and ends ----
 
 void DirectVolume::give(std::uint64_t delegation, std::uint64_t size_bytes) {
+  MutexLock lock(mutex_);
+  changes_before_ += std::exchange(changes_, 0);
+  ++gifts_;
   size_bytes_.store(size_bytes);
   given_.store(delegation);
   gate_.open();
@@ -79,9 +83,7 @@ Result<std::optional<std::size_t>> DirectVolume::read(std::uint64_t offset, std:
                                   RangeTurns::Turn::shared);
       const Pass pass(*this);
       if (!pass) return std::nullopt;
-      const std::uint64_t size = size_bytes_.load();
-      if (offset >= size) return std::size_t{0};
-      out = out.first(static_cast<std::size_t>(std::min<std::uint64_t>(out.size(), size - offset)));
+      if (offset + out.size() > size_bytes_.load()) return std::nullopt;
       const Look look = look_up(offset, offset + out.size(), false);
       if (look.known == Known::not_here) return std::nullopt;
       if (look.known == Known::all) {
@@ -224,7 +226,7 @@ bool DirectVolume::fetch(RegionIndex index) {
     if (slot.map && env_.monotonic_ns() < refetch_at_ns_) return false;
     slot.fetching = true;
     ++fetching_;
-    while (slot.changes > 0 || changes_all_ > 0) { // no further ones begin
+    while (is_changing(slot)) { // no further ones of the region begin
       if (changed_.wait_for(mutex_, kLongestWait)) continue;
       end_fetch(slot);
       return false;
@@ -292,35 +294,42 @@ void DirectVolume::forget(std::uint64_t offset, std::uint64_t length) {
   }
 }
 
+// One that makes the volume larger changes its old end as well, wherever that is.
 DirectVolume::Change::Change(DirectVolume& volume, std::uint64_t offset, std::uint64_t length)
-    : volume_(volume), given_(volume.given()), all_(length == kAll) {
-  bool is_mapped = false;
-  {
-    MutexLock lock(volume_.mutex_);
-    if (all_) {
-      while (volume_.fetching_ > 0) volume_.changed_.wait(volume_.mutex_);
-      ++volume_.changes_all_;
-    } else {
-      for (std::uint64_t at = offset; at < offset + length;) {
-        const RegionIndex index = region_of(block_at(at));
-        while (volume_.is_fetched(index)) volume_.changed_.wait(volume_.mutex_);
-        Slot& slot = volume_.slots_[index];
-        ++slot.changes;
-        is_mapped = is_mapped || slot.map;
-        regions_.push_back(index);
-        at = (index.value() + 1) * kRegionBlocks * kBlockBytes;
-      }
-    }
+    : volume_(volume) {
+  begin(offset, length);
+  if (!all_) {
+    volume_.forget(offset, length);
+    return;
   }
-  if (is_mapped) volume_.forget(offset, length);
-  if (!all_) return;
   const RangeTurns::Held turn(&volume_.turns_, BlockIndex(0), BlockCount(~0ULL / kBlockBytes),
                               RangeTurns::Turn::alone);
   volume_.drop_maps();
 }
 
+void DirectVolume::Change::begin(std::uint64_t offset, std::uint64_t length) {
+  MutexLock lock(volume_.mutex_);
+  gift_ = volume_.gifts_;
+  given_ = volume_.given();
+  all_ = length == kAll || (given_ != 0 && offset + length > volume_.size_bytes_.load());
+  ++volume_.changes_;
+  if (all_) {
+    while (volume_.fetching_ > 0) volume_.changed_.wait(volume_.mutex_);
+    ++volume_.changes_all_;
+    return;
+  }
+  for (std::uint64_t at = offset; at < offset + length;) {
+    const RegionIndex index = region_of(block_at(at));
+    while (volume_.is_fetched(index)) volume_.changed_.wait(volume_.mutex_);
+    ++volume_.slots_[index].changes;
+    regions_.push_back(index);
+    at = (index.value() + 1) * kRegionBlocks * kBlockBytes;
+  }
+}
+
 DirectVolume::Change::~Change() {
   MutexLock lock(volume_.mutex_);
+  --(gift_ == volume_.gifts_ ? volume_.changes_ : volume_.changes_before_);
   if (all_) --volume_.changes_all_;
   for (const RegionIndex index : regions_) {
     const auto found = volume_.slots_.find(index);

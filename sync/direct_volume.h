@@ -96,14 +96,17 @@ class DirectVolume {
     void note_size(std::uint64_t size_bytes);
 
    private:
+    void begin(std::uint64_t offset, std::uint64_t length);
+
     DirectVolume& volume_;
-    const std::uint64_t given_;
-    const bool all_;
+    std::uint64_t gift_ = 0;
+    std::uint64_t given_ = 0; // when it began
+    bool all_ = false;
     std::vector<RegionIndex> regions_;
   };
 
   // By whoever keeps the delegations of this host (direct_volumes.h), one call at a time.
-  void give(std::uint64_t delegation, std::uint64_t size_bytes);
+  void give(std::uint64_t delegation, std::uint64_t size_bytes) VSNAP_EXCLUDES(mutex_);
   void stop();                         // nothing begins any more; also where nothing could
   void drain() VSNAP_EXCLUDES(mutex_); // after stop()
   [[nodiscard]] bool was_written() { return was_written_.exchange(false); } // since the last call
@@ -132,6 +135,10 @@ class DirectVolume {
   [[nodiscard]] Known look_up_in(const Region& region, std::uint64_t from, std::uint64_t to, bool to_write,
                                  std::vector<Piece>& pieces) const;
   [[nodiscard]] bool fetch(RegionIndex region) VSNAP_EXCLUDES(mutex_);
+  // Those that keep a region from being fetched.
+  [[nodiscard]] bool is_changing(const Slot& slot) VSNAP_REQUIRES(mutex_) {
+    return slot.changes > 0 || changes_all_ > 0 || changes_before_ > 0;
+  }
   [[nodiscard]] bool is_fetched(RegionIndex region) VSNAP_REQUIRES(mutex_); // just now
   void end_fetch(Slot& slot) VSNAP_REQUIRES(mutex_);
   void make_room() VSNAP_REQUIRES(mutex_);
@@ -146,10 +153,10 @@ class DirectVolume {
   const LeaseTimes& lease_;
   IoGate gate_; // open in the state given
   std::atomic<std::uint64_t> given_{0};
-  std::atomic<std::uint64_t> size_bytes_{0};
-  RangeTurns turns_;  // I/O here: shared; alone: parts of blocks, and what takes from the map
-  Mutex flush_mutex_; // above all of SharedMembers
-  std::atomic<bool> unflushed_{false};
+  std::atomic<std::uint64_t> size_bytes_{0}; // at least: what goes further is asked of the coordinator
+  RangeTurns turns_;                  // I/O here: shared; alone: parts of blocks, and what takes from the map
+  Mutex flush_mutex_;                 // above all of SharedMembers
+  std::atomic<bool> unflushed_{true}; // also by the process before
   std::atomic<bool> was_written_{false};
   std::atomic<std::uint64_t> flush_failures_{0};
   Mutex mutex_; // a leaf
@@ -157,6 +164,9 @@ class DirectVolume {
   std::map<RegionIndex, Slot> slots_ VSNAP_GUARDED_BY(mutex_);
   std::uint32_t fetching_ VSNAP_GUARDED_BY(mutex_) = 0;    // regions
   std::uint32_t changes_all_ VSNAP_GUARDED_BY(mutex_) = 0; // of the whole volume, with the coordinator
+  std::uint64_t gifts_ VSNAP_GUARDED_BY(mutex_) = 0;       // so far
+  std::uint32_t changes_ VSNAP_GUARDED_BY(mutex_) = 0;     // with the coordinator, that began since the last
+  std::uint32_t changes_before_ VSNAP_GUARDED_BY(mutex_) = 0; // the others
   std::int64_t refetch_at_ns_ VSNAP_GUARDED_BY(mutex_) = 0;
   RegionIndex last_dropped_ VSNAP_GUARDED_BY(mutex_){0};
 };

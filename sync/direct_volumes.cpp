@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <system_error>
+#include <utility>
 
 #include "core/log.h"
 
@@ -12,6 +13,8 @@ namespace {
 constexpr std::int64_t kAfterRecall_ns = 100'000'000; // the volume is wished for again, at the earliest
 constexpr std::int64_t kAfterRefusal_ns = 20'000'000; // doubled with each, up to the next
 constexpr std::int64_t kMostAfterRefusal_ns = 1'000'000'000;
+constexpr std::ptrdiff_t kMostTaking = 2;                // at once
+constexpr std::chrono::milliseconds kAskAgain(100);      // what could not be asked
 constexpr std::chrono::milliseconds kLongestClose(2000); // waits for the coordinator to hear of it
 
 } // namespace
@@ -72,6 +75,11 @@ DirectVolumes::Volumes::iterator DirectVolumes::find(Phase phase) {
                       [phase](const auto& each) { return each.second.phase == phase; });
 }
 
+std::ptrdiff_t DirectVolumes::taking() {
+  return std::count_if(volumes_.begin(), volumes_.end(),
+                       [](const auto& each) { return each.second.phase == Phase::taking; });
+}
+
 bool DirectVolumes::is_quiet() {
   return find(Phase::taking) == volumes_.end() && find(Phase::given) == volumes_.end() &&
          find(Phase::to_return) == volumes_.end();
@@ -91,7 +99,7 @@ void DirectVolumes::wish(ObjectId volume) {
     MutexLock lock(mutex_);
     const auto found = volumes_.find(volume);
     if (found == volumes_.end() || found->second.phase != Phase::none || found->second.openings == 0 ||
-        clearing_ || closing_ || env_.monotonic_ns() < found->second.wish_at_ns)
+        clearing_ || closing_ || env_.monotonic_ns() < found->second.wish_at_ns || taking() >= kMostTaking)
       return;
     found->second.phase = Phase::taking;
     session = session_;
@@ -129,6 +137,7 @@ void DirectVolumes::taken(ObjectId id, std::uint64_t session, const wire::LinkRe
 // ---- what the link tells ----
 
 void DirectVolumes::lease_lasts(std::int64_t young_until_ns, std::int64_t until_ns) {
+  lease_.young_until_ns.store(std::min(young_until_ns, lease_.young_until_ns.load())); // it may be shorter
   lease_.until_ns.store(until_ns);
   lease_.young_until_ns.store(young_until_ns);
 }
@@ -171,6 +180,7 @@ void DirectVolumes::run() {
     {
       MutexLock lock(mutex_);
       for (;;) {
+        if (std::exchange(has_failed_, false) && !stop_) changed_.wait_for(mutex_, kAskAgain);
         if (const auto found = find(Phase::to_return); found != volumes_.end()) {
           next = found->first;
           break;
@@ -208,13 +218,20 @@ void DirectVolumes::give_back(ObjectId id) {
     MutexLock lock(mutex_);
     volumes_.at(id).phase = Phase::returning;
   }
-  call_(std::move(request), [this, id, was_written](const wire::LinkReply&) { returned(id, was_written); });
+  if (was_written) note_modified(id);
+  call_(std::move(request), [this, id](const wire::LinkReply& reply) { returned(id, reply.has_error()); });
 }
 
-void DirectVolumes::returned(ObjectId id, bool was_written) {
-  if (was_written) note_modified(id);
+// What the coordinator does not take it is asked for again, as somebody may wait for it.
+void DirectVolumes::returned(ObjectId id, bool has_failed) {
   MutexLock lock(mutex_);
   const auto found = volumes_.find(id);
+  if (has_failed && !closing_) {
+    found->second.phase = Phase::to_return;
+    has_failed_ = true;
+    changed_.notify_all();
+    return;
+  }
   found->second.phase = Phase::none;
   found->second.delegation = 0;
   found->second.wish_at_ns = env_.monotonic_ns() + kAfterRecall_ns;
@@ -230,13 +247,17 @@ void DirectVolumes::note_modified(ObjectId volume) {
   call_(std::move(request), {});
 }
 
+// With what a process before this one may have written, and nobody has flushed.
 void DirectVolumes::return_all(std::uint64_t session) {
+  if (const auto flushed = members_.flush(); !flushed) log::error("{}", flushed.error().message);
   wire::LinkRequest request;
   request.mutable_return_volumes()->set_all(true);
   call_(std::move(request), [this, session](const wire::LinkReply& reply) {
     MutexLock lock(mutex_);
     asked_all_ = false;
-    if (reply.has_error())
+    if (reply.error().kind() == wire::ERROR_BUSY)
+      has_failed_ = true;
+    else if (reply.has_error())
       refused_in_ = session;
     else if (session == session_)
       clearing_ = false;

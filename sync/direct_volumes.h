@@ -70,11 +70,12 @@ class DirectVolumes {
   void stop_using(Volume& volume) VSNAP_REQUIRES(mutex_);
   void taken(ObjectId volume, std::uint64_t session, const wire::LinkReply& reply) VSNAP_EXCLUDES(mutex_);
   void give_back(ObjectId id) VSNAP_EXCLUDES(mutex_);
-  void returned(ObjectId volume, bool was_written) VSNAP_EXCLUDES(mutex_);
+  void returned(ObjectId volume, bool has_failed) VSNAP_EXCLUDES(mutex_);
   void return_all(std::uint64_t session) VSNAP_EXCLUDES(mutex_);
   void note_modified(ObjectId volume);
   [[nodiscard]] Volumes::iterator find(Phase phase) VSNAP_REQUIRES(mutex_);
-  [[nodiscard]] bool is_quiet() VSNAP_REQUIRES(mutex_); // nothing is used, drained or asked for
+  [[nodiscard]] std::ptrdiff_t taking() VSNAP_REQUIRES(mutex_); // how many
+  [[nodiscard]] bool is_quiet() VSNAP_REQUIRES(mutex_);         // nothing is used, drained or asked for
   void forget_if_unused(Volumes::iterator volume) VSNAP_REQUIRES(mutex_);
 
   Env& env_;
@@ -82,7 +83,7 @@ class DirectVolumes {
   DirectVolume::Source& source_;
   LeaseTimes lease_;
   Call call_;
-  Mutex mutex_; // a leaf, but for that of DirectVolume::stop() and give(), which take none
+  Mutex mutex_; // before that of a DirectVolume, for give()
   CondVar changed_;
   Volumes volumes_ VSNAP_GUARDED_BY(mutex_);
   // While one is being taken: recalled, and perhaps it.
@@ -92,6 +93,7 @@ class DirectVolumes {
   bool asked_all_ VSNAP_GUARDED_BY(mutex_) = false;       // and that is asked for
   std::uint64_t refused_in_ VSNAP_GUARDED_BY(mutex_) = 0; // session in which that was refused
   bool has_session_ VSNAP_GUARDED_BY(mutex_) = false;     // there was one
+  bool has_failed_ VSNAP_GUARDED_BY(mutex_) = false;      // something was not taken by the coordinator
   bool closing_ VSNAP_GUARDED_BY(mutex_) = false;
   bool stop_ VSNAP_GUARDED_BY(mutex_) = false;
   std::thread thread_;

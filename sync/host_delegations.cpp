@@ -1,5 +1,6 @@
 #include "sync/host_delegations.h"
 
+#include <algorithm>
 #include <chrono>
 #include <system_error>
 #include <utility>
@@ -110,6 +111,13 @@ void HostDelegations::recall(const Delegation& delegation, bool overdue) noexcep
   }
 }
 
+bool HostDelegations::is_standing(const Delegation& delegation) {
+  const auto all = pool_.delegations();
+  return std::any_of(all.begin(), all.end(), [&](const DelegationInfo& info) {
+    return info.delegation == delegation && info.state == DelegationState::recalled;
+  });
+}
+
 void HostDelegations::tell_hosts() {
   for (;;) {
     Recall next;
@@ -122,6 +130,7 @@ void HostDelegations::tell_hosts() {
     }
     MutexLock lock(coordinator_mutex_);
     if (coordinator_ == nullptr) continue;
+    if (next.overdue && !is_standing(next.delegation)) continue; // was returned meanwhile
     if (next.overdue) {
       log::warning("{}: a host does not return a volume that it was asked for: its session ends",
                    pool_.name());

@@ -62,6 +62,7 @@ class HostDelegations final : private DelegationKeeper {
   HostDelegations(Pool& pool, Env& env, std::int64_t lease_ns, Fence fence)
       : pool_(pool), env_(env), lease_ns_(lease_ns), fence_(std::move(fence)) {}
   void recall(const Delegation& delegation, bool overdue) noexcept override VSNAP_EXCLUDES(mutex_);
+  [[nodiscard]] bool is_standing(const Delegation& delegation);
   void tell_hosts() VSNAP_EXCLUDES(mutex_, coordinator_mutex_);   // a thread
   void tell_pool() VSNAP_EXCLUDES(mutex_);                        // a thread
   [[nodiscard]] std::uint64_t next_lost() VSNAP_REQUIRES(mutex_); // 0: none yet

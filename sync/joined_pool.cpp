@@ -54,9 +54,6 @@ Result<std::unique_ptr<JoinedPool>> JoinedPool::open(Env& env, Options options) 
 Result<> JoinedPool::start(Link::Options options) {
   const std::string address = options.address;
   VSNAP_TRY_ASSIGN(link_, Link::start(env_, std::move(options), this));
-  VSNAP_TRY(direct_.start([this](wire::LinkRequest request, Link::Answered answered) {
-    link_->call(std::move(request), std::move(answered));
-  }));
   const std::int64_t until_ns = env_.monotonic_ns() + std::chrono::nanoseconds(kLongestStart).count();
   for (LinkStatus status = link_->status(); status.session == 0; status = link_->status()) {
     if (status.is_refused || status.phase == HostSession::Phase::ended) {
@@ -80,6 +77,10 @@ Result<> JoinedPool::start(Link::Options options) {
   VSNAP_TRY_ASSIGN(const std::uint64_t session, this->session());
   if (auto here = members_.require(session, *this); !here)
     return failure(here.error().kind, fmt::format("{}: {}", name_, here.error().message));
+  // With the members there: what a process before this one wrote to them is flushed first.
+  VSNAP_TRY(direct_.start([this](wire::LinkRequest request, Link::Answered answered) {
+    link_->call(std::move(request), std::move(answered));
+  }));
   VSNAP_TRY(refresh_list());
   try {
     follower_ = std::thread([this] { follow(); });

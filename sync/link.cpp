@@ -221,7 +221,7 @@ void Actor::step(const HostSession::Event& event) {
   note_status();
   for (HostSession::Action& action : actions) act(action);
   const std::int64_t until_ns = machine_.lease_until_ns();
-  if (listener_ != nullptr && until_ns > told_until_ns_)
+  if (listener_ != nullptr && until_ns != 0 && until_ns != told_until_ns_)
     listener_->lease_lasts(machine_.young_until_ns(), until_ns);
   told_until_ns_ = until_ns;
 }

@@ -291,7 +291,8 @@ void Membership::on_request(Host& host, const LinkMessage& message) {
       ++host.refused.other;
       return;
     }
-    if (static_cast<std::size_t>(running) >= kMaxRunning) {
+    // What is returned is waited for, perhaps by all that is running.
+    if (static_cast<std::size_t>(running) >= kMaxRunning && !request.has_return_volumes()) {
       wire::LinkReply busy;
       busy.set_id(request.id());
       busy.mutable_error()->set_kind(wire::ERROR_BUSY);

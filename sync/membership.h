@@ -16,7 +16,8 @@
 // 5. A request is carried out once for each (host, incarnation, id), whatever is repeated; where its
 //    answer is not kept, because it is large and so only looks, it is carried out again.
 // 6. Notices are numbered in a session and sent until they are taken; they end with it.
-// 7. Bounded: kMaxRunning requests of a host at once, kMaxRecords remembered, kMaxUntaken notices,
+// 7. Bounded: kMaxRunning requests of a host at once, beside the returns of volumes, kMaxRecords remembered,
+// kMaxUntaken notices,
 //    kMaxGone incarnations, one refusal told in kRefusalPause to each peer.
 // Threads: one at a time.
 #pragma once

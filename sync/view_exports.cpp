@@ -61,7 +61,8 @@ Result<std::unique_ptr<ViewExports>> ViewExports::start(Pool& pool, Env& env, st
   return exports;
 }
 
-// Nobody reads any more once no session has been there for a lease; else the next process waits that long.
+// Nobody reads any more once no session has been there for a lease, nor writes what has been returned; else
+// the next process waits that long.
 ViewExports::~ViewExports() {
   bool idle = true;
   {
@@ -71,6 +72,7 @@ ViewExports::~ViewExports() {
     idle = idle && leaving_.empty();
     wake_.notify_all();
   }
+  for (const DelegationInfo& info : pool_.delegations()) idle = idle && info.state == DelegationState::lost;
   if (thread_.joinable()) thread_.join();
   if (!idle) {
     pool_.keep_unlinked();
@@ -309,15 +311,22 @@ Result<ViewExports::Running> ViewExports::run(std::uint64_t host, std::uint64_t 
   return failure(ErrorKind::not_found, ESTALE, "the host does not have that view open");
 }
 
+// All that the host has open of it stays so until this has ended: so nobody else's can be among as many.
 Result<wire::TakenVolume> ViewExports::take(const HostInfo& host, const wire::TakeVolumeRequest& request) {
   VSNAP_TRY_ASSIGN(const Running view, run(host.id, 0, request.view()));
-  std::uint32_t handles = 0;
+  std::vector<Running> all;
   {
     MutexLock lock(mutex_);
-    for (const auto& [number, opening] : hosts_[host.id].open)
-      handles += opening->view == request.view() ? 1 : 0;
+    const auto found = hosts_.find(host.id);
+    if (found == hosts_.end()) return wire::TakenVolume();
+    for (const auto& [number, opening] : found->second.open) {
+      if (opening->view != request.view()) continue;
+      ++opening->running;
+      all.emplace_back(*this, opening);
+    }
   }
-  VSNAP_TRY_ASSIGN(wire::TakenVolume taken, delegations_->take(host, *view, handles));
+  VSNAP_TRY_ASSIGN(wire::TakenVolume taken,
+                   delegations_->take(host, *view, static_cast<std::uint32_t>(all.size())));
   if (taken.number() == 0 || !view.has_ended()) return taken;
   VSNAP_TRY(pool_.end_delegation(host.id, taken.number())); // the host does not hear of it in that session
   return wire::TakenVolume();

@@ -51,7 +51,7 @@ TEST_CASE("a volume that one host has open is overwritten and read there without
   DelegationLab lab;
   const auto all = kBlocks * kBlockBytes;
   REQUIRE(read_from(*lab.volume, 0, all) == block_of(2, all)); // its map is there
-  REQUIRE(lab.volume->fsync().has_value()); // of what the coordinator has written
+  REQUIRE(lab.volume->fsync().has_value());                    // of what the coordinator has written
   lab.stop_coordinator();
   REQUIRE(lab.volume->write(3 * kBlockBytes, block_of(3)).has_value());
   REQUIRE(lab.volume->write(5 * kBlockBytes + 100, block_of(4, 512)).has_value()); // part of a block
@@ -59,9 +59,9 @@ TEST_CASE("a volume that one host has open is overwritten and read there without
   CHECK(read_from(*lab.volume, 3 * kBlockBytes) == block_of(3));
   CHECK(read_from(*lab.volume, 5 * kBlockBytes + 100, 512) == block_of(4, 512));
   CHECK(read_from(*lab.volume, 5 * kBlockBytes, 100) == block_of(2, 100));
-  CHECK(length_at(*lab.volume, kMiB) == 0); // past the end
   lab.share();
-  const ViewHandle here = lab.view("v"); // taken back for that
+  CHECK(length_at(*lab.volume, kMiB) == 0); // past the end, as the coordinator says
+  const ViewHandle here = lab.view("v");    // taken back for that
   CHECK(read_from(*here, 3 * kBlockBytes) == block_of(3));
   CHECK(read_from(*here, 5 * kBlockBytes + 100, 512) == block_of(4, 512));
 }
@@ -186,4 +186,37 @@ TEST_CASE("a volume that two hosts have open is not delegated") {
     std::this_thread::sleep_for(std::chrono::milliseconds(30));
   }
   CHECK(lab.pool->delegations().empty());
+}
+
+TEST_CASE("a delegated volume that grows is changed at its old end, too, wherever that is") {
+  DelegationLab lab;
+  REQUIRE(lab.far->resize(lab.volume->id(), 1000, true).has_value());
+  REQUIRE(lab.snapshot("v@short").has_value()); // which sees the block of that end
+  REQUIRE(becomes([&] { return read_from(*lab.volume, 0, 1000).size() == 1000 && lab.held() == 1; }));
+  CHECK(read_from(*lab.volume, 0, 1000) == block_of(2, 1000));
+  REQUIRE(lab.volume->write(8 * kBlockBytes, block_of(5)).has_value()); // the old end gets a new place
+  REQUIRE(lab.remove("v@short").has_value());
+  REQUIRE(lab.pool->wait_for_removals({}).has_value());
+  lab.create("other", kMiB); // which may get the place that is free now
+  REQUIRE(lab.view("other")->write(0, block_of(9, kMiB)).has_value());
+  CHECK(read_from(*lab.volume, 0, 1000) == block_of(2, 1000));
+  CHECK(read_from(*lab.volume, 1000, kBlockBytes - 1000) == block_of(0, kBlockBytes - 1000));
+  CHECK(read_from(*lab.volume, 8 * kBlockBytes) == block_of(5));
+}
+
+TEST_CASE("what is written at the end of a volume while it is given is read at once") {
+  DelegationLab lab;
+  std::atomic<bool> stop = false;
+  std::thread others([&] { // so that it is taken back, and given, again and again
+    while (!stop.load()) {
+      lab.view("v");
+      std::this_thread::sleep_for(std::chrono::milliseconds(15));
+    }
+  });
+  for (std::uint64_t end = kMiB / kBlockBytes; end < kMiB / kBlockBytes + 400; ++end) {
+    REQUIRE(lab.volume->write(end * kBlockBytes, block_of(static_cast<std::uint8_t>(end))).has_value());
+    REQUIRE(length_at(*lab.volume, end * kBlockBytes) == kBlockBytes);
+  }
+  stop = true;
+  others.join();
 }
