@@ -143,7 +143,10 @@ Result<bool> Engine::replay(const Journal::Each& each, bool takes_over) {
   VSNAP_TRY(journal_->replay(line_, committed(), each));
   // After a failed flush its records may name places that the data never reached.
   may_have_lost_ = members_->needs_check();
-  if (may_have_lost_) return log_->last() > committed();
+  if (may_have_lost_) {
+    log::info("what no fsync had confirmed may be lost: a flush has failed");
+    return log_->last() > committed();
+  }
   VSNAP_TRY_ASSIGN(const auto tail,
                    Tail::find(env_, members_->layout().pool_uuid, tail_token_, committed(), takes_over));
   if (tail) {
@@ -151,6 +154,8 @@ Result<bool> Engine::replay(const Journal::Each& each, bool takes_over) {
     leaves_out_records_ = false; // it has all that the catalog has not
   }
   may_have_lost_ = !tail && tail_token_ != 0;
+  if (may_have_lost_)
+    log::info("what no fsync had confirmed is lost: the process before has left no memory of it");
   return log_->last() > committed();
 }
 

@@ -118,12 +118,11 @@ void Tail::remove_dead(Env& env, const PoolIsGone& is_gone) {
     const Header& header = header_of(**memory);
     if (name != name_of(header.pool)) continue;
     const bool old = text_of(header.boot_id) != env.boot_id();
-    const bool empty = header.last.load() == header.committed.load();
-    if (!old && !empty && !is_gone(text_of(header.member), header.pool)) continue;
+    // One whose pool has all of it stays as well: a successor that finds none takes it that something is lost.
+    if (!old && !is_gone(text_of(header.member), header.pool)) continue;
     log::info("{}: removed, as {}", name,
-              old     ? "it is from before the machine was started"
-              : empty ? "its pool has all of it"
-                      : fmt::format("{} is no member of its pool any more", text_of(header.member)));
+              old ? "it is from before the machine was started"
+                  : fmt::format("{} is no member of its pool any more", text_of(header.member)));
     env.remove_shared_memory(name);
   }
 }

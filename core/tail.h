@@ -18,7 +18,7 @@
 // 3. It counts no more once a flush has failed: data of places that its records name may be lost.
 // 4. The segment's memory is reserved when it is made: writing to it never fails.
 // 5. Whoever uses it holds it (SharedMemory::hold), and nobody else uses or removes it. One that nobody holds
-//    is removed by the next daemon of any pool once its pool is gone, or has all of it.
+//    is removed by the next daemon of any pool once its pool is gone, or the machine was started anew.
 // Threads: records() and the functions before a second thread; the rest any.
 #pragma once
 

@@ -7,6 +7,7 @@ processes are found by that directory, never by name. A watcher process does it 
 
 import ctypes
 import errno
+import itertools
 import json
 import os
 import random
@@ -539,7 +540,8 @@ class LabTest(unittest.TestCase):
         results = [] if self.result is None else self.result.failures + self.result.errors
         if any(self.id() in test.id() for test, _ in results):
             for log in sorted(self.lab.path.glob("run*/**/*.log")):
-                print(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}---", flush=True)
+                lines = [line for line, _ in itertools.groupby(log.read_text(errors="replace").splitlines())]
+                print(f"--- {log}", *lines[:40], *lines[40:][-40:], "---", sep="\n", flush=True)
 
     def fails_with(self, number, function, *arguments):
         with self.assertRaises(OSError) as raised:
