@@ -30,6 +30,10 @@
  * NO_ROW            it is not in the catalog
  * SNAPSHOT_OF_LOST  snapshots are made while one is lost
  * WINDOW_ONLY       what was found in the catalog is lost after that time even if the host has a session
+ *
+ * Not promised, so that it "fails" as they do
+ * STABLE_READS      what `other` has read before it writes it reads again. A write of a host that was lost may land
+ *                   in between: only a fence rules that out.
  */
 #define SESSIONS 3 /* of the host */
 #define GRANTS 2   /* delegations */
@@ -150,6 +154,9 @@ end:
   :: atomic { snapshot == 0 && opened && !lost -> snapshot = place; own = false; seen = content[place] }
 #endif
   :: atomic { snapshot != 0 -> assert(content[snapshot] == seen) }
+#ifdef STABLE_READS
+  :: atomic { wrote < OTHER -> assert(content[place] == wrote) }
+#endif
   od
 }
 
