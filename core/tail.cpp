@@ -118,7 +118,7 @@ void Tail::remove_dead(Env& env, const PoolIsGone& is_gone) {
     const Header& header = header_of(**memory);
     if (name != name_of(header.pool)) continue;
     const bool old = text_of(header.boot_id) != env.boot_id();
-    // One whose pool has all of it stays as well: a successor that finds none takes it that something is lost.
+    // One whose pool has all of it stays as well: a successor that finds none counts a loss.
     if (!old && !is_gone(text_of(header.member), header.pool)) continue;
     log::info("{}: removed, as {}", name,
               old ? "it is from before the machine was started"

@@ -315,10 +315,10 @@ TEST_CASE("what a lost host left is removed by nobody") {
   CHECK(lab.has("v@lost-beta-1"));
 }
 
-TEST_CASE("a volume whose host was lost is written, rolled back, and delegated to another host") {
+TEST_CASE("a volume whose host was lost is written, and delegated to another host") {
   LostLab lab;
-  lab.fill("v", 3);
-  REQUIRE(lab.pool->rollback({"v", "lost-beta-1"}, true, false).has_value());
+  // What it would be rolled back to may still change.
+  CHECK(says(refusal(lab.pool->rollback({"v", "lost-beta-1"}, true, false)), "lost"));
   CHECK(lab.content("v") == block_of(2));
   {
     const ViewHandle open = lab.open_for("v", lab.gamma);
