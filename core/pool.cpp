@@ -266,9 +266,10 @@ Result<> PoolImpl::start_tail() {
   if (!options_.keep_tail || options_.takes_over) return {};
   Tail::remove_dead(env_, [this](const std::string& member, const Uuid& pool) {
     const auto look = Pool::look(env_, member);
-    if (!look) return false;
-    if (look->identity) return look->identity->pool_uuid != pool;
-    return look->identity.error().kind == ErrorKind::not_found; // no superblock at all
+    if (!look) return Tail::Seen::nothing;
+    if (look->identity) return look->identity->pool_uuid == pool ? Tail::Seen::member : Tail::Seen::other;
+    const bool has_none = look->identity.error().kind == ErrorKind::not_found; // no superblock at all
+    return has_none ? Tail::Seen::other : Tail::Seen::nothing;
   });
   return {};
 }

@@ -64,7 +64,8 @@ class SharedMembers {
   // The same. Blocks in whole: the rest of one that is written in part is written as it was read before.
   [[nodiscard]] Result<> write(Place place, std::uint64_t offset_bytes, std::span<const std::byte> data)
       VSNAP_EXCLUDES(mutex_);
-  // Of all writes that had ended when it began; of members without any since the last it asks nothing.
+  // Of all writes that had ended when it began, also those of the process before; of members without any
+  // since the last it asks nothing.
   [[nodiscard]] Result<> flush() VSNAP_EXCLUDES(mutex_);
 
  private:

@@ -109,7 +109,7 @@ bool Tail::remove(Env& env, const Uuid& pool) {
 
 void Tail::remove_own(Env& env, const Uuid& pool) const { env.remove_shared_memory(name_of(pool)); }
 
-void Tail::remove_dead(Env& env, const PoolIsGone& is_gone) {
+void Tail::remove_dead(Env& env, const LookAtMember& look) {
   for (const std::string& name : env.shared_memory_names(std::string(kPrefix))) {
     const auto memory = env.open_shared_memory(name);
     if (!memory || !(*memory)->hold()) continue; // somebody else's, or in use
@@ -118,10 +118,15 @@ void Tail::remove_dead(Env& env, const PoolIsGone& is_gone) {
     const Header& header = header_of(**memory);
     if (name != name_of(header.pool)) continue;
     const bool old = text_of(header.boot_id) != env.boot_id();
-    // One whose pool has all of it stays as well: a successor that finds none counts a loss.
-    if (!old && !is_gone(text_of(header.member), header.pool)) continue;
+    // Where the pool is there a successor may look for it, and counts a loss if it finds none, even if the
+    // pool has all of it.
+    const bool empty = header.last.load() == header.committed.load();
+    const Seen seen = old ? Seen::other : look(text_of(header.member), header.pool);
+    if (seen == Seen::member || (seen == Seen::nothing && !empty)) continue;
     log::info("{}: removed, as {}", name,
               old ? "it is from before the machine was started"
+              : seen == Seen::nothing
+                  ? "its pool, which is not found, has all of it"
                   : fmt::format("{} is no member of its pool any more", text_of(header.member)));
     env.remove_shared_memory(name);
   }

@@ -18,7 +18,8 @@
 // 3. It counts no more once a flush has failed: data of places that its records name may be lost.
 // 4. The segment's memory is reserved when it is made: writing to it never fails.
 // 5. Whoever uses it holds it (SharedMemory::hold), and nobody else uses or removes it. One that nobody holds
-//    is removed by the next daemon of any pool once its pool is gone, or the machine was started anew.
+//    is removed by the next daemon of any pool once its pool is gone, or the machine was started anew; or its
+//    pool has all of it and cannot be found.
 // Threads: records() and the functions before a second thread; the rest any.
 #pragma once
 
@@ -51,10 +52,11 @@ class Tail {
   [[nodiscard]] static bool remove(Env& env, const Uuid& pool);
   void remove_own(Env& env, const Uuid& pool) const; // this one, which is held
   // Removes those that no pool needs any more: made before the machine's last start, of a pool that is gone,
-  // or with nothing that its pool does not have. `is_gone`: for certain; a member that is not there now may
-  // come back.
-  using PoolIsGone = std::function<bool(const std::string& member, const Uuid& pool)>;
-  static void remove_dead(Env& env, const PoolIsGone& is_gone);
+  // or cannot be found and has all of it.
+  // What is at the path now: a member of the pool; nothing that can be looked at; something else.
+  enum class Seen { member, nothing, other };
+  using LookAtMember = std::function<Seen(const std::string& member, const Uuid& pool)>;
+  static void remove_dead(Env& env, const LookAtMember& look);
 
   // Those after `applied`, in order. Stops, with a warning, before one that is not what it should be.
   [[nodiscard]] std::vector<LogRecord> records(std::uint64_t applied) const;

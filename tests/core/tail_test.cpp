@@ -95,35 +95,41 @@ TEST_CASE("nothing is made of a tail that is damaged but what comes before the d
 TEST_CASE("dead tails are removed: of before a start of the machine, and of pools that are gone") {
   Lab lab;
   const auto names = [&] { return lab.env.shared_memory_names("vsnap-tail-").size(); };
-  bool gone = true;
-  const auto is_gone = [&](const std::string& member, const Uuid& pool) {
+  Tail::Seen seen = Tail::Seen::other;
+  const auto look = [&](const std::string& member, const Uuid& pool) {
     REQUIRE(member == "/a");
     REQUIRE(pool == lab.pool);
-    return gone;
+    return seen;
   };
   auto tail = lab.make(0);
   tail->last() = 5; // which its pool does not have
-  Tail::remove_dead(lab.env, is_gone);
+  Tail::remove_dead(lab.env, look);
   REQUIRE(names() == 1); // it is held
   lab.env.kill();
-  gone = false; // or not to be found now
-  Tail::remove_dead(lab.env, is_gone);
-  REQUIRE(names() == 1);
-  gone = true;
-  Tail::remove_dead(lab.env, is_gone);
+  for (const Tail::Seen there : {Tail::Seen::member, Tail::Seen::nothing}) {
+    seen = there;
+    Tail::remove_dead(lab.env, look);
+    REQUIRE(names() == 1);
+  }
+  seen = Tail::Seen::other;
+  Tail::remove_dead(lab.env, look);
   REQUIRE(names() == 0);
 
-  gone = false;
-  tail = lab.make(5); // nothing in it that the pool does not have; but its successor looks for it
+  seen = Tail::Seen::member;
+  tail = lab.make(5); // nothing in it that the pool does not have; but a successor looks for it
   lab.env.kill();
-  Tail::remove_dead(lab.env, is_gone);
+  Tail::remove_dead(lab.env, look);
   REQUIRE(names() == 1);
+  seen = Tail::Seen::nothing;
+  Tail::remove_dead(lab.env, look);
+  REQUIRE(names() == 0);
+  seen = Tail::Seen::member;
 
   tail = lab.make(0);
   tail->last() = 5;
   lab.env.kill();
   lab.env.new_boot();
-  Tail::remove_dead(lab.env, is_gone);
+  Tail::remove_dead(lab.env, look);
   REQUIRE(names() == 0);
 }
 
