@@ -1,14 +1,10 @@
 #include "sync/direct_volume.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstring>
 #include <utility>
-
-#include "core/log.h"
 
 namespace vsnap {
 namespace {
@@ -226,8 +222,13 @@ bool DirectVolume::fetch(RegionIndex index) {
     if (slot.map && env_.monotonic_ns() < refetch_at_ns_) return false;
     slot.fetching = true;
     ++fetching_;
-    while (is_changing(slot)) { // no further ones of the region begin
-      if (changed_.wait_for(mutex_, kLongestWait)) continue;
+    const auto until = std::chrono::steady_clock::now() + kLongestWait; // however often others wake it
+    while (is_changing(slot)) {                                         // no further ones of the region begin
+      const auto left = until - std::chrono::steady_clock::now();
+      if (left > left.zero()) {
+        changed_.wait_for(mutex_, left);
+        continue;
+      }
       end_fetch(slot);
       return false;
     }
