@@ -377,18 +377,8 @@ class Faults(Delegated, test_sharing.WritingFaults):
         self.alpha.vsnap("snapshot", f"lab/v@after-{time.monotonic_ns()}")
         self.alpha.vsnap("check", "lab")
 
-    def test_a_host_that_only_hears_overwrites_nothing(self):
-        for hook in ("output", "input"):
-            with self.subTest(hook):
-                self.waits_until_delegated()
-                self.beta.run("nft", "add table inet cut; add chain inet cut c { type filter hook "
-                              f"{hook} priority 0; policy drop; }}")
-                support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
-                blocks = self.takes_over()
-                self.beta.run("nft", "delete table inet cut")
-                self.gets_errors_until_it_opens_again(blocks)
-                self.writer = Writer(self, self.far / "v")
-                self.writer.writes_on()
+    def before_a_cut(self):
+        self.waits_until_delegated()
 
     def test_both_daemons_die(self):
         for _ in range(3):

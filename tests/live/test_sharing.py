@@ -562,10 +562,14 @@ class WritingFaults(SharingTest):
         self.switch.ip("link", "set", "beta", "up")
         self.gets_errors_until_it_opens_again(blocks)
 
+    def before_a_cut(self):
+        """What is to be so when the host is cut off."""
+
     def test_a_host_that_only_hears_overwrites_nothing(self):
         """One direction of the cable: what beta says is lost, what it is told arrives; and the other way."""
         for hook in ("output", "input"):
             with self.subTest(hook):
+                self.before_a_cut()
                 self.beta.run("nft", "add table inet cut; add chain inet cut c { type filter hook "
                               f"{hook} priority 0; policy drop; }}")
                 support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
