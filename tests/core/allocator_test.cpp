@@ -4,7 +4,7 @@
 #include <set>
 
 #include "core/format.h"
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/support/catch.h"
 
 using namespace vsnap;

@@ -5,7 +5,7 @@
 #include <random>
 #include <set>
 
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/core/small_pool.h"
 
 using namespace vsnap;

@@ -13,6 +13,7 @@
 #include "core/env.h"
 #include "core/units.h"
 #include "tests/support/catch.h"
+#include "tests/support/seed.h"
 
 using namespace vsnap;
 
@@ -64,7 +65,7 @@ TEST_CASE("direct reads and writes of any offset, length and address are those o
     return;
   }
   CHECK((::fcntl(file.fd(), F_GETFL) & O_DIRECT) != 0);
-  const std::uint64_t seed = std::random_device()();
+  const std::uint64_t seed = test_seed();
   INFO("seed " << seed);
   Random random(seed);
   std::vector<std::byte> model(kFileBytes);
@@ -97,7 +98,7 @@ TEST_CASE("writers of different parts of one block lose nothing of each other") 
   }
   constexpr std::size_t kThreads = 4, kPiece = 331, kPieces = 400, kWritten = kPiece * kPieces;
   static_assert(kWritten <= kFileBytes);
-  const std::uint64_t seed = std::random_device()();
+  const std::uint64_t seed = test_seed();
   INFO("seed " << seed);
   std::vector<std::byte> model(kWritten);
   std::atomic<int> wrong{0};

@@ -13,7 +13,7 @@
 
 #include "core/env.h"
 #include "tests/core/refusal.h"
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/support/short_transfers.h"
 
 using namespace vsnap;

@@ -2,7 +2,7 @@
 #include "core/extent_index.h"
 
 #include "core/schema.h"
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/support/catch.h"
 
 using namespace vsnap;

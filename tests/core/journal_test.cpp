@@ -7,7 +7,7 @@
 #include "core/log.h"
 #include "core/superblock.h"
 #include "tests/core/memory_members.h"
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/support/catch.h"
 
 using namespace vsnap;

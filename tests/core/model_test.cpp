@@ -1,6 +1,5 @@
 // The engine against a model: random operations on both, and everything a user can see must be the same. Seed
-// and length: VSNAP_MODEL_SEED, VSNAP_MODEL_OPERATIONS (100,000 in the normal run). A failure prints the
-// seed.
+// and length: VSNAP_TEST_SEED, VSNAP_MODEL_OPERATIONS (100,000 in the normal run).
 #include <fmt/format.h>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +9,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/memory_env.h"
 #include "tests/support/model_pool.h"
+#include "tests/support/seed.h"
 
 using namespace vsnap;
 
@@ -678,10 +678,9 @@ class Duel {
 } // namespace
 
 TEST_CASE("random operations show what a simple model shows") {
-  const std::uint64_t seed = number_from("VSNAP_MODEL_SEED", std::random_device{}());
+  const std::uint64_t seed = test_seed();
   const std::uint64_t operations = number_from("VSNAP_MODEL_OPERATIONS", 100'000);
-  std::printf("VSNAP_MODEL_SEED=%llu VSNAP_MODEL_OPERATIONS=%llu\n", static_cast<unsigned long long>(seed),
-              static_cast<unsigned long long>(operations));
-  INFO("VSNAP_MODEL_SEED=" << seed);
+  std::printf("VSNAP_MODEL_OPERATIONS=%llu\n", static_cast<unsigned long long>(operations));
+  INFO("VSNAP_TEST_SEED=" << seed);
   Duel(seed).run(operations);
 }

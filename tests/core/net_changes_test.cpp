@@ -3,7 +3,7 @@
 
 #include <set>
 
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/support/catch.h"
 
 using namespace vsnap;

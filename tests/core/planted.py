@@ -88,7 +88,7 @@ SECONDS = 120
 
 
 def passes(harness, tests, fault=None, seed=1):
-    env = {**os.environ, "VSNAP_TEST_SEED": str(seed), "VSNAP_MODEL_SEED": str(seed)}
+    env = {**os.environ, "VSNAP_TEST_SEED": str(seed)}
     env |= {"VSNAP_MODEL_OPERATIONS": "20000", "VSNAP_WORLDS": "3" if fault in THREE else "2"}
     if fault:
         env["VSNAP_PLANT"] = fault

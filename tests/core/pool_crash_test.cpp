@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "core/log.h"
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/core/small_pool.h"
 
 using namespace vsnap;

@@ -4,7 +4,7 @@
 
 #include "core/log.h"
 #include "tests/core/full_lab.h"
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 
 using namespace vsnap;
 

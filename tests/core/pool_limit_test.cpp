@@ -8,7 +8,7 @@
 #include "core/snapshot_limit.h"
 #include "core/wait_listener.h"
 #include "tests/core/limit_lab.h"
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 
 using namespace vsnap;
 

@@ -5,7 +5,7 @@
 #include "core/format.h"
 #include "core/log.h"
 #include "core/superblock.h"
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/core/small_pool.h"
 
 using namespace vsnap;

@@ -4,7 +4,7 @@
 #include <memory>
 #include <thread>
 
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/support/catch.h"
 
 using namespace vsnap;

@@ -7,7 +7,7 @@
 #include <map>
 #include <set>
 
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/support/catch.h"
 #include "tests/support/history_log.h"
 

@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/support/catch.h"
 
 using namespace vsnap;

@@ -10,7 +10,7 @@
 
 #include "sync/host_session.h"
 #include "sync/membership.h"
-#include "tests/core/seed.h"
+#include "tests/support/seed.h"
 #include "tests/support/catch.h"
 
 namespace vsnap {

@@ -1,4 +1,5 @@
 // The seed of a random test: VSNAP_TEST_SEED, or a new one; printed, so that a failure can be run again.
+// packaging/run-tests sets it, or searches with new ones.
 #pragma once
 
 #include <cstdint>
