@@ -22,17 +22,13 @@
 #include "sync/host_list.h"
 #include "sync/host_workers.h"
 #include "sync/invitation_token.h"
+#include "sync/link_options.h"
 
 namespace vsnap {
 namespace {
 
 using std::chrono::milliseconds;
 
-constexpr int kQueuedMessages = 256; // a host
-constexpr int kHandshake_ms = 5000;  // longest
-constexpr int kHeartbeat_ms = 2000;  // of ZeroMQ: finds connections that are dead; renews no lease
-constexpr int kHeartbeatLimit_ms = 6000;
-constexpr int kLinger_ms = 500;  // for what is said last
 constexpr int kMostAtOnce = 256; // messages, before the rest is looked after
 constexpr milliseconds kLongestWait(1000);
 constexpr milliseconds kBindEvery(100);
@@ -218,13 +214,7 @@ Result<> Server::bind() {
   try {
     router_.set(zmq::sockopt::router_mandatory, true);
     router_.set(zmq::sockopt::router_handover, true);
-    router_.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(link_message::kMaxToCoordinator));
-    router_.set(zmq::sockopt::handshake_ivl, kHandshake_ms);
-    router_.set(zmq::sockopt::heartbeat_ivl, kHeartbeat_ms);
-    router_.set(zmq::sockopt::heartbeat_timeout, kHeartbeatLimit_ms);
-    router_.set(zmq::sockopt::sndhwm, kQueuedMessages);
-    router_.set(zmq::sockopt::rcvhwm, kQueuedMessages);
-    router_.set(zmq::sockopt::linger, kLinger_ms);
+    link_options::set(router_, static_cast<std::int64_t>(link_message::kMaxToCoordinator));
     router_.set(zmq::sockopt::ipv6, options_.address.find('[') != std::string::npos);
     router_.bind(options_.address);
     MutexLock lock(mutex_);

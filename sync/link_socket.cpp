@@ -4,17 +4,17 @@
 #include <cstring>
 #include <vector>
 
+#include "sync/link_options.h"
+
 namespace vsnap {
 namespace {
 
-constexpr int kQueuedMessages = 256;
-constexpr int kHandshake_ms = 5000;
-constexpr int kHeartbeat_ms = 2000; // of ZeroMQ: finds a connection that is dead; renews no lease
-constexpr int kHeartbeatLimit_ms = 6000;
 // The pause before each attempt to connect, and up to as much again by chance. It never grows: a coordinator
 // that has been away for most of a lease is to be found before the rest is over, as volumes lapse then.
 constexpr int kReconnect_ms = 100;
-constexpr int kLinger_ms = 500; // for what is said last
+// Of one attempt. The kernel asks again after pauses that double, up to a minute: after a network that was
+// gone for long a new attempt finds it sooner.
+constexpr int kConnect_ms = 1000;
 constexpr int kEvents =
     ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_DISCONNECTED;
 
@@ -34,14 +34,9 @@ Result<LinkSocket> LinkSocket::open(zmq::context_t& context, Env& env, const Opt
     const std::string route = to_string(env.random_uuid());
     socket.set(zmq::sockopt::routing_id, route);
     socket.set(zmq::sockopt::immediate, true); // nothing waits for a connection, and is old when there is one
-    socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(link_message::kMaxToHost + 4096));
-    socket.set(zmq::sockopt::handshake_ivl, kHandshake_ms);
-    socket.set(zmq::sockopt::heartbeat_ivl, kHeartbeat_ms);
-    socket.set(zmq::sockopt::heartbeat_timeout, kHeartbeatLimit_ms);
+    link_options::set(socket, static_cast<std::int64_t>(link_message::kMaxToHost + 4096));
     socket.set(zmq::sockopt::reconnect_ivl, kReconnect_ms);
-    socket.set(zmq::sockopt::sndhwm, kQueuedMessages);
-    socket.set(zmq::sockopt::rcvhwm, kQueuedMessages);
-    socket.set(zmq::sockopt::linger, kLinger_ms);
+    socket.set(zmq::sockopt::connect_timeout, kConnect_ms);
     socket.set(zmq::sockopt::ipv6, true); // and names that stand for either
     const std::string monitor = "inproc://vsnap.link." + route;
     if (::zmq_socket_monitor(socket.handle(), monitor.c_str(), kEvents) != 0) throw zmq::error_t();
