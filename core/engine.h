@@ -274,7 +274,7 @@ class Engine {
   std::unique_ptr<Tail> tail_;                                 // that the log lies in
   static constexpr std::uint64_t kTokenOfNone = 2; // of a daemon without a tail; those of tails are odd
   std::uint64_t tail_token_ = 0; // that the catalog names; 0: it has everything, or a command is at work
-  bool may_have_lost_ = false;   // as of losses(): another one, not yet counted
+  bool may_have_lost_ = false;                                 // as of losses(): another one, not yet counted
   std::uint64_t losses_ = 0;
   std::unique_ptr<ChangeLog> log_;
   std::unique_ptr<Journal> journal_;

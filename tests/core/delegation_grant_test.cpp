@@ -331,7 +331,7 @@ TEST_CASE("places that were handed over and freed can be granted again, to whome
   GrantLab lab;
   lab.begin();
   lab.create("w", kMiB);
-  const ViewHandle w = lab.open_for("w", lab.gamma);
+  std::optional<ViewHandle> w = lab.open_for("w", lab.gamma);
   const Delegation other = lab.give("w", lab.gamma);
   for (std::uint64_t round = 0; round < 40; ++round) {
     CAPTURE(round);
@@ -351,6 +351,7 @@ TEST_CASE("places that were handed over and freed can be granted again, to whome
     REQUIRE(lab.findings().empty()); // and what was freed is free
   }
   lab.end();
+  w.reset();
   REQUIRE(lab.pool->end_delegations(lab.gamma).has_value());
   lab.reopen();
   CHECK(lab.findings() == std::vector<std::string>());
@@ -371,4 +372,121 @@ TEST_CASE("space is granted, and handed over, without a journal") {
   lab.end();
   CHECK(lab.content("v", kFirst) == block_of(7));
   CHECK(lab.findings() == std::vector<std::string>());
+}
+
+namespace {
+
+// What a host that writes to granted places knows of it.
+struct Story {
+  std::optional<Delegation> given;
+  std::vector<PlaceRun> granted;
+  std::uint64_t handed_over = 0; // blocks, durably
+  bool ended = false;
+};
+
+// Blocks from kFirst on are handed over one by one, and the last one is discarded again.
+Story live(GrantLab& lab) {
+  Story story;
+  const auto alive = [&](bool done) { return done && !lab.env.killed(); };
+  auto open = lab.pool->open_view_for(lab.id("v"), lab.beta);
+  if (!alive(open.has_value())) return story;
+  const auto given = lab.pool->delegate(lab.id("v"), lab.beta, 1);
+  if (!alive(given.has_value() && given->has_value())) return story;
+  story.given = **given;
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    if (i % 3 == 0) {
+      const auto more = lab.pool->grant_space(lab.beta, story.given->number, BlockCount(3));
+      if (!alive(more.has_value() && count_of(*more) == 3)) return story;
+      for (const PlaceRun& run : *more) {
+        for (std::uint64_t at = 0; at < run.count.value(); ++at)
+          story.granted.push_back({run.start + BlockCount(at), BlockCount(1)});
+      }
+    }
+    const MapRun run = run_at(kFirst + i, story.granted[i].start);
+    if (!alive(lab.pool->commit_blocks(lab.beta, story.given->number, std::span(&run, 1)).has_value()))
+      return story;
+    story.handed_over = i + 1;
+  }
+  story.granted.pop_back(); // a host writes no more to what it discards
+  if (!alive((*open)->discard((kFirst + 5) * kBlockBytes, kBlockBytes).has_value())) return story;
+  if (!alive((*open)->fsync().has_value())) return story;
+  { const ViewHandle closed = std::move(*open); }
+  static_cast<void>(lab.pool->end_delegations(lab.beta));
+  lab.pool->lose_delegations(lab.gamma); // nothing is; so that what is left to be done is done now
+  story.ended = alive(lab.pool->delegations().empty());
+  return story;
+}
+
+void check_story(GrantLab& lab, const Story& story) {
+  REQUIRE(lab.findings() == std::vector<std::string>());
+  // Somebody else takes all that is free, and the host still writes to what it was granted.
+  lab.create("w", 32 * kMiB);
+  {
+    const ViewHandle w = lab.view("w");
+    std::uint64_t blocks = 0;
+    while (w->write(blocks * kBlockBytes, block_of(3)).has_value()) ++blocks;
+    if (!lab.pool->delegations().empty()) {
+      for (std::size_t i = 0; i < story.granted.size(); ++i)
+        lab.write_at(story.granted[i].start, static_cast<std::uint8_t>(100 + i));
+      // What it has not handed over yet, and once more what was under way
+      for (std::uint64_t i = story.handed_over; i < story.granted.size(); ++i) {
+        const MapRun run = run_at(kFirst + i, story.granted[i].start);
+        const auto done = lab.pool->commit_blocks(lab.beta, story.given->number, std::span(&run, 1));
+        INFO((done ? "" : done.error().message));
+        REQUIRE(done.has_value());
+      }
+      const ViewHandle v = lab.open_for("v", lab.beta);
+      for (std::uint64_t i = 0; i < story.granted.size(); ++i) {
+        CAPTURE(i);
+        REQUIRE(read_from(*v, (kFirst + i) * kBlockBytes) == block_of(static_cast<std::uint8_t>(100 + i)));
+      }
+    }
+    for (std::uint64_t i = 0; i < blocks; ++i) {
+      if (read_from(*w, i * kBlockBytes) != block_of(3)) FAIL("block " << i << " of w");
+    }
+  }
+  REQUIRE(lab.remove("w").has_value());
+  REQUIRE(lab.pool->end_delegations(lab.beta).has_value());
+  lab.reopen();
+  REQUIRE(lab.pool->delegations().empty());
+  REQUIRE(lab.findings() == std::vector<std::string>());
+  REQUIRE(lab.remove("v").has_value());
+  REQUIRE(lab.pool->wait_for_removals({}).has_value());
+  REQUIRE(lab.pool->space().data_bytes == 0);
+}
+
+void crash_everywhere(const std::function<void(GrantLab&, std::uint64_t)>& crash) {
+  log::set_level(log::Level::off);
+  std::uint64_t calls = 0;
+  {
+    GrantLab lab;
+    REQUIRE(lab.pool->keep_snapshots_for(10'000'000'000).has_value());
+    const std::uint64_t before = lab.env.calls();
+    REQUIRE(live(lab).ended);
+    calls = lab.env.calls() - before;
+  }
+  REQUIRE(calls > 12);
+  for (std::uint64_t nth = 1; nth <= calls; ++nth) {
+    CAPTURE(nth);
+    GrantLab lab(nth);
+    REQUIRE(lab.pool->keep_snapshots_for(10'000'000'000).has_value());
+    lab.env.kill_at(nth);
+    const Story story = live(lab);
+    crash(lab, nth);
+    lab.pool.reset();
+    lab.env.kill_at(std::nullopt);
+    lab.open_again();
+    check_story(lab, story);
+  }
+  log::set_level(log::Level::info);
+}
+
+} // namespace
+
+TEST_CASE("granted space through a kill at any call") {
+  crash_everywhere([](GrantLab&, std::uint64_t) {});
+}
+
+TEST_CASE("granted space through a power cut at any call") {
+  crash_everywhere([](GrantLab& lab, std::uint64_t nth) { lab.env.power_cut(nth); });
 }
