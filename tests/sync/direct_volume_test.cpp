@@ -220,3 +220,89 @@ TEST_CASE("what is written at the end of a volume while it is given is read at o
   stop = true;
   others.join();
 }
+
+namespace {
+
+// Of a volume of which nothing is mapped yet, with messages counted.
+struct FirstWrites : DelegationLab {
+  static constexpr std::uint64_t kFirst = kMiB / 2; // unmapped from here on
+
+  // Space is asked for by the first write.
+  [[nodiscard]] bool is_granted() {
+    return becomes([&] {
+      REQUIRE(volume->write(kFirst, block_of(5)).has_value());
+      REQUIRE(volume->discard(kFirst, kBlockBytes).has_value());
+      return is_taken() && asked_for_space() > 0;
+    });
+  }
+  std::uint64_t asked_for_space() { return grants.load(); }
+};
+
+} // namespace
+
+TEST_CASE("first writes to a delegated volume need no message, and whoever opens it next sees them") {
+  FirstWrites lab;
+  REQUIRE(lab.is_granted());
+  REQUIRE(becomes([&] { // its map is fetched, and there is space
+    const auto before = lab.changes.load();
+    REQUIRE(lab.volume->write(lab.kFirst, block_of(6)).has_value());
+    REQUIRE(lab.volume->write(lab.kFirst + 100 * kBlockBytes, block_of(6)).has_value());
+    if (lab.changes.load() == before) return true;
+    REQUIRE(lab.volume->discard(lab.kFirst, kMiB / 2).has_value());
+    return false;
+  }));
+  const auto before = lab.changes.load();
+  for (std::uint64_t block = 1; block < 60; ++block) {
+    const auto stamp = static_cast<std::uint8_t>(block);
+    REQUIRE(lab.volume->write(lab.kFirst + block * kBlockBytes, block_of(stamp)).has_value());
+  }
+  REQUIRE(lab.volume->write(0, block_of(7, 300)).has_value());
+  CHECK(lab.changes.load() == before);
+  REQUIRE(lab.volume->fsync().has_value());
+  CHECK(lab.commits.load() > 0);
+  REQUIRE(lab.volume->write(lab.kFirst + 70 * kBlockBytes + 10, block_of(8, 20)).has_value());
+  const ViewHandle here = lab.view("v"); // takes it back
+  for (std::uint64_t block = 1; block < 60; ++block)
+    REQUIRE(read_from(*here, lab.kFirst + block * kBlockBytes) == block_of(static_cast<std::uint8_t>(block)));
+  CHECK(read_from(*here, lab.kFirst + 70 * kBlockBytes + 10, 20) == block_of(8, 20));
+  CHECK(read_from(*here, lab.kFirst + 70 * kBlockBytes, 10) == block_of(0, 10));
+}
+
+TEST_CASE("a snapshot that is taken while blocks are written for the first time shows one moment of them") {
+  FirstWrites lab;
+  REQUIRE(lab.is_granted());
+  std::atomic<bool> stop = false;
+  std::thread writer([&] {
+    for (std::uint8_t stamp = 1; !stop.load() && stamp < 250; ++stamp) {
+      for (std::uint64_t block = 0; block < 128 && !stop.load(); ++block) {
+        if (!lab.volume->write(lab.kFirst + block * kBlockBytes, block_of(stamp))) return;
+        if (block % 40 == 0 && !lab.volume->fsync()) return;
+      }
+    }
+  });
+  for (int i = 0; i < 6; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    CHECK(lab.snapshot("v@first" + std::to_string(i)).has_value());
+  }
+  stop = true;
+  writer.join();
+  for (int i = 0; i < 6; ++i) {
+    const auto all = read_from(*lab.view("v@first" + std::to_string(i)), lab.kFirst, 128 * kBlockBytes);
+    INFO(i);
+    bool fell = false;
+    for (std::uint64_t block = 1; block < 128; ++block) {
+      const auto before = std::to_integer<int>(all[(block - 1) * kBlockBytes]);
+      const auto now = std::to_integer<int>(all[block * kBlockBytes]);
+      REQUIRE(before - now >= 0);
+      REQUIRE(before - now <= 1);
+      REQUIRE(!(fell && before != now));
+      fell = fell || before != now;
+    }
+  }
+  lab.volume = {};
+  lab.far.reset();
+  REQUIRE(becomes([&] { return lab.pool->delegations().empty(); }));
+  const auto report = lab.pool->check(true, {});
+  REQUIRE(report.has_value());
+  for (const Finding& finding : report->findings) FAIL_CHECK(finding.what);
+}

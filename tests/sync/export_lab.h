@@ -14,6 +14,9 @@ inline constexpr std::uint64_t kBlocks = 64;
 struct ExportLab : SharedLab {
   std::unique_ptr<ViewExports> exports;
   KeyPair beta;
+  std::atomic<std::uint64_t> changes{0}; // that hosts have asked for: of data
+  std::atomic<std::uint64_t> grants{0};  // of space, that hosts have got
+  std::atomic<std::uint64_t> commits{0};
 
   explicit ExportLab(bool direct = false) {
     vsnap::log::set_level(vsnap::log::Level::off);
@@ -41,7 +44,11 @@ struct ExportLab : SharedLab {
     REQUIRE(made.has_value());
     exports = std::move(*made);
     const auto serve = [this](const HostInfo& host, const wire::LinkRequest& request) {
-      return exports->serve(host, request);
+      wire::LinkReply reply = exports->serve(host, request);
+      if (request.has_write()) ++changes;
+      if (reply.granted_space().places_size() > 0) ++grants;
+      if (request.has_commit_blocks() && !reply.has_error()) ++commits;
+      return reply;
     };
     auto started = Coordinator::start(*pool, Env::real(),
                                       {address, server_key, lease_ns, true, serve, {}, exports.get()});
