@@ -283,6 +283,22 @@ class Commands(DelegationTest):
             self.assertEqual(list(range(numbers[-1] - len(numbers) + 1, numbers[-1] + 1)), numbers)
         self.ends_well(self.writer)
 
+    def test_a_command_says_for_how_long_it_held_writes(self):
+        held = self.alpha.vsnap("snapshot", "-v", "lab/v@s").out
+        self.assertRegex(held, r"(?m)^lab/v@s: I/O paused for [0-9.]+ m?s \(2 hosts\)$")
+        self.waits_until_delegated()
+        for number, host in enumerate((self.alpha, self.beta)):
+            self.waits_until_delegated()
+            taken = host.json("snapshot", f"lab/v@{number}")
+            self.assertEqual(2, taken["hosts"])
+            self.assertGreater(taken["pause_ns"], 0)
+        self.waits_until_delegated()
+        resized = self.beta.json("resize", "lab/v", str(2 * self.size))
+        self.assertEqual(1, resized["hosts"])  # nothing is held here
+        self.assertGreater(resized["pause_ns"], 0)
+        self.waits_until_delegated()
+        self.ends_well(self.writer)
+
     def test_it_is_resized(self):
         self.goes_on("resize", "lab/v", str(2 * self.size))
         self.assertEqual(2 * self.size, os.stat(self.far / "v").st_size)
