@@ -519,7 +519,7 @@ Result<ControlReply> dispatch_hosts(Pool& pool, const ControlRequest& request) {
                                           ? pool.hosts()
                                           : host_list::revoke(pool, request.revoke_host(), request.again()));
   ControlReply reply;
-  *reply.mutable_hosts() = host_list::of(hosts, Env::real().wall_clock_ns());
+  *reply.mutable_hosts() = host_list::of(hosts, host_list::held_of(pool), Env::real().wall_clock_ns());
   return reply;
 }
 

@@ -299,6 +299,15 @@ class Commands(DelegationTest):
         self.waits_until_delegated()
         self.ends_well(self.writer)
 
+    def test_the_list_of_hosts_says_what_each_holds(self):
+        host = self.alpha.json("host", "list", "lab")["hosts"][0]
+        self.assertEqual((1, 1, 0), (host["open"], host["delegated"], host["lost"]))
+        self.mentions(self.alpha.vsnap("host", "list", "lab").out, "HOLDS", "1 open, 1 delegated")
+        self.assertEqual("1 open, 1 delegated", self.beta.json("host", "list", "lab")["hosts"][0]["holds"])
+        self.ends_well(self.writer)
+        support.wait_until(lambda: self.alpha.json("host", "list", "lab")["hosts"][0]["holds"] is None,
+                           what="that it holds nothing")
+
     def test_it_is_resized(self):
         self.goes_on("resize", "lab/v", str(2 * self.size))
         self.assertEqual(2 * self.size, os.stat(self.far / "v").st_size)
