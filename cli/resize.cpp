@@ -86,10 +86,8 @@ Result<int> run(const CommonOptions& common, const Options& options) {
              {"name", name},
              {"old_size", result.old_size_bytes()},
              {"size", size_bytes}};
-    if (common.dry_run)
-      out["data_lost"] = result.cut_bytes();
-    else
-      add_pause(out, reply);
+    if (common.dry_run) out["data_lost"] = result.cut_bytes();
+    add_pause(out, reply);
     print_json(std::move(out));
   } else if (common.dry_run) {
     fmt::print("{}", plan_text(name, result));

@@ -58,7 +58,7 @@ void print_plan(const CommonOptions& common, const std::string& pool, const Remo
              {"removed", removed},
              {"given_back", plan.given_back},
              {"frees", plan.frees_bytes}};
-    if (!common.dry_run) add_pause(out, reply);
+    add_pause(out, reply);
     print_json(std::move(out));
   } else if (common.dry_run || common.verbose) {
     fmt::print("{}{}", plan_text(pool, plan, common.dry_run), pause_text(pool, reply));

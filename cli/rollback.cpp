@@ -49,7 +49,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
     Json out{{"dry_run", common.dry_run},
              {"to", spec.pool + "/" + result.to.text()},
              {"kept", result.kept ? Json(spec.pool + "/" + result.kept->text()) : Json(nullptr)}};
-    if (!common.dry_run) add_pause(out, reply);
+    add_pause(out, reply);
     print_json(std::move(out));
   } else if (common.dry_run && !common.quiet) {
     fmt::print("{}", plan_text(spec.pool, result));
