@@ -6,7 +6,7 @@ A round on two hosts is some seconds in which both use the volume, a fault, and 
 53 of them, 50 with a kill, a daemon that stands still or a cable that is cut, and 8 kills on one host: some
 two minutes and a half.
 
-VSNAP_HISTORY_ROUNDS: how many rounds of each kind instead, as many on one host; 50 take half an hour.
+VSNAP_HISTORY_ROUNDS: how many rounds of each kind instead, and kills of each kind on one host.
 VSNAP_KEEP_HISTORIES: a folder where the records of a test that fails are kept.
 """
 
