@@ -58,8 +58,8 @@ class Coordinator {
     bool keep_trying = false;
     Serve serve = {};
     AnswerFirst answer_first = {};
-    CountOpen count_open = {};
     SessionListener* listener = nullptr;
+    CountOpen count_open = {};
   };
   // `pool` must outlive it.
   static Result<std::unique_ptr<Coordinator>> start(Pool& pool, Env& env, Options options);
