@@ -19,7 +19,7 @@
 //    host hears of them. A map names them only once commit_blocks() was called with them, and each is given
 //    a block once.
 // 7. commit_blocks() is answered when the changes are durable; the data is, by its caller's word. A run is
-//    taken whole or not at all, within a region and the MiB; the same one again is as good as done.
+//    taken whole or not at all within each aligned 4 MiB; the same one again is as good as done.
 // 8. What of a grant has not been committed is free once the delegation has ended, and not before: of a lost
 //    one that is when the snapshot goes.
 // Threads: plain values; a keeper is called by any thread.
