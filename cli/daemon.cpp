@@ -260,6 +260,7 @@ Result<> Daemon::start_coordinator(bool again) {
     coordinator.answer_first = [this](const wire::ControlRequest& request) {
       return exports_->answer(request);
     };
+    coordinator.count_open = [this] { return exports_->open_by_hosts(); };
     VSNAP_TRY_ASSIGN(coordinator.key, host_key());
     VSNAP_TRY_ASSIGN(coordinator_, Coordinator::start(*pool_, Env::real(), std::move(coordinator)));
     exports_->set_coordinator(coordinator_.get());

@@ -6,7 +6,9 @@
 
 namespace vsnap::cli {
 
-// From now on nobody looks at the terminal: standard error goes to the pool's log.
+// From now on nobody looks at the terminal: standard error goes to the pool's log, whose lines have the time.
 void leave_terminal(const std::string& pool);
+// Of a process that may have inherited the log as its standard error: then its lines have the time, too.
+void know_log(const std::string& pool);
 
 } // namespace vsnap::cli

@@ -4,10 +4,10 @@
 #include <algorithm>
 
 #include "cli/mount_table.h"
-#include "cli/output.h"
 #include "cli/pool_access.h"
 #include "cli/rate.h"
 #include "cli/registry.h"
+#include "cli/taken_snapshots.h"
 
 namespace vsnap::cli {
 namespace {
@@ -44,9 +44,10 @@ Result<int> take_full_snapshot(const CommonOptions& common, const std::string& t
   VSNAP_TRY_ASSIGN(wire::ControlRequest request, make_request(*spec.view, arguments));
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(spec.pool));
   const std::vector<ViewName> names{*spec.view};
+  wire::ControlReply reply;
   VSNAP_TRY_ASSIGN(const auto levels,
                    take_snapshots(access, spec.pool, names, freeze, common, [&]() -> Result<> {
-                     VSNAP_TRY(access.call(std::move(request)));
+                     VSNAP_TRY_ASSIGN(reply, access.call(std::move(request)));
                      return {};
                    }));
   if (arguments.wait) {
@@ -61,7 +62,7 @@ Result<int> take_full_snapshot(const CommonOptions& common, const std::string& t
   }
   const bool rests = !access.daemon() && !arguments.wait;
   VSNAP_TRY(access.close());
-  print_snapshots(common, spec.pool, names, levels);
+  print_snapshots(common, spec.pool, names, levels, reply);
   if (rests && !common.quiet && !common.json)
     fmt::print(stderr, "{}: is copied once the pool is mounted (--wait copies it here and now)\n", name);
   return 0;

@@ -47,6 +47,10 @@ Table list_table(bool verbose) {
                 {"lease", true},
                 {"state"},
                 {"lag", true},
+                {"holds"},
+                {"open", true, false},
+                {"delegated", true, false},
+                {"lost", true, false},
                 {"refused", true, verbose},
                 {"malformed", true, verbose},
                 {"stale", true, verbose},
@@ -81,6 +85,18 @@ std::string key_of(const std::string& bytes) {
   return key_text(key);
 }
 
+// "3 open, 1 delegated"
+Cell holds_cell(const wire::HostEntry& host) {
+  std::string text;
+  const auto add = [&](std::uint64_t count, const char* what) {
+    if (count > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, what);
+  };
+  add(host.open(), "open");
+  add(host.delegated(), "delegated");
+  add(host.lost(), "lost");
+  return Cell::text_if(text);
+}
+
 void add_row(Table& table, const wire::HostEntry& host) {
   const bool has_session = host.session() != 0;
   const std::uint64_t stale = host.refused_epoch() + host.refused_session() + host.refused_sequence();
@@ -89,6 +105,7 @@ void add_row(Table& table, const wire::HostEntry& host) {
        has_session ? Cell::number(host.session()) : Cell::none(),
        has_session || host.state() == wire::HOST_INVITED ? duration_cell(host.lease_left_ns()) : Cell::none(),
        Cell::text(state_text(host.state())), has_session ? Cell::number(host.lag()) : Cell::none(),
+       holds_cell(host), Cell::number(host.open()), Cell::number(host.delegated()), Cell::number(host.lost()),
        Cell::number(stale + host.refused_malformed() + host.refused_other()),
        Cell::number(host.refused_malformed()), Cell::number(stale), Cell::time(host.joined_ns()),
        Cell::text_if(key_of(host.key()))});

@@ -233,22 +233,6 @@ Json view_json(const std::string& pool, const ViewInfo& view) {
   return out;
 }
 
-void print_snapshots(const CommonOptions& common, const std::string& pool, const std::vector<ViewName>& names,
-                     const std::vector<SnapshotLevel>& levels) {
-  Json texts = Json::array();
-  Json words = Json::array();
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    texts.push_back(pool + "/" + names[i].text());
-    words.push_back(to_string(levels[i]));
-  }
-  if (common.json) {
-    print_json({{"snapshots", texts}, {"levels", words}});
-  } else if (common.verbose) {
-    for (std::size_t i = 0; i < names.size(); ++i)
-      fmt::print("created {}/{}, level {}\n", pool, names[i].text(), to_string(levels[i]));
-  }
-}
-
 Json space_json(const SpaceInfo& space) {
   Json out = Json::object();
   out["size"] = space.size_bytes;

@@ -75,8 +75,5 @@ void print_pairs(const std::vector<std::pair<std::string, std::string>>& pairs);
 [[nodiscard]] std::pair<Cell, Cell> snapshot_space_cells(const ViewInfo& view);
 [[nodiscard]] Json view_json(const std::string& pool, const ViewInfo& view);
 [[nodiscard]] Json space_json(const SpaceInfo& space);
-// What vsnap snapshot says of those that it took.
-void print_snapshots(const CommonOptions& common, const std::string& pool, const std::vector<ViewName>& names,
-                     const std::vector<SnapshotLevel>& levels);
 
 } // namespace vsnap::cli

@@ -4,6 +4,7 @@
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"
+#include "cli/pause.h"
 #include "cli/pool_access.h"
 
 namespace vsnap::cli {
@@ -16,10 +17,13 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
   VSNAP_TRY_ASSIGN(const auto reply, ask_pool(spec.pool, std::move(request)));
   const ViewInfo view = wire::from_wire(reply.view());
   if (common.json) {
-    print_json({{"view", view_json(spec.pool, view)}});
+    Json out{{"view", view_json(spec.pool, view)}};
+    add_pause(out, reply);
+    print_json(std::move(out));
   } else if (common.verbose) {
-    fmt::print("{}/{}: {}\n", spec.pool, view.name.text(),
-               view.state.empty() ? "final: no program had the volume open" : view.state);
+    const std::string name = spec.pool + "/" + view.name.text();
+    fmt::print("{}: {}\n{}", name, view.state.empty() ? "final: no program had the volume open" : view.state,
+               pause_text(name, reply));
   }
   return 0;
 }

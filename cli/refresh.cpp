@@ -4,6 +4,7 @@
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"
+#include "cli/pause.h"
 #include "cli/pool_access.h"
 
 namespace vsnap::cli {
@@ -30,17 +31,22 @@ Result<int> run(const CommonOptions& common, const std::string& target) {
   wire::ControlRequest request;
   *request.mutable_refresh()->mutable_name() = wire::to_wire(*spec.view);
   VSNAP_TRY_ASSIGN(const auto reply, ask_pool(spec.pool, std::move(request)));
-  if (common.json) print_json({{"view", view_json(spec.pool, wire::from_wire(reply.view()))}});
-  if (common.verbose && !common.json) fmt::print("refreshed {}/{}\n", spec.pool, spec.view->text());
+  const std::string name = spec.pool + "/" + spec.view->text();
+  if (common.json) {
+    Json out{{"view", view_json(spec.pool, wire::from_wire(reply.view()))}};
+    add_pause(out, reply);
+    print_json(std::move(out));
+  } else if (common.verbose) {
+    fmt::print("refreshed {}\n{}", name, pause_text(name, reply));
+  }
   return 0;
 }
 
 } // namespace
 
 void register_refresh(Program& program) {
-  Command command =
-      program.add("refresh", "POOL/VOL@SNAP", "Give a snapshot the content that its volume has now.",
-                  Takes::dry_run);
+  Command command = program.add("refresh", "POOL/VOL@SNAP",
+                                "Give a snapshot the content that its volume has now.", Takes::dry_run);
   auto target = std::make_shared<std::string>();
   command.argument("SNAPSHOT", *target);
   program.on(command, [target](const CommonOptions& common) { return run(common, *target); });

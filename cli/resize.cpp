@@ -5,6 +5,7 @@
 #include "cli/in_use.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"
+#include "cli/pause.h"
 #include "cli/pool_access.h"
 #include "core/units.h"
 
@@ -86,12 +87,13 @@ Result<int> run(const CommonOptions& common, const Options& options) {
              {"old_size", result.old_size_bytes()},
              {"size", size_bytes}};
     if (common.dry_run) out["data_lost"] = result.cut_bytes();
+    add_pause(out, reply);
     print_json(std::move(out));
   } else if (common.dry_run) {
     fmt::print("{}", plan_text(name, result));
   } else if (common.verbose) {
-    fmt::print("resized {} from {} to {}\n", name, format_size(result.old_size_bytes()),
-               format_size(size_bytes));
+    fmt::print("resized {} from {} to {}\n{}", name, format_size(result.old_size_bytes()),
+               format_size(size_bytes), pause_text(name, reply));
   }
   return 0;
 }

@@ -5,6 +5,7 @@
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"
+#include "cli/pause.h"
 #include "cli/pool_access.h"
 
 namespace vsnap::cli {
@@ -48,16 +49,19 @@ std::string plan_text(const std::string& pool, const RemovalPlan& plan, bool wou
   return out + fmt::format("{} {}\n", would ? "would free" : "frees", format_size(plan.frees_bytes));
 }
 
-void print_plan(const CommonOptions& common, const std::string& pool, const RemovalPlan& plan) {
+void print_plan(const CommonOptions& common, const std::string& pool, const RemovalPlan& plan,
+                const wire::ControlReply& reply) {
   if (common.json) {
     Json removed = Json::array();
     for (const ViewName& name : plan.removed) removed.push_back(pool + "/" + name.text());
-    print_json({{"dry_run", common.dry_run},
-                {"removed", removed},
-                {"given_back", plan.given_back},
-                {"frees", plan.frees_bytes}});
+    Json out{{"dry_run", common.dry_run},
+             {"removed", removed},
+             {"given_back", plan.given_back},
+             {"frees", plan.frees_bytes}};
+    add_pause(out, reply);
+    print_json(std::move(out));
   } else if (common.dry_run || common.verbose) {
-    fmt::print("{}", plan_text(pool, plan, common.dry_run));
+    fmt::print("{}{}", plan_text(pool, plan, common.dry_run), pause_text(pool, reply));
   }
 }
 
@@ -91,7 +95,7 @@ Result<int> run(const CommonOptions& common, const Options& options) {
     }
   }
   VSNAP_TRY(access.close());
-  print_plan(common, pool, plan);
+  print_plan(common, pool, plan, reply);
   return 0;
 }
 

@@ -4,6 +4,7 @@
 #include "cli/command.h"
 #include "cli/mount_table.h"
 #include "cli/output.h"
+#include "cli/pause.h"
 #include "cli/pool_access.h"
 
 namespace vsnap::cli {
@@ -37,23 +38,26 @@ Result<int> run(const CommonOptions& common, const Options& options) {
     VSNAP_TRY_ASSIGN(const auto preview, access.call(make_request(spec, true, true)));
     VSNAP_TRY(confirm(common, "rollback", plan_text(spec.pool, wire::from_wire(preview.rollback()))));
   }
-  RollbackResult result;
+  wire::ControlReply reply;
   {
     CommandSink sink(common, "roll back " + spec.pool + "/" + spec.view->text(), ProgressUnit::bytes);
-    VSNAP_TRY_ASSIGN(const auto reply,
-                     access.call(make_request(spec, options.discard, common.dry_run), sink));
+    VSNAP_TRY_ASSIGN(reply, access.call(make_request(spec, options.discard, common.dry_run), sink));
     VSNAP_TRY(access.close());
-    result = wire::from_wire(reply.rollback());
   }
+  const RollbackResult result = wire::from_wire(reply.rollback());
   if (common.json) {
-    print_json({{"dry_run", common.dry_run},
-                {"to", spec.pool + "/" + result.to.text()},
-                {"kept", result.kept ? Json(spec.pool + "/" + result.kept->text()) : Json(nullptr)}});
+    Json out{{"dry_run", common.dry_run},
+             {"to", spec.pool + "/" + result.to.text()},
+             {"kept", result.kept ? Json(spec.pool + "/" + result.kept->text()) : Json(nullptr)}};
+    add_pause(out, reply);
+    print_json(std::move(out));
   } else if (common.dry_run && !common.quiet) {
     fmt::print("{}", plan_text(spec.pool, result));
   } else if (result.kept && !common.quiet) {
     fmt::print("kept the state before as {}/{}\n", spec.pool, result.kept->text());
   }
+  if (common.verbose && !common.dry_run && !common.json)
+    fmt::print("{}", pause_text(spec.pool + "/" + result.to.volume, reply));
   return 0;
 }
 

@@ -39,6 +39,7 @@ Result<int> run(const std::string& socket) {
       return failure(ErrorKind::failed, EPROTO, "serve: not all descriptors of the mount have come");
     started = true;
   }
+  if (options.background) know_log(options.pool);
   bool is_ready = false;
   const auto ready = [&] {
     if (options.background) leave_terminal(options.pool);

@@ -5,8 +5,8 @@
 #include "cli/freeze.h"
 #include "cli/full_snapshot.h"
 #include "cli/mount_table.h"
-#include "cli/output.h"
 #include "cli/pool_access.h"
+#include "cli/taken_snapshots.h"
 
 namespace vsnap::cli {
 namespace {
@@ -50,16 +50,17 @@ Result<int> run(const CommonOptions& common, const Options& options) {
     names.push_back(*spec.view);
   }
   VSNAP_TRY_ASSIGN(PoolAccess access, PoolAccess::open(pool));
+  wire::ControlReply reply;
   const auto levels = take_snapshots(access, pool, names, options.freeze, common, [&]() -> Result<> {
     wire::ControlRequest request;
     for (const ViewName& name : names) *request.mutable_snapshot()->add_names() = wire::to_wire(name);
-    VSNAP_TRY(access.call(std::move(request)));
+    VSNAP_TRY_ASSIGN(reply, access.call(std::move(request)));
     return {};
   });
   const auto closed = access.close();
   VSNAP_TRY(levels);
   VSNAP_TRY(closed);
-  print_snapshots(common, pool, names, *levels);
+  print_snapshots(common, pool, names, *levels, reply);
   return 0;
 }
 

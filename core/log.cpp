@@ -35,6 +35,7 @@ spdlog::level::level_enum spdlog_level(Level level) {
 } // namespace
 
 void set_level(Level level) { logger().set_level(spdlog_level(level)); }
+void add_times() { logger().set_pattern("%Y-%m-%dT%H:%M:%S.%e%z vsnap: %l: %v"); }
 void write(Level level, std::string_view line) { logger().log(spdlog_level(level), line); }
 
 } // namespace vsnap::log

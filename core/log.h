@@ -11,6 +11,7 @@ namespace vsnap::log {
 enum class Level { debug, info, warning, error, off };
 
 void set_level(Level level);
+void add_times(); // each line begins with the time, from now on: for a file that somebody reads later
 void write(Level level, std::string_view line);
 
 template <class... Args>

@@ -175,6 +175,9 @@ Result<> PoolImpl::wait_for_return(std::span<const ObjectId> volumes, std::uint6
     if (standing.entries.empty()) return {};
     VSNAP_TRY(check_will_return(standing.entries, config));
     const std::int64_t now_ns = env_.monotonic_ns();
+    for (const DelegationTable::Entry& entry : standing.entries) {
+      if (config && !told_ns) UntilGivenAgain::told(env_, entry.delegation.host);
+    }
     if (!told_ns || now_ns - *told_ns >= kOverdue_ns) {
       tell_keeper(standing.entries, told_ns.has_value());
       told_ns = now_ns;
@@ -235,10 +238,11 @@ Result<> PoolImpl::check_not_left(ObjectId snapshot) {
   return lost ? lost_failure(*lost) : Result<>();
 }
 
-Result<> PoolImpl::take_back_for_line(ObjectId volume) {
-  VSNAP_TRY(check_not_lost(volume));
-  VSNAP_TRY(take_back(std::span(&volume, 1)));
-  return check_not_lost(volume); // it was lost meanwhile
+Result<> PoolImpl::take_back_for_line(std::span<const ObjectId> volumes) {
+  for (const ObjectId volume : volumes) VSNAP_TRY(check_not_lost(volume));
+  VSNAP_TRY(take_back(volumes));
+  for (const ObjectId volume : volumes) VSNAP_TRY(check_not_lost(volume)); // it was lost meanwhile
+  return {};
 }
 
 std::vector<ObjectId> PoolImpl::volumes_that_see(const Branch& branch) {

@@ -10,6 +10,7 @@
 namespace vsnap {
 
 Result<> PoolImpl::snapshot_full(const ViewName& name, const FullSnapshotOptions& options) {
+  const UntilGivenAgain given_again(env_);
   MutexLock config(config_mutex_);
   VSNAP_TRY(check_room());
   std::vector<NewSnapshot> made(1);

@@ -28,6 +28,7 @@
 #include "core/granted_space.h"
 #include "core/hold.h"
 #include "core/objects.h"
+#include "core/pause.h"
 #include "core/pool.h"
 #include "core/sweeper.h"
 #include "core/volume_io.h"
@@ -307,9 +308,12 @@ class PoolImpl final : public Pool {
   // Recalls what stands of the volumes and waits until it is returned. First of all that a configuration
   // operation does once it has found what it is about, before it holds writes. Busy: its host was lost.
   Result<> take_back(std::span<const ObjectId> volumes) VSNAP_REQUIRES(config_mutex_);
-  // The same of who draws a line through the volume's versions; busy also while what a lost host may still
+  // The same of who draws a line through the volumes' versions; busy also while what a lost host may still
   // write would show in what is drawn.
-  Result<> take_back_for_line(ObjectId volume) VSNAP_REQUIRES(config_mutex_);
+  Result<> take_back_for_line(std::span<const ObjectId> volumes) VSNAP_REQUIRES(config_mutex_);
+  Result<> take_back_for_line(ObjectId volume) VSNAP_REQUIRES(config_mutex_) {
+    return take_back_for_line(std::span(&volume, 1));
+  }
   [[nodiscard]] Result<> check_not_lost(ObjectId volume);
   // Busy where the snapshot keeps what a lost host may still write to.
   [[nodiscard]] Result<> check_not_left(ObjectId snapshot);

@@ -36,7 +36,9 @@ Result<bool> PoolImpl::count_snapshots_of(const ObjectPtr& volume) {
     if (limit.is_exact() || !limit.active()) return true; // somebody else has counted
     IoGate& gate = volume->branch->gate;
     const bool held = !planted(Fault::counted_while_written);
+    std::optional<WritesHeld> noted;
     if (held) {
+      noted.emplace(env_);
       gate.close();
       gate.drain();
     }
@@ -44,6 +46,7 @@ Result<bool> PoolImpl::count_snapshots_of(const ObjectPtr& volume) {
     const SnapshotLimit::Count count = limit.begin_count();
     auto committed = engine_->commit_with({});
     if (held) gate.open();
+    noted.reset();
     VSNAP_TRY(committed);
     if (engine_->committed() < line) continue; // it gave way to a snapshot
     const Family family = sweeper_->family();

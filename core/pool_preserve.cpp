@@ -63,6 +63,7 @@ Result<ObjectPtr> PoolImpl::plan_preserve(const ViewName& name) {
 }
 
 Result<ViewInfo> PoolImpl::preserve(const ViewName& name) {
+  const UntilGivenAgain given_again(env_);
   MutexLock config(config_mutex_);
   VSNAP_TRY_ASSIGN(const ObjectPtr first, plan_preserve(name));
   Branch& below = *first->branch;
@@ -76,11 +77,14 @@ Result<ViewInfo> PoolImpl::preserve(const ViewName& name) {
   {
     MutexLock commit(engine_->commit_mutex());
     assert_taken_back(below);
-    below.gate.close(); // no write may go past the pair
-    below.gate.drain();
-    view->set_above(pair.get());
-    second->size_bytes.store(first->size_bytes.load());
-    below.gate.open();
+    {
+      const WritesHeld held(env_);
+      below.gate.close(); // no write may go past the pair
+      below.gate.drain();
+      view->set_above(pair.get());
+      second->size_bytes.store(first->size_bytes.load());
+      below.gate.open();
+    }
     auto done = store_preserve(name, first, second, *branch);
     if (!done) {
       below.gate.close();

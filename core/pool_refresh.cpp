@@ -15,6 +15,7 @@ Result<> PoolImpl::check_replaceable(const Object& snapshot) {
 }
 
 Result<ViewInfo> PoolImpl::refresh(const ViewName& name) {
+  const UntilGivenAgain given_again(env_);
   MutexLock config(config_mutex_);
   VSNAP_TRY(check_room());
   VSNAP_TRY_ASSIGN(const ObjectPtr fresh, new_snapshot(name));

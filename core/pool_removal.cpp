@@ -112,6 +112,7 @@ Result<RemovalPlan> PoolImpl::remove(std::span<const ViewName> names, RemoveOpti
     VSNAP_TRY_ASSIGN(plan, estimate_removal(names, options));
     if (options.dry_run) return plan;
   }
+  const UntilGivenAgain given_again(env_);
   MutexLock config(config_mutex_);
   VSNAP_TRY_ASSIGN(const RemovalSet set, plan_removal(names, options));
   plan.removed.clear();

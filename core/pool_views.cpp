@@ -17,10 +17,13 @@ Result<> PoolImpl::draw_line(std::span<Branch* const> branches,
                              const std::function<void(std::uint64_t line)>& at_the_line,
                              const Engine::Step& step) {
   for (Branch* const branch : branches) assert_taken_back(*branch);
-  for (Branch* const branch : branches) branch->gate.close();
-  for (Branch* const branch : branches) branch->gate.drain();
-  at_the_line(engine_->draw_line());
-  for (Branch* const branch : branches) branch->gate.open();
+  {
+    const WritesHeld held(env_);
+    for (Branch* const branch : branches) branch->gate.close();
+    for (Branch* const branch : branches) branch->gate.drain();
+    at_the_line(engine_->draw_line());
+    for (Branch* const branch : branches) branch->gate.open();
+  }
   auto recorded = engine_->record_line(with_generation(step));
   // Writes already go by the new numbers.
   if (!recorded) engine_->fail(recorded.error());
@@ -44,6 +47,7 @@ Result<ObjectPtr> PoolImpl::new_snapshot(const ViewName& name) {
 
 Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
   if (names.empty()) return failure(ErrorKind::usage, "no snapshot named (POOL/VOLUME@SNAPSHOT)");
+  const UntilGivenAgain given_again(env_);
   MutexLock config(config_mutex_);
   VSNAP_TRY(check_room());
   std::vector<NewSnapshot> made;
@@ -60,7 +64,9 @@ Result<> PoolImpl::snapshot(std::span<const ViewName> names) {
     }
     made.push_back({std::move(snapshot), nullptr, nullptr});
   }
-  for (const NewSnapshot& each : made) VSNAP_TRY(take_back_for_line(each.object->volume->id));
+  std::vector<ObjectId> volumes;
+  for (const NewSnapshot& each : made) volumes.push_back(each.object->volume->id);
+  VSNAP_TRY(take_back_for_line(volumes));
   VSNAP_TRY(check_snapshot_room(made));
   for (; planted(Fault::group_in_turn) && made.size() > 1; made.pop_back()) {
     std::vector<NewSnapshot> one(1);
@@ -171,6 +177,7 @@ Result<ViewInfo> PoolImpl::clone(const ViewName& from, const std::string& new_vo
 
 Result<RollbackResult> PoolImpl::rollback(const ViewName& to, bool discard, bool dry_run,
                                           const Progress& progress) {
+  const UntilGivenAgain given_again(env_);
   MutexLock config(config_mutex_);
   if (!to.is_snapshot()) {
     return failure(ErrorKind::usage, fmt::format("{}/{}: name the snapshot to go back to, as in {}@monday",

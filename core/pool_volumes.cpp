@@ -167,6 +167,7 @@ Result<> PoolImpl::finish_trim(const ObjectPtr& volume) {
 }
 
 Result<> PoolImpl::resize(ObjectId id, std::uint64_t size_bytes, bool allow_shrink) {
+  const UntilGivenAgain given_again(env_);
   MutexLock config(config_mutex_);
   ObjectPtr volume;
   std::string name;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <algorithm>
 
+#include "core/pause.h"
 #include "sync/host_list.h"
 
 namespace vsnap {
@@ -518,7 +519,7 @@ Result<ControlReply> dispatch_hosts(Pool& pool, const ControlRequest& request) {
                                           ? pool.hosts()
                                           : host_list::revoke(pool, request.revoke_host(), request.again()));
   ControlReply reply;
-  *reply.mutable_hosts() = host_list::of(hosts, Env::real().wall_clock_ns());
+  *reply.mutable_hosts() = host_list::of(hosts, host_list::held_of(pool), Env::real().wall_clock_ns());
   return reply;
 }
 
@@ -614,15 +615,42 @@ Result<ControlReply> dispatch(Pool& pool, const ControlRequest& request, Control
   }
 }
 
+// What draws a line, or takes back volumes that are delegated: how long that held writes is answered, too.
+bool holds_writes(const ControlRequest& request) {
+  switch (request.operation_case()) {
+    case ControlRequest::kSnapshot:
+    case ControlRequest::kSnapshotFull:
+    case ControlRequest::kRefresh:
+    case ControlRequest::kPreserve:
+      return true;
+    case ControlRequest::kRollback:
+      return !request.rollback().dry_run();
+    case ControlRequest::kResize:
+      return !request.resize().dry_run();
+    case ControlRequest::kRemove:
+      return !request.remove().dry_run();
+    default:
+      return false;
+  }
+}
+
+Result<ControlReply> dispatch_noting_pause(Pool& pool, const ControlRequest& request, ControlSink& sink) {
+  if (!holds_writes(request)) return dispatch(pool, request, sink);
+  const PauseNote note;
+  VSNAP_TRY_ASSIGN(ControlReply reply, dispatch(pool, request, sink));
+  *reply.mutable_pause() = to_wire(note.pause());
+  return reply;
+}
+
 Result<ControlReply> execute_once(Pool& pool, const ControlRequest& request, ControlSink& sink) {
-  if (!is_noted(request)) return dispatch(pool, request, sink);
+  if (!is_noted(request)) return dispatch_noting_pause(pool, request, sink);
   const RequestId id{RequestId::Source::command, request.id()};
   if (request.again()) {
     VSNAP_TRY_ASSIGN(const auto before, pool.carried_out(id));
     if (before) return answer_again(pool, request);
   }
   const AskedBy asked(id);
-  return dispatch(pool, request, sink);
+  return dispatch_noting_pause(pool, request, sink);
 }
 
 } // namespace

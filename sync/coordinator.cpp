@@ -626,7 +626,7 @@ Result<wire::ControlReply> Server::revoke(const wire::RevokeHostRequest& request
   {
     const MutexLock roster(roster_mutex_);
     VSNAP_TRY_ASSIGN(const Hosts gone, host_list::revoke(pool_, request, again));
-    *reply.mutable_hosts() = host_list::of(gone, env_.wall_clock_ns());
+    *reply.mutable_hosts() = host_list::of(gone, {}, env_.wall_clock_ns());
     if (request.dry_run()) return reply;
     MutexLock lock(mutex_);
     for (const HostInfo& host : gone.hosts) step(Membership::HostRevoked{host.key});
@@ -641,8 +641,12 @@ Result<wire::ControlReply> Server::revoke(const wire::RevokeHostRequest& request
 wire::ControlReply Server::list() {
   wire::ControlReply reply;
   wire::HostList& hosts = *reply.mutable_hosts();
+  host_list::HeldByHosts held = host_list::held_of(pool_);
+  if (options_.count_open) {
+    for (const auto& [host, count] : options_.count_open()) held[host].open = count;
+  }
   MutexLock lock(mutex_);
-  for (const HostStatus& host : machine_->status(env_.monotonic_ns())) host_list::add(hosts, host);
+  for (const HostStatus& host : machine_->status(env_.monotonic_ns())) host_list::add(hosts, host, held);
   host_list::add(hosts, invitations_, env_.wall_clock_ns());
   hosts.set_epoch(epoch_);
   hosts.set_address(bound_.empty() ? options_.address : bound_);

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -46,6 +47,9 @@ class Coordinator {
   // Control commands that are not for the pool; nullopt: it is none of those.
   using AnswerFirst = std::function<std::optional<wire::ControlReply>(const wire::ControlRequest& request)>;
 
+  // How many views each host has open, by HostInfo::id.
+  using CountOpen = std::function<std::map<std::uint64_t, std::uint64_t>()>;
+
   struct Options {
     std::string address; // tcp://ADDR:PORT to listen at
     KeyPair key;         // of this host
@@ -55,6 +59,7 @@ class Coordinator {
     Serve serve = {};
     AnswerFirst answer_first = {};
     SessionListener* listener = nullptr;
+    CountOpen count_open = {};
   };
   // `pool` must outlive it.
   static Result<std::unique_ptr<Coordinator>> start(Pool& pool, Env& env, Options options);

@@ -19,7 +19,16 @@ wire::HostState to_wire(HostStatus::State state) {
 
 } // namespace
 
-void add(wire::HostList& list, const HostStatus& host) {
+HeldByHosts held_of(Pool& pool) {
+  HeldByHosts held;
+  for (const DelegationInfo& info : pool.delegations()) {
+    Held& of_host = held[info.delegation.host];
+    ++(info.state == DelegationState::lost ? of_host.lost : of_host.delegated);
+  }
+  return held;
+}
+
+void add(wire::HostList& list, const HostStatus& host, const HeldByHosts& held) {
   wire::HostEntry& entry = *list.add_hosts();
   entry.set_name(host.host.name);
   entry.set_state(to_wire(host.state));
@@ -29,6 +38,11 @@ void add(wire::HostList& list, const HostStatus& host) {
   entry.set_session(host.session);
   entry.set_lease_left_ns(static_cast<std::uint64_t>(host.lease_left_ns));
   entry.set_lag(host.lag);
+  if (const auto found = held.find(host.host.id); found != held.end()) {
+    entry.set_open(found->second.open);
+    entry.set_delegated(found->second.delegated);
+    entry.set_lost(found->second.lost);
+  }
   entry.set_refused_malformed(host.refused.malformed);
   entry.set_refused_epoch(host.refused.epoch);
   entry.set_refused_session(host.refused.session);
@@ -54,9 +68,9 @@ Result<Hosts> revoke(Pool& pool, const wire::RevokeHostRequest& request, bool ag
   return Hosts{};
 }
 
-wire::HostList of(const Hosts& hosts, std::int64_t wall_clock_ns) {
+wire::HostList of(const Hosts& hosts, const HeldByHosts& held, std::int64_t wall_clock_ns) {
   wire::HostList list;
-  for (const HostInfo& host : hosts.hosts) add(list, HostStatus{host});
+  for (const HostInfo& host : hosts.hosts) add(list, HostStatus{host}, held);
   add(list, hosts.invitations, wall_clock_ns);
   return list;
 }

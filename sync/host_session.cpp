@@ -200,15 +200,21 @@ void HostSession::on_welcome(const LinkMessage& message) {
     ++refused_.session;
     return;
   }
+  if (session_ && (message.epoch != epoch_ || message.session != session_->number)) {
+    // A late Hello has reached the next coordinator. What is sent in the session under way must never look as
+    // if it were of that one's; the next renewal hears that this one is over.
+    ++refused_.session;
+    return;
+  }
+  if (session_ && message.sequence <= session_->received) {
+    ++refused_.sequence;
+    return;
+  }
   epoch_ = message.epoch;
   lease_length_ns_ = static_cast<std::int64_t>(welcome.lease_ns());
   told_generation_ = welcome.generation();
   const std::int64_t sent_ns = sent->second;
   if (session_) { // once more, to a Hello that was sent again
-    if (message.session != session_->number || message.sequence <= session_->received) {
-      ++refused_.sequence;
-      return;
-    }
     session_->received = message.sequence;
     return extend_lease(sent_ns);
   }

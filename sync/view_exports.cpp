@@ -434,6 +434,15 @@ std::optional<wire::ControlReply> ViewExports::answer(const wire::ControlRequest
   return reply;
 }
 
+std::map<std::uint64_t, std::uint64_t> ViewExports::open_by_hosts() {
+  std::map<std::uint64_t, std::uint64_t> counts;
+  MutexLock lock(mutex_);
+  for (const auto& [id, host] : hosts_) {
+    if (!host.open.empty()) counts[id] = host.open.size();
+  }
+  return counts;
+}
+
 namespace {
 
 // Of one that was revoked only the snapshot knows it: VOL@lost-HOST-N.

@@ -55,6 +55,9 @@ class ViewExports final : public SessionListener {
   [[nodiscard]] std::optional<wire::ControlReply> answer(const wire::ControlRequest& request)
       VSNAP_EXCLUDES(mutex_);
 
+  // By HostInfo::id; without what is held a while longer for a host that has lost it.
+  [[nodiscard]] std::map<std::uint64_t, std::uint64_t> open_by_hosts() VSNAP_EXCLUDES(mutex_);
+
   // By whom hosts are told that a volume is to be returned (host_delegations.h).
   void set_coordinator(Coordinator* coordinator) { delegations_->set_coordinator(coordinator); }
 

@@ -348,6 +348,17 @@ vsnap::DiffRange from_wire(const DiffRange& range) {
   return {range.offset(), range.length(), range.is_hole() ? DiffState::hole : DiffState::data};
 }
 
+Pause to_wire(const vsnap::Pause& pause) {
+  Pause out;
+  out.set_held_ns(static_cast<std::uint64_t>(pause.held_ns));
+  out.set_hosts(pause.hosts);
+  return out;
+}
+
+vsnap::Pause from_wire(const Pause& pause) {
+  return {static_cast<std::int64_t>(pause.held_ns()), pause.hosts()};
+}
+
 Error to_wire(const vsnap::Error& error) {
   Error out;
   out.set_kind(to_wire(error.kind));

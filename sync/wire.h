@@ -10,6 +10,7 @@
 
 #include "core/description.h"
 #include "core/error.h"
+#include "core/pause.h"
 #include "sync/protocol.pb.h"
 
 namespace vsnap::wire {
@@ -34,6 +35,7 @@ ReleaseResult to_wire(const vsnap::ReleaseResult& result);
 CheckReport to_wire(const vsnap::CheckReport& report);
 DiffRange to_wire(const vsnap::DiffRange& range);
 Error to_wire(const vsnap::Error& error);
+Pause to_wire(const vsnap::Pause& pause);
 
 SnapshotLevel to_wire(vsnap::SnapshotLevel level);
 LockEntry lock_of(const vsnap::ViewInfo& view, std::uint64_t handles); // by programs of this host
@@ -50,6 +52,7 @@ vsnap::ReleaseResult from_wire(const ReleaseResult& result);
 vsnap::CheckReport from_wire(const CheckReport& report);
 vsnap::DiffRange from_wire(const DiffRange& range);
 vsnap::Error from_wire(const Error& error);
+vsnap::Pause from_wire(const Pause& pause);
 vsnap::SnapshotLevel from_wire(SnapshotLevel level);
 
 ControlReply error_reply(const vsnap::Error& error);

@@ -31,6 +31,7 @@ BLOCK = 4096
 NET_NAMESPACE = 0x40000000  # CLONE_NEWNET
 PACKET, PACKET_STATISTICS, ALL_PROTOCOLS = 263, 6, 3
 RECEIVE_BUFFER_FORCED = 33  # SO_RCVBUFFORCE
+TIMESTAMPS = 35  # SO_TIMESTAMPNS
 FRAME_MARK = b"\x07MESSAGE"  # every frame under CURVE begins with it, outside of what is encrypted
 
 
@@ -129,15 +130,33 @@ class SharedPool:
         return next((entry["state"] for entry in listed if entry["name"] == host.name), None)
 
 
+    def mode_of(self, host):
+        """How the host that joined uses its own volume, as `vsnap lock ls` has it; None: not at all."""
+        locks = json.loads(self.alpha.vsnap("lock", "ls", "lab", "--json").out)["locks"]
+        wanted = (f"lab/{host.name}", host.name)
+        return next((lock["mode"] for lock in locks if (lock["name"], lock["host"]) == wanted), None)
+
+    def left(self, host):
+        """Snapshots that keep what the host was lost with."""
+        return [name for name in os.listdir(self.alpha.mount) if f"@lost-{host.name}-" in name]
+
+
+def direct_read(descriptor):
+    """The first block."""
+    with mmap.mmap(-1, BLOCK) as block:
+        os.preadv(descriptor, [block], 0)
+
+
 def daemon_of(host):
     return json.loads((host.runtime / "lab.json").read_text())["pid"]
 
 
 def timed(host, *words):
-    """Milliseconds of a whole command there, with what it takes to enter the namespace and to start."""
+    """Milliseconds of a whole command there, with what it takes to enter the namespace and to start; and what
+    it printed."""
     begin = time.monotonic()
-    host.run(*words)
-    return (time.monotonic() - begin) * 1000
+    out = host.run(*words).out
+    return (time.monotonic() - begin) * 1000, out
 
 
 class Writer:
@@ -201,11 +220,11 @@ def write_on(path, log, pause_s):
 class Wire:
     """with Wire(host) as wire: ... What goes over the cable of a host meanwhile, both ways: `bytes` as the
     kernel counts them for its interface, and `messages`, each a frame on a connection of the link; None where
-    some were not seen."""
+    some were not seen. `moments`: of each packet with some, in seconds since 1970."""
 
     def __init__(self, host):
         self.holder = host.holder.pid
-        self.bytes, self.messages = 0, 0
+        self.bytes, self.messages, self.moments = 0, 0, []
         self.tails = {}  # of each direction of each connection: a mark may lie across two packets
 
     def __enter__(self):
@@ -243,6 +262,7 @@ class Wire:
                     return
             heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PROTOCOLS))
             heard.setsockopt(socket.SOL_SOCKET, RECEIVE_BUFFER_FORCED, 64 * MIB)
+            heard.setsockopt(socket.SOL_SOCKET, TIMESTAMPS, 1)
             heard.bind(("eth0", 0))
             heard.settimeout(0.05)
             found.append(heard)
@@ -258,14 +278,15 @@ class Wire:
         packet = bytearray(1 << 18)
         while True:
             try:
-                length = self.socket.recv_into(packet)
+                length, about, _, _ = self.socket.recvmsg_into([packet], socket.CMSG_SPACE(16))
             except TimeoutError:
                 if self.stop:
                     return
                 continue
-            self.take(packet[:length])
+            seconds, nanoseconds = struct.unpack("qq", about[0][2])
+            self.take(packet[:length], seconds + nanoseconds / 1e9)
 
-    def take(self, packet):
+    def take(self, packet, moment):
         if packet[12:14] != b"\x08\x00" or packet[23] != socket.IPPROTO_TCP:
             return
         tcp = 14 + (packet[14] & 15) * 4
@@ -274,7 +295,10 @@ class Wire:
             return
         end = 14 + struct.unpack("!H", packet[16:18])[0]  # padding may follow
         said = self.tails.get(ports, b"") + packet[tcp + (packet[tcp + 12] >> 4) * 4 : end]
-        self.messages += said.count(FRAME_MARK)
+        found = said.count(FRAME_MARK)
+        self.messages += found
+        if found:
+            self.moments.append(moment)
         self.tails[ports] = bytes(said[-(len(FRAME_MARK) - 1) :])
 
 

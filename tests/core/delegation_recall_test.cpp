@@ -2,12 +2,14 @@
 #include <atomic>
 
 #include "core/log.h"
+#include "core/pause.h"
 #include "tests/core/delegation_lab.h"
 
 using namespace vsnap;
 
 namespace {
 
+constexpr std::int64_t kReturn = 5'000'000'000; // so long the host takes, where it matters
 constexpr std::int64_t kLease = 10'000'000'000;
 constexpr std::uint8_t kLastWrite = 99;
 
@@ -94,6 +96,66 @@ TEST_CASE("whoever needs a delegated volume takes it back first") {
     CHECK(lab.pool->delegations().empty());
     CHECK(lab.findings() == std::vector<std::string>());
   }
+}
+
+TEST_CASE("what an operation holds up is noted, with the hosts that had to return something") {
+  for (const Taker& taker : takers()) {
+    CAPTURE(taker.what);
+    if (std::string_view(taker.what).starts_with("open") || taker.sees == nullptr) continue;
+    if (std::string_view(taker.what) == "share from") continue; // no command's
+    RecallLab lab;
+    lab.create("empty", DelegationLab::kSize);
+    TestKeeper host([&](const TestKeeper::Recall& recall) {
+      lab.env.pass_time(kReturn);
+      static_cast<void>(lab.pool->end_delegation(recall.delegation.host, recall.delegation.number));
+    });
+    lab.use(&host);
+    const std::int64_t began_ns = lab.env.monotonic_ns();
+    const PauseNote note;
+    REQUIRE(taker.run(lab).has_value());
+    const bool draws_line = std::string_view(taker.what).find("row") == std::string_view::npos &&
+                            std::string_view(taker.what) != "shrink";
+    CHECK(note.pause().hosts == (draws_line ? 2 : 1)); // beta, and this one
+    CHECK(note.pause().held_ns >= kReturn);
+    CHECK(note.pause().held_ns <= lab.env.monotonic_ns() - began_ns);
+    lab.use(&lab.host);
+  }
+}
+
+TEST_CASE("volumes of one snapshot are taken back from all their hosts at once") {
+  RecallLab lab;
+  lab.create("w", DelegationLab::kSize);
+  const ViewHandle w = lab.open_for("w", lab.gamma);
+  std::vector<Delegation> told;
+  TestKeeper hosts([&](const TestKeeper::Recall& recall) {
+    told.push_back(recall.delegation);
+    if (told.size() < 2) return; // none is returned before both are told
+    for (const Delegation& each : told) static_cast<void>(lab.pool->end_delegation(each.host, each.number));
+  });
+  lab.use(&hosts);
+  lab.give("w", lab.gamma);
+  const PauseNote note;
+  const ViewName names[] = {{"v", "s"}, {"w", "s"}};
+  REQUIRE(lab.pool->snapshot(names).has_value());
+  CHECK(hosts.told().size() == 2);
+  CHECK(note.pause().hosts == 3);
+  lab.use(&lab.host);
+}
+
+TEST_CASE("where nothing is held, nothing is noted; and nothing of another thread's") {
+  RecallLab lab;
+  lab.open = {};
+  REQUIRE(lab.pool->open_view(lab.id("v")).has_value()); // takes it back
+  {
+    const PauseNote note;
+    REQUIRE(lab.pool->resize("v", 2 * kMiB, true).has_value());
+    CHECK(note.pause() == Pause{});
+    std::thread([&] { REQUIRE(lab.snapshot("v@s").has_value()); }).join();
+    CHECK(note.pause() == Pause{});
+    REQUIRE(lab.snapshot("v@t").has_value());
+    CHECK(note.pause().hosts == 1);
+  }
+  REQUIRE(lab.snapshot("v@u").has_value()); // nobody asks
 }
 
 TEST_CASE("a snapshot that is refreshed has what the host wrote last") {

@@ -1,7 +1,7 @@
 // Clients that read and write the same blocks through several files, and write down what they were answered;
 // and what was written down, judged (tests/support/history.h):
 //
-//   history_client run LOGS FIRST SEED SECONDS BLOCKS WORKERS FILE...
+//   history_client run LOGS FIRST SEED MILLISECONDS BLOCKS WORKERS FILE...
 //       WORKERS processes on each file, each with a number from FIRST on and a log LOGS.NUMBER. A file is
 //       past the page cache with direct: before its name. Each opens it for itself, and again after an error.
 //       Numbers must not be used again for the same volume: they make values unique.
@@ -143,7 +143,7 @@ int run(std::span<char*> words) {
   auto number = static_cast<std::uint32_t>(number_of(words[1]));
   Work work;
   work.seed = number_of(words[2]);
-  work.end_ns = now_ns() + static_cast<std::int64_t>(number_of(words[3])) * 1'000'000'000;
+  work.end_ns = now_ns() + static_cast<std::int64_t>(number_of(words[3])) * 1'000'000;
   work.blocks = number_of(words[4]);
   const std::uint64_t workers = number_of(words[5]);
   std::size_t started = 0;

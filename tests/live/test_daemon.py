@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from random import Random
 
@@ -55,6 +56,21 @@ class Starting(LabTest):
         pid = self.lab.daemon_pid()
         self.assertEqual(os.readlink(f"/proc/{pid}/cwd"), "/")
         self.assertNotEqual(os.getsid(pid), os.getsid(0))
+
+    def test_each_line_of_its_log_has_the_time(self):
+        point = self.lab.mount("p")
+        began = datetime.now(timezone.utc) - timedelta(seconds=1)
+        for _ in range(2):  # what a successor says, too, also before it serves
+            pid = self.lab.daemon_pid()
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: self.lab.daemon_pid() != pid, what="a successor")
+        (point / "v").write_bytes(b"served")
+        lines = (self.lab.path / "run/p.log").read_text().splitlines()
+        self.assertGreater(len(lines), 2, lines)
+        for line in lines:
+            when, program, _ = line.split(" ", 2)
+            self.assertEqual(program, "vsnap:", line)
+            self.assertLess(began, datetime.fromisoformat(when), line)
 
     def test_in_the_foreground_it_stays_until_it_is_told_to_stop(self):
         point = self.lab.directory("m")

@@ -283,6 +283,31 @@ class Commands(DelegationTest):
             self.assertEqual(list(range(numbers[-1] - len(numbers) + 1, numbers[-1] + 1)), numbers)
         self.ends_well(self.writer)
 
+    def test_a_command_says_for_how_long_it_held_writes(self):
+        held = self.alpha.vsnap("snapshot", "-v", "lab/v@s").out
+        self.assertRegex(held, r"(?m)^lab/v@s: I/O paused for [0-9.]+ m?s \(2 hosts\)$")
+        self.waits_until_delegated()
+        for number, host in enumerate((self.alpha, self.beta)):
+            self.waits_until_delegated()
+            taken = host.json("snapshot", f"lab/v@{number}")
+            self.assertEqual(2, taken["hosts"])
+            self.assertGreater(taken["pause_ns"], 0)
+        self.waits_until_delegated()
+        resized = self.beta.json("resize", "lab/v", str(2 * self.size))
+        self.assertEqual(1, resized["hosts"])  # nothing is held here
+        self.assertGreater(resized["pause_ns"], 0)
+        self.waits_until_delegated()
+        self.ends_well(self.writer)
+
+    def test_the_list_of_hosts_says_what_each_holds(self):
+        host = self.alpha.json("host", "list", "lab")["hosts"][0]
+        self.assertEqual((1, 1, 0), (host["open"], host["delegated"], host["lost"]))
+        self.mentions(self.alpha.vsnap("host", "list", "lab").out, "HOLDS", "1 open, 1 delegated")
+        self.assertEqual("1 open, 1 delegated", self.beta.json("host", "list", "lab")["hosts"][0]["holds"])
+        self.ends_well(self.writer)
+        support.wait_until(lambda: self.alpha.json("host", "list", "lab")["hosts"][0]["holds"] is None,
+                           what="that it holds nothing")
+
     def test_it_is_resized(self):
         self.goes_on("resize", "lab/v", str(2 * self.size))
         self.assertEqual(2 * self.size, os.stat(self.far / "v").st_size)

@@ -143,6 +143,21 @@ TEST_CASE_METHOD(Fixture, "snapshot takes several, all or none") {
   CHECK(refused([](auto& r) { *r.mutable_snapshot()->add_names() = name("a"); }).kind == ErrorKind::usage);
 }
 
+TEST_CASE_METHOD(Fixture, "what holds writes is answered with the pause, and nothing else is") {
+  volume("v");
+  CHECK(ask([](auto& r) { *r.mutable_snapshot()->add_names() = name("v", "s"); }).has_pause());
+  CHECK(ask([](auto& r) { *r.mutable_refresh()->mutable_name() = name("v", "s"); }).has_pause());
+  CHECK(ask([](auto& r) { *r.mutable_rollback()->mutable_to() = name("v", "s"); }).has_pause());
+  CHECK_FALSE(ask([](auto& r) {
+                *r.mutable_rollback()->mutable_to() = name("v", "s");
+                r.mutable_rollback()->set_dry_run(true);
+              }).has_pause());
+  CHECK_FALSE(ask([](auto& r) { r.mutable_list(); }).has_pause());
+  const auto failed = ask([](auto& r) { *r.mutable_snapshot()->add_names() = name("v", "s"); });
+  CHECK(failed.has_error());
+  CHECK_FALSE(failed.has_pause());
+}
+
 TEST_CASE_METHOD(Fixture, "the level of a snapshot is raised by its number, and shown") {
   volume("a");
   CHECK(ask([](auto& r) { *r.mutable_snapshot()->add_names() = name("a", "s"); }).has_done());
@@ -344,10 +359,11 @@ TEST_CASE_METHOD(Fixture, "what is asked for again under the same id is done onc
   std::uint64_t id = 0;
   const auto twice = [&](const std::function<void(wire::ControlRequest&)>& fill) {
     ++id;
-    const auto first = ask([&](wire::ControlRequest& request) {
+    auto first = ask([&](wire::ControlRequest& request) {
       fill(request);
       request.set_id(id);
     });
+    first.clear_pause(); // how long it held writes nobody knows any more
     const std::uint64_t generation = pool->status().generation;
     const auto second = ask([&](wire::ControlRequest& request) {
       fill(request);

@@ -262,6 +262,46 @@ TEST_CASE("a welcome of another pool, process or greeting is none") {
   CHECK(with([](wire::Welcome&) {}) == Phase::normal);
 }
 
+TEST_CASE("what a late hello begins at the next coordinator is not taken for the session under way") {
+  Lab lab;
+  const LinkMessage early = lab.hello();
+  lab.tick(2 * HostSession::kFirstHelloPause_ns);
+  const auto again = lab.sent(LinkType::hello);
+  REQUIRE(again.size() == 1);
+  lab.session = 7;
+  lab.get(lab.welcome(early));
+  REQUIRE(lab.host.session() == 7);
+  const LinkMessage renewal = [&] {
+    lab.tick(kLease / 3);
+    const auto renewals = lab.sent(LinkType::renew);
+    REQUIRE(renewals.size() == 1);
+    return renewals[0];
+  }();
+  ++lab.epoch;
+  for (const std::uint64_t number : {std::uint64_t{2}, std::uint64_t{7}}) {
+    lab.session = number;
+    lab.sequence = 100; // higher than any before
+    lab.get(lab.welcome(again[0]));
+    CHECK(all<HostSession::Began>(lab.last).empty());
+    lab.step(HostSession::Ask{});
+    const auto asked = lab.sent(LinkType::request);
+    REQUIRE(asked.size() == 1);
+    CHECK(asked[0].epoch == renewal.epoch);
+    CHECK(asked[0].session == 7);
+  }
+  CHECK(lab.host.refused().session == 2);
+  // The session is over when the next coordinator says so, and what it covered goes on in one of that one's.
+  lab.session = 7;
+  lab.get(lab.refused(wire::REFUSED_NO_SESSION));
+  CHECK(lab.host.phase() == Phase::normal);
+  lab.session = 8;
+  lab.sequence = 0;
+  lab.get(lab.welcome(lab.hello()));
+  const auto began = all<HostSession::Began>(lab.last);
+  REQUIRE(began.size() == 1);
+  CHECK(began[0].reclaim);
+}
+
 TEST_CASE("a new coordinator gives back what the lease still covers") {
   Lab lab;
   lab.begin();

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/log.h"
+#include "sync/host_list.h"
 #include "sync/wire.h"
 #include "tests/support/catch.h"
 #include "tests/sync/slow_pool.h"
@@ -102,6 +103,25 @@ TEST_CASE("of a volume that is delegated the line of its host says so") {
   CHECK(list.locks(0).host() == "beta");
   CHECK(list.locks(0).handles() == 1);
   CHECK_FALSE(list.locks(0).is_ending());
+}
+
+TEST_CASE("what a host holds is counted: what it has open, what is delegated to it, what it was lost with") {
+  LockLab lab;
+  CHECK(lab.exports->open_by_hosts().empty());
+  lab.open_at_beta();
+  lab.give(1, kBeta, DelegationState::held);
+  lab.give(2, kBeta, DelegationState::recalled);
+  lab.give(3, kBeta, DelegationState::lost, "lost-beta-1");
+  lab.give(4, kRevoked, DelegationState::lost, "lost-old-host-1");
+  auto held = host_list::held_of(lab.pool);
+  for (const auto& [host, count] : lab.exports->open_by_hosts()) held[host].open = count;
+  const wire::HostList list = host_list::of(*lab.pool.hosts(), held, 0);
+  REQUIRE(list.hosts_size() == 1);
+  CHECK(list.hosts(0).open() == 1);
+  CHECK(list.hosts(0).delegated() == 2);
+  CHECK(list.hosts(0).lost() == 1);
+  lab.exports->session_over(kBeta, 1, Membership::End::left);
+  CHECK(lab.exports->open_by_hosts().empty());
 }
 
 TEST_CASE("what a host is lost with has a line of its own, and names the snapshot that keeps it") {

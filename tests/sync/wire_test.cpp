@@ -157,6 +157,11 @@ TEST_CASE("results of removal, rollback, check and diff survive the wire") {
   CHECK(transported(DiffRange{0, 1, DiffState::data}).state == DiffState::data);
 }
 
+TEST_CASE("a pause comes through as it was") {
+  const Pause pause{1'800'000, 2};
+  CHECK(transported(pause) == pause);
+}
+
 TEST_CASE("every kind of error survives the wire with its errno") {
   for (const auto kind : {ErrorKind::failed, ErrorKind::usage, ErrorKind::not_found, ErrorKind::busy,
                           ErrorKind::no_space, ErrorKind::damaged, ErrorKind::no_answer}) {
