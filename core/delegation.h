@@ -15,11 +15,11 @@
 //    host can be under way any more.
 // 4. What the map says that a delegated host gets (export_map) is durable: the data, and that it lies there.
 // 5. A host's answer never waits for who waits for it.
-// 6. Granted places are taken (allocator.h), for one delegation, and durably so before its host hears of
-// them.
-//    A map names them only once commit_blocks() was called with them, and each is given a block once.
-// 7. commit_blocks() is answered when the changes are durable; the data is, by its caller's word. A change is
-//    taken whole or not at all; the same one again is as good as done.
+// 6. Granted places are taken (allocator.h), for one delegation, and durably so (granted_rows.h) before its
+//    host hears of them. A map names them only once commit_blocks() was called with them, and each is given
+//    a block once.
+// 7. commit_blocks() is answered when the changes are durable; the data is, by its caller's word. A run is
+//    taken whole or not at all within each aligned 4 MiB; the same one again is as good as done.
 // 8. What of a grant has not been committed is free once the delegation has ended, and not before: of a lost
 //    one that is when the snapshot goes.
 // Threads: plain values; a keeper is called by any thread.

@@ -365,8 +365,9 @@ class Pool {
     return std::vector<PlaceRun>();
   }
   // The blocks lie at these places, granted to it, from now on. ESTALE: the delegation does not stand any
-  // more; EINVAL: a place that was not granted, or is another block's, or a block past the end. Waits for no
-  // configuration operation.
+  // more; EINVAL: a place that was not granted, or is another block's, or a block past the end. All is looked
+  // at before anything is changed; but where the delegation is lost meanwhile, or the pool fails, a part may
+  // have been taken. Once more, it is as good as done. Waits for no configuration operation.
   [[nodiscard]] virtual Result<> commit_blocks(std::uint64_t /*host*/, std::uint64_t /*number*/,
                                                std::span<const MapRun> /*runs*/) {
     return failure(ErrorKind::failed, ESTALE, "the volume is not delegated");
