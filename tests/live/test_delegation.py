@@ -177,6 +177,94 @@ class OneHost(DelegationTest):
                 self.assertEqual(self.content, file.read(self.size))
 
 
+class FirstWrites(DelegationTest):
+    """Blocks that nothing has written before, to space that beta was granted."""
+
+    lease_s = 20
+
+    def setUp(self):
+        super().setUp()
+        self.alpha.vsnap("create", "lab/w", "--size", str(32 * MIB))
+        self.buffer = mmap.mmap(-1, BLOCK)
+        self.stored = {}
+
+    def write(self, descriptor, block):
+        self.stored[block] = self.buffer[:] = self.random.randbytes(BLOCK)
+        os.pwritev(descriptor, [self.buffer], block * BLOCK)
+
+    @contextlib.contextmanager
+    def granted(self):
+        """The volume, open for direct I/O, once first writes need nobody: some are tried."""
+        with contextlib.ExitStack() as stack:
+            descriptor = os.open(self.far / "w", os.O_RDWR | os.O_DIRECT)
+            stack.callback(os.close, descriptor)
+            for block in range(100):
+                self.write(descriptor, block)
+                time.sleep(0.01)
+            self.waits_until_delegated("w")
+            for block in range(100, 200):
+                self.write(descriptor, block)
+                time.sleep(0.01)
+            yield descriptor
+
+    def is_there(self, path):
+        here = support.read_all(path)
+        wrong = [block for block, data in self.stored.items()
+                 if here[block * BLOCK:(block + 1) * BLOCK] != data]
+        self.assertEqual([], wrong)
+
+    def write_alone(self, descriptor, blocks):
+        with self.stopped(self.lab.daemon_pid("lab")):
+            began = time.monotonic()
+            for block in blocks:
+                self.write(descriptor, block)
+            self.assertLess(time.monotonic() - began, self.lease_s / 2)
+
+    def test_first_writes_need_no_coordinator(self):
+        with self.granted() as descriptor:
+            self.write_alone(descriptor, range(300, 600))
+            self.is_there(self.far / "w")
+            os.fsync(descriptor)
+        self.is_there(self.point / "w")
+        self.alpha.vsnap("check", "lab")
+
+    def test_what_was_answered_is_there_after_the_hosts_daemon_was_killed(self):
+        """Nobody can have handed over anything: the coordinator stands still."""
+        with self.granted() as descriptor:
+            with self.stopped(self.lab.daemon_pid("lab")):
+                for block in range(300, 600):
+                    self.write(descriptor, block)
+                os.kill(self.pid_of_beta(), signal.SIGKILL)
+            self.write(descriptor, 700)
+            self.is_there(self.far / "w")
+        self.is_there(self.point / "w")
+        self.alpha.vsnap("check", "lab")
+
+    def test_what_was_answered_is_there_after_the_coordinator_was_killed(self):
+        with self.granted() as descriptor:
+            for block in range(300, 600):
+                self.write(descriptor, block)
+            os.kill(self.lab.daemon_pid("lab"), signal.SIGKILL)
+            for block in range(600, 700):
+                self.write(descriptor, block)
+            os.fsync(descriptor)
+        self.is_there(self.point / "w")
+        self.alpha.vsnap("check", "lab")
+
+    def test_a_snapshot_has_what_was_written_before_it(self):
+        with self.granted() as descriptor:
+            for block in range(300, 600):
+                self.write(descriptor, block)
+            self.alpha.vsnap("snapshot", "lab/w@s")
+            before = dict(self.stored)
+            for block in range(250, 650):
+                self.write(descriptor, block)
+            self.is_there(self.far / "w")
+        self.is_there(self.point / "w")
+        self.stored = before
+        self.is_there(self.point / "w@s")
+
+
 class OtherHosts(DelegationTest):
     def test_whoever_opens_it_elsewhere_sees_the_last_write(self):
         with open(self.far / "v", "r+b", 0) as there:
