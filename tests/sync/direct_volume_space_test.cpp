@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <barrier>
+#include <functional>
 #include <map>
 #include <optional>
 #include <thread>
@@ -33,9 +34,11 @@ class Far final : public DirectVolume::Source {
   std::atomic<bool> answers_commits{true};
   std::atomic<int> commit_errno{0};
   std::atomic<std::uint64_t> space{1024}; // blocks that are granted at once
+  std::function<void()> when_asked;       // for space, by a write that has begun; once
 
   void call(wire::LinkRequest request, Link::Answered answered) {
     wire::LinkReply reply;
+    if (request.has_grant_space() && when_asked) std::exchange(when_asked, {})();
     {
       MutexLock lock(mutex_);
       if (request.has_take_volume()) {
@@ -393,6 +396,28 @@ TEST_CASE("space is asked for ahead of need, and not again at once where there i
   lab.env.let_pass(1'000'000'000);
   lab.far.space = 1024;
   CHECK(becomes([&] { return lab.volume->write(much.size() * 200, much).value(); }));
+}
+
+TEST_CASE("a block that another write has given a place meanwhile is overwritten there") {
+  SpaceLab lab;
+  lab.grant();
+  lab.far.space = 0;
+  for (std::uint64_t i = 1; i <= 3; ++i) // then there is so little that more is asked for
+    REQUIRE(lab.volume->write(i * 200 * kBlockBytes, block_of(3, 200 * kBlockBytes)).value());
+  lab.env.let_pass(1'000'000'000);
+  bool was_asked = false;
+  lab.far.when_asked = [&] {
+    was_asked = true;
+    std::thread other([&] { CHECK(lab.volume->write(7 * kBlockBytes, block_of(8)).value()); });
+    other.join();
+    CHECK(lab.read(7 * kBlockBytes) == block_of(8));
+  };
+  REQUIRE(lab.volume->write(6 * kBlockBytes, block_of(7, 2 * kBlockBytes)).value());
+  CHECK(was_asked);
+  CHECK(lab.read(6 * kBlockBytes, 2 * kBlockBytes) == block_of(7, 2 * kBlockBytes));
+  REQUIRE(lab.volume->flush().has_value());
+  CHECK(lab.far_content(6) == block_of(7));
+  CHECK(lab.far_content(7) == block_of(7));
 }
 
 TEST_CASE("of writes to one block at once each leaves it whole, and in one place") {
