@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::uint64_t kWordBits = 64;
 constexpr std::uint64_t kChunk = kNeighbourhoodBlocks;
+constexpr int kLooksForLong = 64; // free runs, of which the longest is taken
 
 class Bitmap {
  public:
@@ -266,6 +267,41 @@ std::optional<PlaceRun> Allocator::allocate_segment(BlockCount minimum, BlockCou
   }
   if (best) members_[best->start.member()]->take(best->start.block(), best->count.value());
   return best;
+}
+
+std::optional<PlaceRun> Allocator::longest_ahead(const Member& member, std::uint32_t index,
+                                                 std::uint64_t wanted) {
+  std::optional<PlaceRun> best;
+  std::uint64_t at = member.cursor;
+  bool around = false;
+  for (int looks = 0; looks < kLooksForLong; ++looks) {
+    auto chunk = member.find_chunk(at, around ? member.cursor : member.taken.bits());
+    if (!chunk && !around) {
+      around = true;
+      chunk = member.find_chunk(0, member.cursor);
+    }
+    if (!chunk) break;
+    const std::uint64_t count = member.taken.clear_run(*chunk, wanted);
+    if (!best || count > best->count.value()) best = PlaceRun{Place(index, *chunk), BlockCount(count)};
+    if (best->count.value() == wanted) break;
+    at = *chunk + count;
+  }
+  return best;
+}
+
+std::optional<PlaceRun> Allocator::allocate_long(BlockCount wanted) {
+  VSNAP_ASSERT(wanted.value() > 0);
+  MutexLock lock(mutex_);
+  for (const std::uint32_t index : members_by_free()) {
+    Member& member = *members_[index];
+    const auto run = longest_ahead(member, index, wanted.value());
+    if (!run) continue;
+    const std::uint64_t start = run->start.block();
+    member.take(start, run->count.value());
+    member.cursor = (start + run->count.value() + kChunk - 1) / kChunk * kChunk;
+    return run;
+  }
+  return std::nullopt;
 }
 
 void Allocator::release(PlaceRun run) {

@@ -4,6 +4,9 @@
 // or did so until an operation that is not durable yet. `durable` is what the catalog's space table says
 // (data only: header and metadata segments are known from the superblock).
 //
+// What hosts were granted (granted_space.h) is taken and not durable, as it belongs to no row of the extent
+// index; rows of its own say what is to be taken again after a crash.
+//
 // Invariants
 // 1. A block is handed out only while its `taken` bit is clear, and the bit is set before anyone gets it.
 // 2. durable ⊆ taken. A block in durable belongs to exactly one row of the extent index, in the same
@@ -61,6 +64,9 @@ class Allocator {
   // on the member `apart_from`, if there is another with space.
   [[nodiscard]] std::optional<PlaceRun> allocate_segment(
       BlockCount minimum, BlockCount wanted, std::optional<std::uint32_t> apart_from = std::nullopt);
+  // A long run, up to `wanted`, that begins with a chunk: the longest of some that lie ahead. nullopt: no
+  // chunk is wholly free.
+  [[nodiscard]] std::optional<PlaceRun> allocate_long(BlockCount wanted);
   void release(PlaceRun run);
 
   // Inside a catalog transaction: the run belongs to a row now / does no longer.
@@ -77,6 +83,8 @@ class Allocator {
   struct Member;
   [[nodiscard]] std::optional<PlaceRun> allocate_on(Member& member, std::uint32_t index, std::uint64_t wanted,
                                                     std::uint64_t phase) VSNAP_REQUIRES(mutex_);
+  [[nodiscard]] static std::optional<PlaceRun> longest_ahead(const Member& member, std::uint32_t index,
+                                                             std::uint64_t wanted);
   [[nodiscard]] std::vector<std::uint32_t> members_by_free() const VSNAP_REQUIRES(mutex_);
 
   mutable Mutex mutex_;

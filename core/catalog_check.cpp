@@ -100,6 +100,7 @@ void CatalogCheck::repair() {
   for (const hold_rows::Row& row : wrong_holds_) hold_rows::erase(db_, row.snapshot, row.tag);
   for (const std::string& statement : removals_of_hosts_) db_.exec(statement);
   for (const std::uint64_t number : wrong_delegations_) delegation_rows::erase(db_, number);
+  for (const granted_rows::Row& row : wrong_grants_) granted_rows::erase_row(db_, row);
   repaired_ = true;
   for (Finding& finding : report_.findings) finding.repaired = finding.repaired || finding.repairable;
 }
@@ -277,8 +278,10 @@ void CatalogCheck::check_holds() {
 
 void CatalogCheck::check_delegations() {
   MutexLock lock(objects_.mutex());
+  std::set<std::uint64_t> right;
   for (const delegation_rows::Row& row : delegation_rows::load(db_)) {
     const std::uint64_t number = row.delegation.number;
+    right.insert(number);
     const ObjectPtr volume = objects_.find(row.delegation.volume); // it may be a preserved image since
     const ObjectPtr left = row.left ? objects_.find(*row.left) : nullptr;
     if (!volume)
@@ -292,6 +295,32 @@ void CatalogCheck::check_delegations() {
     else
       continue;
     wrong_delegations_.push_back(number);
+  }
+  check_granted(right);
+}
+
+// Whether something else has some of the places is no matter: rows have what was committed as well.
+void CatalogCheck::check_granted(const std::set<std::uint64_t>& delegations) {
+  const std::vector<std::uint64_t> sizes = member_blocks(layout_);
+  Place end; // of those before, which come in order
+  std::vector<std::pair<PlaceRun, granted_rows::Row>> sound;
+  for (const granted_rows::Row& row : granted_rows::load(db_)) {
+    const auto run = row.run(sizes);
+    if (run && delegations.contains(row.delegation)) {
+      sound.emplace_back(*run, row);
+      continue;
+    }
+    find(run ? fmt::format("space granted with delegation {}, which does not exist", row.delegation)
+             : fmt::format("delegation {}: was granted space that lies outside the members", row.delegation),
+         true);
+    wrong_grants_.push_back(row);
+  }
+  std::sort(sound.begin(), sound.end(),
+            [](const auto& a, const auto& b) { return a.first.start < b.first.start; });
+  for (const auto& [run, row] : sound) {
+    if (run.start < end)
+      find(fmt::format("delegation {}: was granted space that another one was granted", row.delegation));
+    end = std::max(end, run.start + run.count);
   }
 }
 

@@ -19,6 +19,7 @@
 #include "core/description.h"
 #include "core/error.h"
 #include "core/extent_index.h"
+#include "core/granted_rows.h"
 #include "core/hold.h"
 #include "core/objects.h"
 #include "core/superblock.h"
@@ -71,6 +72,7 @@ class CatalogCheck {
   void check_holds();
   void check_hosts();
   void check_delegations();
+  void check_granted(const std::set<std::uint64_t>& delegations);
 
   SQLite::Database& db_;
   const Superblock layout_;
@@ -90,11 +92,12 @@ class CatalogCheck {
   std::optional<std::uint64_t> right_row_count_;
   std::map<BranchId, std::int64_t> right_mapped_;
   std::map<ObjectId, std::uint64_t> right_snapshot_mapped_;
-  std::vector<ObjectId> wrong_levels_; // rows to be deleted
+  std::vector<ObjectId> wrong_levels_;               // rows to be deleted
   std::vector<property_rows::Row> wrong_properties_; // rows to be deleted
   std::vector<hold_rows::Row> wrong_holds_;
   std::vector<std::string> removals_of_hosts_;
   std::vector<std::uint64_t> wrong_delegations_; // their numbers
+  std::vector<granted_rows::Row> wrong_grants_;
 };
 
 } // namespace vsnap

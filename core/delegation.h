@@ -1,6 +1,8 @@
 // Delegations: a volume that one host alone has open may be delegated to it. Then the host reads mapped
 // blocks from the members itself, and overwrites in place those that its head alone sees (own, entry.h), past
-// the page cache and without a message. Whatever changes a map goes through the pool, as ever.
+// the page cache and without a message. Other blocks it writes to places of a space that it has been granted,
+// and hands the changes of the map over later (as with the layouts of RFC 5663): when they are to be durable,
+// and before the volume is returned. Every other change of a map goes through the pool, as ever.
 //
 // Invariants (pool_delegation.cpp)
 // 1. A volume has one delegation at most that is held or recalled. It is durable before the host hears of it,
@@ -13,6 +15,13 @@
 //    host can be under way any more.
 // 4. What the map says that a delegated host gets (export_map) is durable: the data, and that it lies there.
 // 5. A host's answer never waits for who waits for it.
+// 6. Granted places are taken (allocator.h), for one delegation, and durably so (granted_rows.h) before its
+//    host hears of them. A map names them only once commit_blocks() was called with them, and each is given
+//    a block once.
+// 7. commit_blocks() is answered when the changes are durable; the data is, by its caller's word. A run is
+//    taken whole or not at all within each aligned 4 MiB; the same one again is as good as done.
+// 8. What of a grant has not been committed is free once the delegation has ended, and not before: of a lost
+//    one that is when the snapshot goes.
 // Threads: plain values; a keeper is called by any thread.
 #pragma once
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/catalog.h"
+#include "core/granted_rows.h"
 
 namespace vsnap::delegation_rows {
 namespace {
@@ -56,6 +57,7 @@ void set_left(SQLite::Database& db, std::uint64_t number, ObjectId snapshot) {
 }
 
 void erase(SQLite::Database& db, std::uint64_t number) {
+  granted_rows::erase(db, number);
   SQLite::Statement s(db, "DELETE FROM delegation WHERE number = ?");
   s.bind(1, static_cast<std::int64_t>(number));
   s.exec();
@@ -63,6 +65,12 @@ void erase(SQLite::Database& db, std::uint64_t number) {
 
 void erase_all(SQLite::Database& db, ObjectId volume) {
   if (!known(db)) return;
+  if (granted_rows::known(db)) {
+    SQLite::Statement granted(
+        db, "DELETE FROM granted WHERE delegation IN (SELECT number FROM delegation WHERE volume = ?)");
+    granted.bind(1, volume.sql());
+    granted.exec();
+  }
   SQLite::Statement s(db, "DELETE FROM delegation WHERE volume = ?");
   s.bind(1, volume.sql());
   s.exec();

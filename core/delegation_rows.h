@@ -23,6 +23,7 @@ struct Row {
 [[nodiscard]] std::uint64_t next_number(SQLite::Database& db); // higher than any before
 void insert(SQLite::Database& db, const Row& row);             // uses its number up
 void set_left(SQLite::Database& db, std::uint64_t number, ObjectId snapshot);
+// With the rows of the space that was granted with them.
 void erase(SQLite::Database& db, std::uint64_t number);
 void erase_all(SQLite::Database& db, ObjectId volume);
 

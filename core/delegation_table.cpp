@@ -70,9 +70,15 @@ void DelegationTable::erase(std::uint64_t number) {
   changed_.notify_all();
 }
 
-void DelegationTable::erase_all(ObjectId volume) {
+std::vector<std::uint64_t> DelegationTable::erase_all(ObjectId volume) {
+  std::vector<std::uint64_t> numbers;
   MutexLock lock(mutex_);
-  std::erase_if(entries_, [&](const Entry& e) { return e.delegation.volume == volume; });
+  std::erase_if(entries_, [&](const Entry& e) {
+    if (e.delegation.volume != volume) return false;
+    numbers.push_back(e.delegation.number);
+    return true;
+  });
+  return numbers;
 }
 
 bool DelegationTable::end(std::uint64_t host, std::uint64_t number) {
@@ -151,6 +157,10 @@ bool DelegationTable::is_held(ObjectId volume) {
 std::optional<Entry> DelegationTable::lost_of(ObjectId volume) {
   return first(
       [&](const Entry& e) { return e.delegation.volume == volume && !e.ended && (e.left || e.losing); });
+}
+
+std::optional<Entry> DelegationTable::find(std::uint64_t host, std::uint64_t number) {
+  return first([&](const Entry& e) { return e.delegation.number == number && e.delegation.host == host; });
 }
 
 std::optional<Entry> DelegationTable::that_left(ObjectId snapshot) {

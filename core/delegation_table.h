@@ -43,6 +43,8 @@ class DelegationTable {
     std::string trouble = {}; // what kept from making the snapshot, or from letting it go, last time
     // The host may write to the head's places, as far as anybody here knows.
     [[nodiscard]] bool stands() const { return !ended && !left; }
+    // What its host has written is still its to hand over.
+    [[nodiscard]] bool takes_changes() const { return stands() && !losing && !storing; }
   };
   static constexpr std::uint64_t kNobody = 0; // the id of no host
 
@@ -52,7 +54,7 @@ class DelegationTable {
   // It is durable. False: it was recalled or ended meanwhile, and is ended now.
   [[nodiscard]] bool stored(std::uint64_t number) VSNAP_EXCLUDES(mutex_);
   void erase(std::uint64_t number) VSNAP_EXCLUDES(mutex_);
-  void erase_all(ObjectId volume) VSNAP_EXCLUDES(mutex_);
+  std::vector<std::uint64_t> erase_all(ObjectId volume) VSNAP_EXCLUDES(mutex_); // their numbers
   // True: there was something to mark.
   bool end(std::uint64_t host, std::uint64_t number) VSNAP_EXCLUDES(mutex_);
   bool end_all(std::uint64_t host) VSNAP_EXCLUDES(mutex_);
@@ -79,6 +81,7 @@ class DelegationTable {
   [[nodiscard]] bool stands_for(ObjectId volume) VSNAP_EXCLUDES(mutex_);
   // That was lost, or is about to be, and not ended.
   [[nodiscard]] std::optional<Entry> lost_of(ObjectId volume) VSNAP_EXCLUDES(mutex_);
+  [[nodiscard]] std::optional<Entry> find(std::uint64_t host, std::uint64_t number) VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] std::optional<Entry> that_left(ObjectId snapshot) VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] bool is_losing() VSNAP_EXCLUDES(mutex_); // some
   [[nodiscard]] bool has_ended() VSNAP_EXCLUDES(mutex_);

@@ -402,12 +402,16 @@ Result<> Engine::transact(const std::function<Result<>(SQLite::Database&, std::v
 void Engine::release(std::vector<PlaceRun>& freed) {
   if (freed.empty()) return;
   grace_.synchronize();
-  for (const PlaceRun& run : freed) {
+  release_unnamed(freed);
+  freed.clear();
+}
+
+void Engine::release_unnamed(const std::vector<PlaceRun>& runs) {
+  for (const PlaceRun& run : runs) {
     // A sparse image file or a thin device gets long runs back; short ones are about to be used again.
     if (run.count.value() >= kNeighbourhoodBlocks) members_->discard(run);
     allocator_.release(run);
   }
-  freed.clear();
 }
 
 void Engine::keep_headroom() {

@@ -161,6 +161,11 @@ class Engine {
   void set_room_maker(std::function<Result<>(const std::shared_ptr<Object>&)> make) {
     room_maker_ = std::move(make);
   }
+  // Called by a write that found no space, after a commit, before it fails; outside of everything.
+  void seek_space() {
+    if (space_seeker_) space_seeker_();
+  }
+  void set_space_seeker(std::function<void()> seek) { space_seeker_ = std::move(seek); }
   void set_base_marker(std::function<Result<>(Branch&)> mark) { base_marker_ = std::move(mark); }
   // What the branch of an adopted volume calls its image.
   void set_base_member(BranchId branch, std::uint32_t member) VSNAP_EXCLUDES(commit_mutex_);
@@ -172,6 +177,8 @@ class Engine {
   // The same, on one of these members.
   [[nodiscard]] std::optional<PlaceRun> allocate_among(std::span<const std::uint32_t> members,
                                                        BlockCount wanted, std::uint64_t phase);
+  // Of places that no row ever named, and nothing under way touches: they can be given away again.
+  void release_unnamed(const std::vector<PlaceRun>& runs);
   // After a transact() that added rows: for those to come.
   void note_rows_added() VSNAP_REQUIRES(commit_mutex_) { keep_headroom(); }
   // Records up to this number are in the catalog.
@@ -280,6 +287,7 @@ class Engine {
   std::function<void()> wake_committer_;
   std::function<Result<>(Branch&)> base_marker_;
   std::function<Result<>(const std::shared_ptr<Object>&)> room_maker_;
+  std::function<void()> space_seeker_;
   std::atomic<bool> commit_asked_{false};
   Mutex told_mutex_; // a leaf
   std::set<std::pair<ObjectId, std::uint32_t>> told_missing_ VSNAP_GUARDED_BY(told_mutex_);

@@ -65,6 +65,10 @@ enum class Fault {
   hold_not_kept,             // a held snapshot goes as any other
   lost_without_snapshot,     // a lost host's blocks are the head's own again at once
   exported_unsynced,         // a delegated volume's map is told before it is durable
+  grant_not_durable,         // a host hears of places that no row has
+  granted_not_taken,         // after a crash granted places are free
+  commit_of_foreign_place,   // a host may name any place
+  left_over_freed,           // what a lost host may still write to is given away
 };
 
 #ifdef VSNAP_PLANTED_FAULTS

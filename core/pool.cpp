@@ -196,7 +196,7 @@ Result<> PoolImpl::start() {
     return load_bases(db);
   }));
   VSNAP_TRY(load_promise());
-  engine_->set_room_maker([this](const ObjectPtr& volume) { return make_snapshot_room(volume); });
+  listen_to_engine();
   VSNAP_TRY(attach_bases());
   VSNAP_TRY(hold_sweeps_of_copies());
   {
@@ -207,15 +207,6 @@ Result<> PoolImpl::start() {
       std::make_unique<Sweeper>(*engine_, objects_,
                                 [this](const std::vector<Pin>& pins, const Engine::Step& step)
                                     VSNAP_NO_THREAD_SAFETY_ANALYSIS { return release_pins(pins, step); });
-  engine_->set_extra_step(
-      [this](SQLite::Database& db) -> Result<> {
-        being_stored_ = objects_.take_changed();
-        for (const ObjectPtr& object : being_stored_) catalog::update_volume(db, objects_, *object);
-        return {};
-      },
-      [this] {
-        for (const ObjectPtr& object : being_stored_) objects_.note_changed(object);
-      });
   if (is_read_only()) return start_degraded();
   auto recovered = recover();
   if (!recovered && options_.for_check && recovered.error().kind == ErrorKind::damaged)
@@ -239,6 +230,20 @@ Result<> PoolImpl::start() {
     VSNAP_TRY(finish_open());
   }
   return options_.background ? start_background() : Result<>();
+}
+
+void PoolImpl::listen_to_engine() {
+  engine_->set_room_maker([this](const ObjectPtr& volume) { return make_snapshot_room(volume); });
+  engine_->set_space_seeker([this] { recall_for_space(); });
+  engine_->set_extra_step(
+      [this](SQLite::Database& db) -> Result<> {
+        being_stored_ = objects_.take_changed();
+        for (const ObjectPtr& object : being_stored_) catalog::update_volume(db, objects_, *object);
+        return {};
+      },
+      [this] {
+        for (const ObjectPtr& object : being_stored_) objects_.note_changed(object);
+      });
 }
 
 Result<> PoolImpl::start_background() {
@@ -389,6 +394,7 @@ void PoolImpl::background_loop() {
       log::error("commit: {}", committed.error().message);
     warn_about_space();
     warn_about_limits();
+    recall_if_short();
     finish_preserved_if_asked();
     finish_delegations();
     for (bool more = true; more;) {

@@ -356,6 +356,22 @@ class Pool {
   // The host's lease is over: what it has not returned is lost. Whoever opens the volume waits until that has
   // been seen to; who calls this need not.
   virtual void lose_delegations(std::uint64_t /*host*/) {}
+  // Places for blocks of the volume that the host writes itself, and which the head does not have a place of
+  // its own for; `wanted` at most. None: not now, as the pool has none to spare, or a write may have to be
+  // refused or to wait (a limit on what snapshots take).
+  [[nodiscard]] virtual Result<std::vector<PlaceRun>> grant_space(std::uint64_t /*host*/,
+                                                                  std::uint64_t /*number*/,
+                                                                  BlockCount /*wanted*/) {
+    return std::vector<PlaceRun>();
+  }
+  // The blocks lie at these places, granted to it, from now on. ESTALE: the delegation does not stand any
+  // more; EINVAL: a place that was not granted, or is another block's, or a block past the end. All is looked
+  // at before anything is changed; but where the delegation is lost meanwhile, or the pool fails, a part may
+  // have been taken. Once more, it is as good as done. Waits for no configuration operation.
+  [[nodiscard]] virtual Result<> commit_blocks(std::uint64_t /*host*/, std::uint64_t /*number*/,
+                                               std::span<const MapRun> /*runs*/) {
+    return failure(ErrorKind::failed, ESTALE, "the volume is not delegated");
+  }
   // The host has a session: what a process before this one gave to it is not lost by time alone any more, but
   // returned, or lost by lose_delegations().
   virtual void await_returns(std::uint64_t /*host*/) {}

@@ -148,7 +148,10 @@ Result<> PoolImpl::store_delegation(const delegation_rows::Row& row) {
     delegation_rows::insert(db, row);
     return {};
   }));
-  for (const std::uint64_t number : returned) delegations_.erase(number);
+  for (const std::uint64_t number : returned) {
+    free_left_over(number);
+    delegations_.erase(number);
+  }
   return {};
 }
 
@@ -337,6 +340,7 @@ Result<> PoolImpl::leave_behind(const DelegationTable::Entry& entry) {
     return {};
   }));
   delegations_.set_left(number, snapshot->id);
+  if (planted(Fault::left_over_freed)) free_left_over(number);
   tell_entry(name.text());
   log::warning(
       "{0}/{1}: host {2} was lost while it wrote to it; what it may still write to stays, as {0}/{3}, "
@@ -377,6 +381,7 @@ Result<> PoolImpl::clear_away(const DelegationTable::Entry& entry) {
     if (goes && is_open) objects_.rename(left, "");
     is_open = left && left->open_handles > 0;
   }
+  free_left_over(entry.delegation.number);
   delegations_.erase(entry.delegation.number);
   if (goes) tell_entry(name);
   // Closed meanwhile, when it still had its name.

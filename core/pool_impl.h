@@ -6,6 +6,7 @@
 //   pool_full.cpp (full-sized snapshots, split)   pool_copying.cpp (their copies)   pool_refresh.cpp
 //   pool_properties.cpp   pool_limit.cpp (the limit on the space of snapshots)   pool_hold.cpp
 //   pool_hosts.cpp (hosts that share it)   pool_delegation.cpp (volumes that one of them writes itself)
+//   pool_grants.cpp (to places that it was granted)
 //   flatten.cpp   diff.cpp   check.cpp
 //
 // Lock order: core/README.md. handle_closed() may need the config lock, so no handle is closed under any
@@ -24,6 +25,7 @@
 #include "core/delegation_rows.h"
 #include "core/delegation_table.h"
 #include "core/engine.h"
+#include "core/granted_space.h"
 #include "core/hold.h"
 #include "core/objects.h"
 #include "core/pause.h"
@@ -115,6 +117,9 @@ class PoolImpl final : public Pool {
   Result<> end_delegation(std::uint64_t host, std::uint64_t number) override;
   Result<> end_delegations(std::uint64_t host) override;
   void lose_delegations(std::uint64_t host) override;
+  Result<std::vector<PlaceRun>> grant_space(std::uint64_t host, std::uint64_t number,
+                                            BlockCount wanted) override;
+  Result<> commit_blocks(std::uint64_t host, std::uint64_t number, std::span<const MapRun> runs) override;
   void await_returns(std::uint64_t host) override { delegations_.await(host); }
   [[nodiscard]] bool is_delegated(ObjectId volume) override { return delegations_.stands_for(volume); }
   [[nodiscard]] std::vector<DelegationInfo> delegations() override;
@@ -327,6 +332,20 @@ class PoolImpl final : public Pool {
   Result<> leave_behind(const DelegationTable::Entry& entry) VSNAP_REQUIRES(config_mutex_);
   Result<> clear_away(const DelegationTable::Entry& entry) VSNAP_REQUIRES(config_mutex_);
 
+  // Granted space
+  Result<std::vector<PlaceRun>> grant(std::uint64_t host, std::uint64_t number, BlockCount wanted)
+      VSNAP_REQUIRES(engine_->commit_mutex());
+  [[nodiscard]] std::uint64_t grantable_blocks(std::uint64_t host, std::uint64_t number)
+      VSNAP_EXCLUDES(objects_.mutex());
+  Result<bool> store_granted(std::uint64_t number, std::span<const PlaceRun> runs)
+      VSNAP_REQUIRES(engine_->commit_mutex());
+  [[nodiscard]] Result<> check_handed_over(VolumeIo& view, std::uint64_t number,
+                                           std::span<const MapRun> runs);
+  void free_left_over(std::uint64_t number);
+  Result<> take_granted();
+  void recall_for_space();
+  void recall_if_short();
+
   // Copying
   Result<> hold_sweeps_of_copies();
   [[nodiscard]] Result<> release_unwanted_copies() VSNAP_REQUIRES(engine_->commit_mutex());
@@ -398,6 +417,7 @@ class PoolImpl final : public Pool {
 
   // Background
   Result<> start_background();
+  void listen_to_engine();
   void hurry_background() VSNAP_EXCLUDES(background_mutex_); // also out of a long removal
   void background_loop();
   void mark_failure();
@@ -433,6 +453,7 @@ class PoolImpl final : public Pool {
   std::map<ObjectId, Futile> futile_ VSNAP_GUARDED_BY(config_mutex_); // see dropping_makes_room()
   std::map<BranchId, Base> bases_ VSNAP_GUARDED_BY(objects_.mutex());
   DelegationTable delegations_;
+  GrantedSpace granted_;
   Mutex keeper_mutex_; // a leaf; held while the keeper is told
   DelegationKeeper* keeper_ VSNAP_GUARDED_BY(keeper_mutex_) = nullptr;
   // By what a process before this one has promised; set when the pool is opened.

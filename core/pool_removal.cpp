@@ -208,7 +208,7 @@ Result<> PoolImpl::erase_objects(const std::vector<ObjectPtr>& objects, const En
     for (const ObjectPtr& object : objects) {
       forget_copy_of(*object);
       objects_.erase(object);
-      delegations_.erase_all(object->id);
+      for (const std::uint64_t number : delegations_.erase_all(object->id)) free_left_over(number);
       with_properties_.erase(object->id);
       futile_.erase(object->id);
       if (const auto found = views_.find(object->id); found != views_.end()) {

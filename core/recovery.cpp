@@ -25,10 +25,11 @@ Failure damaged(const LogRecord& record, std::string_view what) {
 } // namespace
 
 Result<> PoolImpl::recover() {
-  VSNAP_TRY_ASSIGN(
-      const bool found,
-      engine_->replay([this](const LogRecord& record) { return replay(record); }, options_.takes_over));
-  if (!found) {
+  const auto found =
+      engine_->replay([this](const LogRecord& record) { return replay(record); }, options_.takes_over);
+  VSNAP_TRY(take_granted());
+  if (!found) return Failure(found.error());
+  if (!*found) {
     if (!options_.for_check && !is_read_only()) engine_->start_headroom();
     return {};
   }

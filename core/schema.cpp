@@ -133,6 +133,14 @@ CREATE TABLE delegation(        -- volumes that one host reads and writes at the
   since    INTEGER NOT NULL,
   snapshot INTEGER              -- NULL, or: the host was lost; this keeps what it may still write to
 );
+
+CREATE TABLE granted(           -- with delegations: places to write to; those that extents name were used
+  delegation INTEGER NOT NULL,
+  member     INTEGER NOT NULL,
+  start      INTEGER NOT NULL,  -- block of the member
+  blocks     INTEGER NOT NULL,
+  PRIMARY KEY(member, start)
+) WITHOUT ROWID;
 )sql";
 
 } // namespace vsnap::schema

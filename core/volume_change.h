@@ -39,6 +39,7 @@ Result<> VolumeIo::change(std::uint64_t offset, std::uint64_t length, Body body)
       continue;
     }
     if (!changed) {
+      if (changed.error().kind == ErrorKind::no_space && committed) engine_.seek_space();
       if (changed.error().kind != ErrorKind::no_space || committed) return changed;
       committed = true; // what was freed since the last commit becomes available
       VSNAP_TRY(engine_.commit());

@@ -15,6 +15,8 @@
 
 namespace vsnap {
 
+class GrantedSpace;
+
 class VolumeIo final : public View {
  public:
   // `counters`: where to count, or nullptr.
@@ -53,6 +55,16 @@ class VolumeIo final : public View {
   Result<> save_image(const Progress& progress);
   // The runs of data of a region, appended; see exported_map.h.
   Result<> copy_map(RegionIndex region, RegionMap& map);
+  // Blocks that the host which the volume is delegated to has written itself, to places that it was granted:
+  // from now on they lie there. ESTALE, EINVAL: as Pool::commit_blocks(); it may have done a part then.
+  struct Grant {
+    GrantedSpace& space;
+    std::uint64_t delegation = 0;
+    std::function<bool()> stands; // asked inside the gate
+  };
+  Result<> name_granted(const MapRun& run, const Grant& grant);
+  // All blocks of the run are the head's own, and lie there.
+  Result<bool> lies_there(const MapRun& run);
   // Makes the size at least `size_bytes`.
   void grow_to(std::uint64_t size_bytes);
   // For configuration operations: the map, and the object it belongs to.
@@ -135,6 +147,8 @@ class VolumeIo final : public View {
   // Runs a change of the map: throttled before, repeated once after a commit if there was no space.
   template <class Body>
   Result<> change(std::uint64_t offset, std::uint64_t length, Body body);
+  Result<> name_piece(const Span& span, Place first, const Grant& grant);
+  Result<> name_run(Region& region, std::uint64_t block, PlaceRun places, const Grant& grant);
   void record(Region& region, std::uint64_t from, std::uint64_t count, BlockKind kind, Place place);
   void note_modified();
   void note_size();

@@ -21,6 +21,7 @@ FULL = "a crash at any call leaves a full-sized*"
 ADOPTED = "an adopted image through a power cut*"
 FAULTS = "whichever call fails*,after a failed flush*"
 
+GRANTS = "granted space through a power cut*"
 DEGRADED = "a full-sized snapshot outlives*,without a member a pool*,the flag that a pool was closed*"
 
 FOUND_BY = {
@@ -80,6 +81,10 @@ FOUND_BY = {
     "hold_not_kept": "the oldest snapshots are dropped*",
     "lost_without_snapshot": "what a lost host still writes*",
     "exported_unsynced": "a power cut leaves a delegated*",
+    "grant_not_durable": GRANTS,
+    "granted_not_taken": GRANTS,
+    "commit_of_foreign_place": "a place that was not granted*",
+    "left_over_freed": "what a lost host was granted*",
 }
 HANGS = {"lost_wakeup", "pause_not_woken"}  # found by its never coming to an end
 TRIES = 8  # where threads have to meet, which they do less often on a machine that is busy
