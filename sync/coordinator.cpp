@@ -180,6 +180,7 @@ class Server final : public Coordinator {
   std::deque<Membership::Action> sessions_ VSNAP_GUARDED_BY(mutex_); // to be told to the listener
   std::deque<Membership::Execute> returns_ VSNAP_GUARDED_BY(mutex_); // of volumes
   HostWorkers workers_;                                              // its lock is below mutex_
+  HostWorkers handovers_; // of blocks: by nobody who may wait for a host, as that may wait for this
 };
 
 // ---- begin and end ----
@@ -234,6 +235,7 @@ void Server::stop() {
     if (stopping_.exchange(true)) return;
   }
   workers_.stop(); // the answers to what was begun still go out
+  handovers_.stop();
   if (actor_.joinable()) {
     {
       MutexLock lock(mutex_);
@@ -441,12 +443,13 @@ void Server::give_work(Membership::Execute asked) {
   const std::uint64_t host = asked.host.id;
   const std::uint64_t incarnation = asked.incarnation;
   const HostWorkers::Lane lane = lane_of(asked.request);
+  HostWorkers& workers = asked.request.has_commit_blocks() ? handovers_ : workers_;
   const std::size_t bytes = asked.request.ByteSizeLong();
   auto work = [this, asked = std::move(asked)] {
     do_work(asked);
     wake();
   };
-  if (workers_.put(lane, host, bytes, std::move(work))) return;
+  if (workers.put(lane, host, bytes, std::move(work))) return;
   *busy.mutable_error() =
       wire::error_reply(ErrorKind::busy, pool_.name() + ": too much is asked for at once").error();
   busy.mutable_error()->set_errno_value(EAGAIN); // as what is asked again

@@ -7,7 +7,9 @@
 // 2. The epoch is one higher, durably, before the socket is bound. The pool's catalog is what decides who
 //    belongs to it; what is known here follows it and never comes before it.
 // 3. One thread, the actor, owns the socket, and never waits for the pool. What needs the pool is done by
-//    other threads (sync/host_workers.h), commands and what hosts read apart from each other.
+//    other threads (sync/host_workers.h), commands and what hosts read apart from each other. Who waits for
+//    a volume to be returned may hold all of those: the actor takes returns itself, and what a host has to
+//    hand over before that, which is I/O, is done by threads that do nothing else.
 // 4. Nothing that arrives can do more than be refused and counted.
 //
 // Threads: start(), stop() and the destructor from the owner's thread; the rest from any. Options::serve is
@@ -41,7 +43,8 @@ class Coordinator {
   static constexpr std::int64_t kLongestLease_ns = 3'600'000'000'000;
 
   // What a host asks for besides control commands; `host` is who. `again`: it may have been carried out
-  // before. That volumes are returned the actor itself says: it must not wait.
+  // before. That volumes are returned the actor itself says: it must not wait. Changes of their blocks are
+  // handed over by workers of their own: it must wait for no host then.
   using Serve = std::function<wire::LinkReply(const HostInfo& host, const wire::LinkRequest& request)>;
 
   // Control commands that are not for the pool; nullopt: it is none of those.

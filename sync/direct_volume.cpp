@@ -16,9 +16,30 @@ constexpr std::int64_t kFetchShare = 10;               // and so many times as l
 // The map says nothing of the block.
 constexpr Entry kUnknown(BlockKind::hole, Place(), false);
 
+constexpr unsigned kMostTries = 4; // two regions to fetch at most, and others that were first
+
 BlockIndex block_at(std::uint64_t offset) { return BlockIndex(offset / kBlockBytes); }
 BlockCount blocks_of(std::uint64_t offset, std::uint64_t end) {
   return BlockIndex((end + kBlockBytes - 1) / kBlockBytes) - block_at(offset);
+}
+
+// What has come of a region, where it is not known yet. May throw std::bad_alloc.
+void fill_in(Region& known, const Region& fetched) {
+  MutexLock lock(known.mutex());
+  for (std::uint64_t block = 0; block < kRegionBlocks;) {
+    const Entry entry = fetched.entry(block);
+    if (entry == kUnknown || known.entry(block) != kUnknown) {
+      ++block;
+      continue;
+    }
+    std::uint64_t count = 1;
+    while (block + count < kRegionBlocks && known.entry(block + count) == kUnknown &&
+           fetched.entry(block + count) == entry.further(count))
+      ++count;
+    known.make_room(block, count, entry);
+    known.set_run(block, count, entry);
+    block += count;
+  }
 }
 
 } // namespace
@@ -26,7 +47,8 @@ BlockCount blocks_of(std::uint64_t offset, std::uint64_t end) {
 // Inside it I/O on the members is under way.
 class DirectVolume::Pass {
  public:
-  explicit Pass(DirectVolume& volume) : gate_(volume.gate_), is_in_(volume.gate_.try_enter()) {
+  explicit Pass(DirectVolume& volume)
+      : section_(volume.grace_), gate_(volume.gate_), is_in_(volume.gate_.try_enter()) {
     if (is_in_ && volume.env_.monotonic_ns() >= volume.lease_.young_until_ns.load()) leave();
   }
   ~Pass() { leave(); }
@@ -38,14 +60,19 @@ class DirectVolume::Pass {
   void leave() {
     if (std::exchange(is_in_, false)) gate_.leave();
   }
+  const Grace::Section section_;
   IoGate& gate_;
   bool is_in_;
 };
 
 // ---- what begins and ends ----
 
-void DirectVolume::give(std::uint64_t delegation, std::uint64_t size_bytes) {
+void DirectVolume::give(std::uint64_t delegation, std::uint64_t size_bytes, PendingMemory* memory) {
   MutexLock lock(mutex_);
+  pending_.begin(delegation, memory);
+  asking_ = false;
+  ask_at_ns_ = 0;
+  next_grant_ = kFirstGrant;
   changes_before_ += std::exchange(changes_, 0);
   ++gifts_;
   size_bytes_.store(size_bytes);
@@ -61,6 +88,8 @@ void DirectVolume::stop() {
 void DirectVolume::drain() {
   gate_.drain();
   drop_maps();
+  MutexLock lock(mutex_);
+  pending_.stop_granting();
 }
 
 Result<> DirectVolume::check_lease() const {
@@ -72,6 +101,12 @@ Result<> DirectVolume::check_lease() const {
 // ---- I/O ----
 
 Result<std::optional<std::size_t>> DirectVolume::read(std::uint64_t offset, std::span<std::byte> out) {
+  VSNAP_TRY_ASSIGN(const auto read, read_here(offset, out));
+  if (!read) VSNAP_TRY(settle(offset, out.size()));
+  return read;
+}
+
+Result<std::optional<std::size_t>> DirectVolume::read_here(std::uint64_t offset, std::span<std::byte> out) {
   for (unsigned fetches = 0; given() != 0; ++fetches) {
     RegionIndex missing;
     {
@@ -80,14 +115,13 @@ Result<std::optional<std::size_t>> DirectVolume::read(std::uint64_t offset, std:
       const Pass pass(*this);
       if (!pass) return std::nullopt;
       if (offset + out.size() > size_bytes_.load()) return std::nullopt;
-      const Look look = look_up(offset, offset + out.size(), false);
-      if (look.known == Known::not_here) return std::nullopt;
+      const Look look = look_up(offset, offset + out.size());
       if (look.known == Known::all) {
         for (const Piece& piece : look.pieces) {
           const auto part = out.subspan(piece.from - offset, piece.to - piece.from);
-          if (!piece.mapped)
+          if (!piece.mapped())
             std::memset(part.data(), 0, part.size());
-          else if (!members_.read(piece.place, piece.skip, part))
+          else if (!members_.read(piece.entry.place(), piece.skip, part))
             return std::nullopt;
         }
         VSNAP_TRY(check_lease());
@@ -104,63 +138,48 @@ Result<bool> DirectVolume::write(std::uint64_t offset, std::span<const std::byte
   if (data.empty()) return false;
   const std::uint64_t end = offset + data.size();
   const bool is_whole = offset % kBlockBytes == 0 && end % kBlockBytes == 0;
-  for (unsigned fetches = 0; given() != 0; ++fetches) {
+  for (unsigned tries = 0; given() != 0 && tries < kMostTries; ++tries) {
     RegionIndex missing;
     {
       const RangeTurns::Held turn(&turns_, block_at(offset), blocks_of(offset, end),
                                   is_whole ? RangeTurns::Turn::shared : RangeTurns::Turn::alone);
       const Pass pass(*this);
       if (!pass || end > size_bytes_.load()) return false;
-      const Look look = look_up(offset, end, true);
-      if (look.known == Known::not_here) return false;
+      const Look look = look_up(offset, end);
       if (look.known == Known::all) {
         was_written_.store(true);
-        for (const Piece& piece : look.pieces) {
-          const auto part = data.subspan(piece.from - offset, piece.to - piece.from);
-          const auto written = members_.write(piece.place, piece.skip, part);
-          unflushed_.store(true);     // after the write: a flush that had begun before it does not cover it
-          if (!written) return false; // whatever it was: it is asked for once more, of the coordinator
-        }
+        const Done done = write_pieces(offset, data, look.pieces);
+        if (done == Done::not_here) return false; // whatever it was: the coordinator is asked for it
+        if (done == Done::again) continue;
         VSNAP_TRY(check_lease());
         return true;
       }
       missing = look.missing;
     }
-    if (fetches == 2 || !fetch(missing)) return false;
+    if (!fetch(missing)) return false;
   }
   return false;
-}
-
-// One after the other: who finds nothing to flush has waited for the one that had it.
-Result<> DirectVolume::flush() {
-  MutexLock turn(flush_mutex_);
-  if (!unflushed_.exchange(false)) return {};
-  auto flushed = members_.flush();
-  if (!flushed) flush_failures_.fetch_add(1);
-  return flushed;
 }
 
 // ---- the map ----
 
 DirectVolume::Known DirectVolume::look_up_in(const Region& region, std::uint64_t from, std::uint64_t to,
-                                             bool to_write, std::vector<Piece>& pieces) const {
+                                             std::vector<Piece>& pieces) const {
   const std::uint64_t first_byte = first_block(region.index()).value() * kBlockBytes;
   for (std::uint64_t at = from; at < to;) {
     const std::uint64_t block = (at - first_byte) / kBlockBytes;
     const Entry entry = region.entry(block);
     if (entry == kUnknown) return Known::to_be_fetched;
-    const bool is_data = entry.kind() == BlockKind::data;
-    if (to_write && !(is_data && entry.own())) return Known::not_here;
     std::uint64_t count = 1;
     const auto ends = [&] { return std::min(to, first_byte + (block + count) * kBlockBytes); };
     while (ends() < to && region.entry(block + count) == entry.further(count)) ++count;
-    pieces.push_back({at, ends(), is_data, entry.place(), at - first_byte - block * kBlockBytes});
+    pieces.push_back({at, ends(), entry, at - first_byte - block * kBlockBytes});
     at = ends();
   }
   return Known::all;
 }
 
-DirectVolume::Look DirectVolume::look_up(std::uint64_t offset, std::uint64_t end, bool to_write) {
+DirectVolume::Look DirectVolume::look_up(std::uint64_t offset, std::uint64_t end) {
   Look look;
   for (std::uint64_t at = offset; at < end;) {
     const RegionIndex index = region_of(block_at(at));
@@ -171,7 +190,7 @@ DirectVolume::Look DirectVolume::look_up(std::uint64_t offset, std::uint64_t end
       if (const auto found = slots_.find(index); found != slots_.end()) region = found->second.map;
     }
     look.missing = index;
-    look.known = region ? look_up_in(*region, at, to, to_write, look.pieces) : Known::to_be_fetched;
+    look.known = region ? look_up_in(*region, at, to, look.pieces) : Known::to_be_fetched;
     if (look.known != Known::all) return look;
     at = to;
   }
@@ -246,6 +265,14 @@ bool DirectVolume::fetch(RegionIndex index) {
   end_fetch(slot);
   refetch_at_ns_ = now_ns + std::max(kFetchPause_ns, kFetchShare * (now_ns - began_ns));
   if (!map || delegation == 0 || given() != delegation) return false; // of one that has ended
+  if (slot.map) {                                                     // what it knows is right, and newer
+    try {
+      fill_in(*slot.map, *map);
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    return true;
+  }
   make_room();
   slot.map = std::move(map);
   return true;
@@ -253,12 +280,12 @@ bool DirectVolume::fetch(RegionIndex index) {
 
 void DirectVolume::make_room() {
   std::size_t maps = 0;
-  for (const auto& [index, slot] : slots_) maps += slot.map ? 1 : 0;
+  const auto may_go = [this](const auto& each)
+                          VSNAP_REQUIRES(mutex_) { return each.second.map && !pending_.has(each.first); };
+  for (const auto& each : slots_) maps += may_go(each) ? 1 : 0;
   for (; maps >= kMaxRegions; --maps) {
-    auto next = slots_.upper_bound(last_dropped_);
-    while (next != slots_.end() && !next->second.map) ++next;
-    if (next == slots_.end()) next = slots_.begin();
-    while (!next->second.map) ++next;
+    auto next = std::find_if(slots_.upper_bound(last_dropped_), slots_.end(), may_go);
+    if (next == slots_.end()) next = std::find_if(slots_.begin(), slots_.end(), may_go);
     last_dropped_ = next->first;
     next->second.map.reset();
     if (next->second.is_empty()) slots_.erase(next);
@@ -273,9 +300,7 @@ void DirectVolume::drop_maps() {
 
 // ---- changes that the coordinator is asked for ----
 
-void DirectVolume::forget(std::uint64_t offset, std::uint64_t length) {
-  const RangeTurns::Held turn(&turns_, block_at(offset), blocks_of(offset, offset + length),
-                              RangeTurns::Turn::alone);
+Result<> DirectVolume::forget(std::uint64_t offset, std::uint64_t length) {
   MutexLock lock(mutex_);
   for (std::uint64_t at = offset; at < offset + length;) {
     const RegionIndex index = region_of(block_at(at));
@@ -288,11 +313,13 @@ void DirectVolume::forget(std::uint64_t offset, std::uint64_t length) {
         region.make_room(from, blocks_of(at, to).value(), kUnknown);
         region.set_run(from, blocks_of(at, to).value(), kUnknown);
       } catch (const std::bad_alloc&) {
+        if (pending_.has(index)) return system_failure(ENOMEM, "the map of a volume");
         found->second.map.reset(); // with nobody in the range
       }
     }
     at = to;
   }
+  return {};
 }
 
 // One that makes the volume larger changes its old end as well, wherever that is.
@@ -300,12 +327,16 @@ DirectVolume::Change::Change(DirectVolume& volume, std::uint64_t offset, std::ui
     : volume_(volume) {
   begin(offset, length);
   if (!all_) {
-    volume_.forget(offset, length);
+    const RangeTurns::Held turn(&volume_.turns_, block_at(offset), blocks_of(offset, offset + length),
+                                RangeTurns::Turn::alone);
+    ready_ = volume_.settle(offset, length);
+    if (ready_) ready_ = volume_.forget(offset, length);
     return;
   }
   const RangeTurns::Held turn(&volume_.turns_, BlockIndex(0), BlockCount(~0ULL / kBlockBytes),
                               RangeTurns::Turn::alone);
-  volume_.drop_maps();
+  ready_ = volume_.settle(0, kAll);
+  if (ready_) volume_.drop_maps();
 }
 
 void DirectVolume::Change::begin(std::uint64_t offset, std::uint64_t length) {

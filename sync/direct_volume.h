@@ -1,6 +1,7 @@
 // A volume that is delegated to this host (core/delegation.h), for all that the host has open of it: what is
-// read and overwritten on the members here, without a message. The rest goes through the coordinator, and
-// says so here first (Change).
+// read and overwritten on the members here, without a message, and what is written for the first time, to
+// places that the coordinator has granted (pending_blocks.h): those changes of the map are handed over later.
+// The rest goes through the coordinator, and says so here first (Change).
 //
 //          give()             stop()             drain()
 //   none ─────────► given ──────────────► ending ─────────► none
@@ -17,12 +18,25 @@
 //    their stripes (core/range_turns.h).
 // 4. flush() covers what was answered before it. A flush that failed is told by every later one
 //    (flush_failures()), as what it was for may be lost.
-// 5. kMaxRegions regions of the map are kept at most.
-// Threads: any. drain() may last as long as the slowest I/O; no call but a fetch waits for another host.
+// 5. kMaxRegions regions of the map are kept at most, beside those with changes that are pending.
+// 6. What is pending the map names, as the volume's own, until it is handed over; then the coordinator's
+// does.
+//    So the coordinator is not asked for a block while that is pending: it gets the change first (settle(),
+//    Change), also after stop().
+// 7. A change is handed over when its data is durable, and no I/O looks at any more what the block was
+// before.
+//    A block gets one granted place: the next writes overwrite it there.
+// 8. The volume is returned when nothing is pending (finish()). What the coordinator does not take, as it has
+//    given the volume up, is lost, and counts as a flush that failed.
+// Threads: any. drain() may last as long as the slowest I/O. A fetch, and what hands over, waits for another
+// host: that is flush(), settle(), finish() and Change.
+// Locks: a turn, flush_mutex_, mutex_, that of a region, that of PendingMemory; none of DirectVolumes is
+// taken under them.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -31,11 +45,13 @@
 
 #include "core/env.h"
 #include "core/exported_map.h"
+#include "core/grace.h"
 #include "core/io_gate.h"
 #include "core/mutex.h"
 #include "core/range_turns.h"
 #include "core/region.h"
 #include "core/shared_members.h"
+#include "sync/pending_blocks.h"
 
 namespace vsnap {
 
@@ -47,7 +63,8 @@ struct LeaseTimes {
 
 class DirectVolume {
  public:
-  static constexpr std::size_t kMaxRegions = 4096; // of 32 MiB of the volume each
+  static constexpr std::size_t kMaxRegions = 4096;   // of 32 MiB of the volume each
+  static constexpr std::uint64_t kFirstGrant = 1024; // blocks; then twice as many each time
 
   class Source {
    public:
@@ -59,8 +76,29 @@ class DirectVolume {
     ~Source() = default;
   };
 
-  DirectVolume(Env& env, ObjectId volume, SharedMembers& members, Source& source, const LeaseTimes& lease)
-      : env_(env), id_(volume), members_(members), source_(source), lease_(lease) {
+  // To the coordinator, of space and of what was written to it.
+  class Handover {
+   public:
+    // Does not wait: granted() is told.
+    virtual void ask_for_space(ObjectId volume, std::uint64_t delegation, BlockCount blocks) = 0;
+    // Waits, until `given_up` says so as well: kind no_answer, and it may still be carried out then.
+    [[nodiscard]] virtual Result<> commit_blocks(std::uint64_t delegation, std::span<const MapRun> runs,
+                                                 const std::function<bool()>& given_up) = 0;
+    virtual void hand_over_soon(ObjectId volume) = 0; // by another thread
+
+   protected:
+    ~Handover() = default;
+  };
+
+  DirectVolume(Env& env, ObjectId volume, SharedMembers& members, Source& source, Handover& handover,
+               const LeaseTimes& lease)
+      : env_(env),
+        id_(volume),
+        members_(members),
+        source_(source),
+        handover_(handover),
+        lease_(lease),
+        pending_(volume) {
     gate_.close();
   }
   DirectVolume(const DirectVolume&) = delete;
@@ -73,7 +111,9 @@ class DirectVolume {
   [[nodiscard]] Result<bool> write(std::uint64_t offset, std::span<const std::byte> data)
       VSNAP_EXCLUDES(mutex_);
   // What was written here is durable.
-  [[nodiscard]] Result<> flush() VSNAP_EXCLUDES(flush_mutex_);
+  [[nodiscard]] Result<> flush() VSNAP_EXCLUDES(flush_mutex_, mutex_);
+  // Before the coordinator is asked what is there.
+  [[nodiscard]] Result<> settle(std::uint64_t offset, std::uint64_t length) VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] std::uint64_t flush_failures() const { return flush_failures_.load(); }
   // The delegation under which I/O is possible now; 0: none.
   [[nodiscard]] std::uint64_t given() const { return given_.load(); }
@@ -92,6 +132,8 @@ class DirectVolume {
     ~Change();
     Change(const Change&) = delete;
     Change& operator=(const Change&) = delete;
+    // Else the coordinator must not be asked: something that was written before is not there.
+    [[nodiscard]] const Result<>& ready() const { return ready_; }
     // By the coordinator's answer, with the change done.
     void note_size(std::uint64_t size_bytes);
 
@@ -102,13 +144,21 @@ class DirectVolume {
     std::uint64_t gift_ = 0;
     std::uint64_t given_ = 0; // when it began
     bool all_ = false;
+    Result<> ready_;
     std::vector<RegionIndex> regions_;
   };
 
   // By whoever keeps the delegations of this host (direct_volumes.h), one call at a time.
-  void give(std::uint64_t delegation, std::uint64_t size_bytes) VSNAP_EXCLUDES(mutex_);
+  // `memory`: for what is written to granted space; nullptr: none is asked for.
+  void give(std::uint64_t delegation, std::uint64_t size_bytes, PendingMemory* memory) VSNAP_EXCLUDES(mutex_);
   void stop();                         // nothing begins any more; also where nothing could
   void drain() VSNAP_EXCLUDES(mutex_); // after stop()
+  // After drain(): flushes, and hands over what is pending. False: the coordinator has not said yet whether
+  // it takes it.
+  [[nodiscard]] bool finish() VSNAP_EXCLUDES(flush_mutex_, mutex_);
+  void granted(std::uint64_t delegation, std::span<const PlaceRun> runs) VSNAP_EXCLUDES(mutex_);
+  // What was pending at the last call, with `all`: at this one.
+  void hand_over_old(bool all) VSNAP_EXCLUDES(flush_mutex_, mutex_);
   [[nodiscard]] bool was_written() { return was_written_.exchange(false); } // since the last call
 
  private:
@@ -120,20 +170,41 @@ class DirectVolume {
   };
   struct Piece { // of a range, in bytes
     std::uint64_t from = 0, to = 0;
-    bool mapped = false; // at the place, `skip` bytes into it; else zeros
-    Place place;
+    Entry entry; // of the first block, into which it goes `skip` bytes
     std::uint64_t skip = 0;
+    [[nodiscard]] bool mapped() const { return entry.kind() == BlockKind::data; } // else zeros
+    [[nodiscard]] bool in_place() const { return mapped() && entry.own(); }
   };
-  enum class Known { all, not_here, to_be_fetched };
+  struct Fresh { // blocks next to each other, and places for them that were taken
+    BlockIndex first;
+    PlaceRun run;
+    Entry before; // of the first, as the map says
+    bool used = false;
+  };
+  enum class Done { yes, not_here, again };
+  class Taken;
+  enum class Known { all, to_be_fetched };
   struct Look {
     Known known = Known::all;
     RegionIndex missing{0};
     std::vector<Piece> pieces = {};
   };
   class Pass;
-  [[nodiscard]] Look look_up(std::uint64_t offset, std::uint64_t end, bool to_write) VSNAP_EXCLUDES(mutex_);
-  [[nodiscard]] Known look_up_in(const Region& region, std::uint64_t from, std::uint64_t to, bool to_write,
+  [[nodiscard]] Result<std::optional<std::size_t>> read_here(std::uint64_t offset, std::span<std::byte> out)
+      VSNAP_EXCLUDES(mutex_);
+  [[nodiscard]] Look look_up(std::uint64_t offset, std::uint64_t end) VSNAP_EXCLUDES(mutex_);
+  [[nodiscard]] Known look_up_in(const Region& region, std::uint64_t from, std::uint64_t to,
                                  std::vector<Piece>& pieces) const;
+  [[nodiscard]] Done write_pieces(std::uint64_t offset, std::span<const std::byte> data,
+                                  const std::vector<Piece>& pieces) VSNAP_EXCLUDES(mutex_);
+  [[nodiscard]] bool write_at(Place place, std::uint64_t skip, std::span<const std::byte> part);
+  [[nodiscard]] bool write_fresh(const Fresh& fresh, std::uint64_t offset, std::span<const std::byte> data);
+  [[nodiscard]] Done publish(std::vector<Fresh>& fresh) VSNAP_EXCLUDES(mutex_);
+  void ask_for_space(std::uint64_t missing) VSNAP_EXCLUDES(mutex_);
+  [[nodiscard]] Result<> hand_over(const std::function<bool()>& given_up)
+      VSNAP_EXCLUDES(flush_mutex_, mutex_);
+  [[nodiscard]] std::function<bool()> until_lease_is_over() const;
+  void lose(const Error& why) VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] bool fetch(RegionIndex region) VSNAP_EXCLUDES(mutex_);
   // Those that keep a region from being fetched.
   [[nodiscard]] bool is_changing(const Slot& slot) VSNAP_REQUIRES(mutex_) {
@@ -142,7 +213,8 @@ class DirectVolume {
   [[nodiscard]] bool is_fetched(RegionIndex region) VSNAP_REQUIRES(mutex_); // just now
   void end_fetch(Slot& slot) VSNAP_REQUIRES(mutex_);
   void make_room() VSNAP_REQUIRES(mutex_);
-  void forget(std::uint64_t offset, std::uint64_t length) VSNAP_EXCLUDES(mutex_);
+  // Alone in the range.
+  [[nodiscard]] Result<> forget(std::uint64_t offset, std::uint64_t length) VSNAP_EXCLUDES(mutex_);
   void drop_maps() VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] Result<> check_lease() const;
 
@@ -150,12 +222,14 @@ class DirectVolume {
   const ObjectId id_;
   SharedMembers& members_;
   Source& source_;
+  Handover& handover_;
   const LeaseTimes& lease_;
   IoGate gate_; // open in the state given
   std::atomic<std::uint64_t> given_{0};
   std::atomic<std::uint64_t> size_bytes_{0}; // at least: what goes further is asked of the coordinator
   RangeTurns turns_;                  // I/O here: shared; alone: parts of blocks, and what takes from the map
-  Mutex flush_mutex_;                 // above all of SharedMembers
+  Grace grace_;                       // of that
+  Mutex flush_mutex_;                 // above all of SharedMembers; one hands over at a time
   std::atomic<bool> unflushed_{true}; // also by the process before
   std::atomic<bool> was_written_{false};
   std::atomic<std::uint64_t> flush_failures_{0};
@@ -168,6 +242,11 @@ class DirectVolume {
   std::uint32_t changes_ VSNAP_GUARDED_BY(mutex_) = 0;     // with the coordinator, that began since the last
   std::uint32_t changes_before_ VSNAP_GUARDED_BY(mutex_) = 0; // the others
   std::int64_t refetch_at_ns_ VSNAP_GUARDED_BY(mutex_) = 0;
+  PendingBlocks pending_ VSNAP_GUARDED_BY(mutex_);
+  std::uint64_t old_ VSNAP_GUARDED_BY(mutex_) = 0; // number up to which it was pending lately
+  bool asking_ VSNAP_GUARDED_BY(mutex_) = false;   // for space
+  std::int64_t ask_at_ns_ VSNAP_GUARDED_BY(mutex_) = 0;
+  std::uint64_t next_grant_ VSNAP_GUARDED_BY(mutex_) = 0; // blocks
   RegionIndex last_dropped_ VSNAP_GUARDED_BY(mutex_){0};
 };
 

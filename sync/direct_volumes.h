@@ -6,21 +6,26 @@
 //
 // Invariants
 // 1. A volume is used under a delegation from its answer on, if the session in which it was asked for is
-// still
-//    under way, until stop(); and nothing is returned before drain() and a flush. So what the coordinator is
-//    told is so: nothing of it is under way here.
+//    still under way, until stop(); and nothing is returned before drain(), a flush, and until what was
+//    written to granted space is handed over. So what the coordinator is told is so: nothing of it is under
+//    way here.
 // 2. In a new session all that this host ever had is given up first, in one message, when nothing of it is
-//    under way and nothing is being asked for; until that is answered nothing is asked for.
+//    under way and nothing is being asked for; until that is answered nothing is asked for. Before that a
+//    process hands over what one before it has left (pending_memory.h).
 // 3. What was asked for in a session before, and is answered late, is returned unused.
-// Threads: any; what the link tells does not wait. One thread of this drains and returns.
+// 4. What has been pending for some two seconds is handed over, whether somebody asks for that or not.
+// Threads: any; what the link tells does not wait. One thread of this drains, returns and hands over.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <set>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "core/mutex.h"
 #include "sync/direct_volume.h"
@@ -28,19 +33,25 @@
 
 namespace vsnap {
 
-class DirectVolumes {
+class DirectVolumes final : private DirectVolume::Handover {
  public:
   // The link, as this uses it. Answered is called by its thread.
   using Call = std::function<void(wire::LinkRequest request, Link::Answered answered)>;
 
-  DirectVolumes(Env& env, SharedMembers& members, DirectVolume::Source& source)
-      : env_(env), members_(members), source_(source) {}
-  ~DirectVolumes() { close(); }
+  // `memory`: name of what is written to granted space (pending_memory.h), another one for each host of each
+  // pool; empty: no space is used.
+  DirectVolumes(Env& env, SharedMembers& members, DirectVolume::Source& source, std::string memory = {})
+      : env_(env), members_(members), source_(source), memory_name_(std::move(memory)) {}
+  ~DirectVolumes() { static_cast<void>(close()); }
   DirectVolumes(const DirectVolumes&) = delete;
   DirectVolumes& operator=(const DirectVolumes&) = delete;
 
-  Result<> start(Call call);           // nothing is asked for before
-  void close() VSNAP_EXCLUDES(mutex_); // returns all, if the coordinator is there
+  Result<> start(Call call); // nothing is asked for before
+  // In the first session: what a process before this one has left, the coordinator has, or it is lost.
+  void await_left(std::chrono::nanoseconds longest) VSNAP_EXCLUDES(mutex_);
+  // Returns all, if the coordinator is there. False: something is not handed over, and is left to the next
+  // process, which the coordinator must leave that to.
+  [[nodiscard]] bool close() VSNAP_EXCLUDES(mutex_);
 
   // Of each opening of a volume, one after the other.
   [[nodiscard]] std::shared_ptr<DirectVolume> opened(ObjectId volume) VSNAP_EXCLUDES(mutex_);
@@ -63,13 +74,28 @@ class DirectVolumes {
     std::uint64_t delegation = 0; // of given, to_return and returning
     std::int64_t wish_at_ns = 0;  // not before
     std::int64_t pause_ns = 0;    // after the next refusal
+    bool hands_over = false;      // soon
   };
   using Volumes = std::map<ObjectId, Volume>;
 
+  struct Job { // of the thread
+    enum class Kind { none, end, give_back, hand_over, return_all } kind = Kind::none;
+    ObjectId volume;
+    std::uint64_t session = 0;
+  };
   void run() VSNAP_EXCLUDES(mutex_); // the thread
+  [[nodiscard]] Job next_job() VSNAP_REQUIRES(mutex_);
+  void hand_over() VSNAP_EXCLUDES(mutex_);
   void stop_using(Volume& volume) VSNAP_REQUIRES(mutex_);
   void taken(ObjectId volume, std::uint64_t session, const wire::LinkReply& reply) VSNAP_EXCLUDES(mutex_);
   void give_back(ObjectId id) VSNAP_EXCLUDES(mutex_);
+  [[nodiscard]] bool hand_over_left() VSNAP_EXCLUDES(mutex_); // false: not answered
+  void make_memory() VSNAP_EXCLUDES(mutex_);
+  void ask_for_space(ObjectId volume, std::uint64_t delegation, BlockCount blocks) override
+      VSNAP_EXCLUDES(mutex_);
+  Result<> commit_blocks(std::uint64_t delegation, std::span<const MapRun> runs,
+                         const std::function<bool()>& given_up) override VSNAP_EXCLUDES(mutex_);
+  void hand_over_soon(ObjectId volume) override VSNAP_EXCLUDES(mutex_);
   void returned(ObjectId volume, bool has_failed) VSNAP_EXCLUDES(mutex_);
   void return_all(std::uint64_t session) VSNAP_EXCLUDES(mutex_);
   void note_modified(ObjectId volume);
@@ -81,10 +107,14 @@ class DirectVolumes {
   Env& env_;
   SharedMembers& members_;
   DirectVolume::Source& source_;
+  const std::string memory_name_;
   LeaseTimes lease_;
   Call call_;
   Mutex mutex_; // before that of a DirectVolume, for give()
   CondVar changed_;
+  std::unique_ptr<PendingMemory> memory_ VSNAP_GUARDED_BY(mutex_); // outlives the volumes
+  std::vector<PendingChange> left_ VSNAP_GUARDED_BY(mutex_);       // by a process before this one
+  std::int64_t hand_over_at_ns_ VSNAP_GUARDED_BY(mutex_) = 0;      // what is old by then
   Volumes volumes_ VSNAP_GUARDED_BY(mutex_);
   // While one is being taken: recalled, and perhaps it.
   std::set<std::uint64_t> recalled_early_ VSNAP_GUARDED_BY(mutex_);
@@ -96,6 +126,8 @@ class DirectVolumes {
   bool has_failed_ VSNAP_GUARDED_BY(mutex_) = false;      // something was not taken by the coordinator
   bool closing_ VSNAP_GUARDED_BY(mutex_) = false;
   bool stop_ VSNAP_GUARDED_BY(mutex_) = false;
+  unsigned left_tries_ = 0;     // the thread's
+  bool is_handed_over_ = false; // the owner's, after close()
   std::thread thread_;
 };
 

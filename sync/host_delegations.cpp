@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/log.h"
+#include "sync/space_messages.h"
 
 namespace vsnap {
 namespace {
@@ -73,6 +74,19 @@ Result<> HostDelegations::give_back(std::uint64_t host, const wire::ReturnVolume
   }
   for (const std::uint64_t number : request.numbers()) VSNAP_TRY(pool_.end_delegation(host, number));
   return {};
+}
+
+Result<wire::GrantedSpace> HostDelegations::grant(std::uint64_t host,
+                                                  const wire::GrantSpaceRequest& request) {
+  if (request.blocks() == 0) return failure(ErrorKind::usage, EINVAL, "no space is asked for");
+  const BlockCount wanted(std::min(request.blocks(), space_messages::kMaxGranted));
+  VSNAP_TRY_ASSIGN(const auto granted, pool_.grant_space(host, request.number(), wanted));
+  return space_messages::to_wire(granted); // what it does not tell is freed with the delegation
+}
+
+Result<> HostDelegations::commit(std::uint64_t host, const wire::CommitBlocksRequest& request) {
+  VSNAP_TRY_ASSIGN(const auto runs, space_messages::from_wire(request));
+  return pool_.commit_blocks(host, request.number(), runs);
 }
 
 // It returns by itself what it was given by a process before this one.

@@ -47,6 +47,9 @@ class HostDelegations final : private DelegationKeeper {
   Result<wire::TakenVolume> take(const HostInfo& host, const View& volume, std::uint32_t handles)
       VSNAP_EXCLUDES(mutex_);
   Result<> give_back(std::uint64_t host, const wire::ReturnVolumesRequest& request) VSNAP_EXCLUDES(mutex_);
+  // Wait for nobody but the pool's journal. What comes is looked at before the pool gets it.
+  Result<wire::GrantedSpace> grant(std::uint64_t host, const wire::GrantSpaceRequest& request);
+  Result<> commit(std::uint64_t host, const wire::CommitBlocksRequest& request);
   void session_began(std::uint64_t host) VSNAP_EXCLUDES(mutex_);
   void session_over(std::uint64_t host, Membership::End why) VSNAP_EXCLUDES(mutex_);
 

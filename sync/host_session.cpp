@@ -355,9 +355,9 @@ void HostSession::on(const Ask& event) {
   open.ask_at_ns = now_ns_;
 }
 
-void HostSession::on(const Close&) {
+void HostSession::on(const Close& event) {
   if (phase_ == Phase::ended) return;
-  if (session_) send(LinkType::goodbye, wire::Goodbye().SerializeAsString());
+  if (session_ && !event.silent) send(LinkType::goodbye, wire::Goodbye().SerializeAsString());
   end(wire::REFUSED_OTHER);
 }
 

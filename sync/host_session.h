@@ -65,7 +65,9 @@ class HostSession {
     std::uint64_t generation = 0;
   };
   struct Tick {};
-  struct Close {}; // the host gives its session up
+  struct Close {         // the host gives its session up
+    bool silent = false; // the coordinator does not hear of it: what the host has goes on to its next process
+  };
   using Event = std::variant<Received, Malformed, Connected, Ask, WorksBy, Tick, Close>;
 
   // Actions

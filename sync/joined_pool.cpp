@@ -31,6 +31,12 @@ std::uint64_t number_of(const HostKey& key) {
   return number;
 }
 
+// Hosts may share a machine.
+std::string memory_name(const Link::Options& link, bool writes) {
+  if (!writes) return {};
+  return fmt::format("vsnap-granted-{}-{:016x}", to_string(link.pool_uuid), number_of(link.own.public_key));
+}
+
 } // namespace
 
 JoinedPool::JoinedPool(Env& env, Options options)
@@ -39,7 +45,7 @@ JoinedPool::JoinedPool(Env& env, Options options)
       only_(std::move(options.only)),
       host_number_(number_of(options.link.own.public_key)),
       members_(env, options.link.pool_uuid, std::move(options.members), std::move(options.search)),
-      direct_(env, members_, *this),
+      direct_(env, members_, *this, memory_name(options.link, only_.empty())),
       opened_(random_number(env)) {}
 
 JoinedPool::~JoinedPool() { static_cast<void>(close()); }
@@ -81,6 +87,7 @@ Result<> JoinedPool::start(Link::Options options) {
   VSNAP_TRY(direct_.start([this](wire::LinkRequest request, Link::Answered answered) {
     link_->call(std::move(request), std::move(answered));
   }));
+  direct_.await_left(kLongestStart);
   VSNAP_TRY(refresh_list());
   try {
     follower_ = std::thread([this] { follow(); });
@@ -98,8 +105,9 @@ Result<> JoinedPool::close() {
     turn_.notify_all();
   }
   if (follower_.joinable()) follower_.join();
-  direct_.close();
-  if (link_) link_->stop();
+  const bool is_handed_over = direct_.close();
+  if (link_ && is_handed_over) link_->stop();
+  if (link_ && !is_handed_over) link_->abandon();
   return {};
 }
 

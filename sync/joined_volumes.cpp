@@ -189,6 +189,7 @@ std::pair<std::shared_ptr<RemoteVolume>, std::uint64_t> JoinedPool::open_volume_
 
 Result<wire::LinkReply> JoinedPool::set_size(RemoteVolume& volume, std::uint64_t size_bytes) {
   const DirectVolume::Change change(volume.direct(), 0, DirectVolume::Change::kAll);
+  VSNAP_TRY(change.ready());
   return carry_out(volume, [&](wire::LinkRequest& request) {
     wire::SetAttributesRequest& set = *request.mutable_set_attributes();
     set.set_view(volume.id().value());

@@ -44,6 +44,10 @@ class Actor final : public Link {
 
   Result<> begin();
   void stop() override;
+  void abandon() override {
+    silent_ = true;
+    stop();
+  }
   using Link::call;
   void call(wire::LinkRequest request, Answered answered) override;
   void works_by(std::uint64_t generation) override;
@@ -74,6 +78,7 @@ class Actor final : public Link {
   int wake_fd_ = -1;
   std::thread thread_;
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> silent_{false};
 
   // The actor's
   HostSession machine_;
@@ -129,7 +134,7 @@ void Actor::run() {
     }
   }
   take_wishes();
-  step(HostSession::Close{});
+  step(HostSession::Close{silent_.load()});
   {
     MutexLock lock(mutex_);
     is_over_ = true;

@@ -58,8 +58,9 @@ class Link {
   };
   // The listener must outlive the link; nullptr: nobody listens.
   static Result<std::unique_ptr<Link>> start(Env& env, Options options, LinkListener* listener);
-  virtual ~Link() = default; // stop()
-  virtual void stop() = 0;   // gives the session up
+  virtual ~Link() = default;  // stop()
+  virtual void stop() = 0;    // gives the session up
+  virtual void abandon() = 0; // the same, but the coordinator does not hear of it
 
   using Answered = std::function<void(wire::LinkReply reply)>;
   virtual void call(wire::LinkRequest request, Answered answered) = 0;

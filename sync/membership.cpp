@@ -291,8 +291,9 @@ void Membership::on_request(Host& host, const LinkMessage& message) {
       ++host.refused.other;
       return;
     }
-    // What is returned is waited for, perhaps by all that is running.
-    if (static_cast<std::size_t>(running) >= kMaxRunning && !request.has_return_volumes()) {
+    // What is returned, or handed over before that, is waited for, perhaps by all that is running.
+    const std::size_t most = kMaxRunning + (request.has_commit_blocks() ? kMaxHandovers : 0);
+    if (static_cast<std::size_t>(running) >= most && !request.has_return_volumes()) {
       wire::LinkReply busy;
       busy.set_id(request.id());
       busy.mutable_error()->set_kind(wire::ERROR_BUSY);

@@ -16,9 +16,9 @@
 // 5. A request is carried out once for each (host, incarnation, id), whatever is repeated; where its
 //    answer is not kept, because it is large and so only looks, it is carried out again.
 // 6. Notices are numbered in a session and sent until they are taken; they end with it.
-// 7. Bounded: kMaxRunning requests of a host at once, beside the returns of volumes, kMaxRecords remembered,
-// kMaxUntaken notices,
-//    kMaxGone incarnations, one refusal told in kRefusalPause to each peer.
+// 7. Bounded: kMaxRunning requests of a host at once, beside the returns of volumes and kMaxHandovers of what
+//    is handed over before them; kMaxRecords remembered, kMaxUntaken notices, kMaxGone incarnations, one
+//    refusal told in kRefusalPause to each peer.
 // Threads: one at a time.
 #pragma once
 
@@ -69,6 +69,7 @@ class Membership {
   // Who does not call step() for that part of a lease is taken to have stood still.
   static constexpr int kStillFraction = 4;
   static constexpr std::size_t kMaxRunning = 16;
+  static constexpr std::size_t kMaxHandovers = 16;
   static constexpr std::size_t kMaxRecords = 128;
   static constexpr std::size_t kMaxKeptReply = 64U << 10; // bytes
   static constexpr std::size_t kMaxUntaken = 1024;

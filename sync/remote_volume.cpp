@@ -24,6 +24,7 @@ Result<std::size_t> RemoteVolume::read(std::uint64_t offset, std::span<std::byte
 }
 
 Result<std::optional<std::uint64_t>> RemoteVolume::seek(std::uint64_t offset, bool hole) {
+  if (!has_lapsed()) VSNAP_TRY(direct_->settle(0, DirectVolume::Change::kAll));
   VSNAP_TRY_ASSIGN(const wire::LinkReply reply, io_.carry_out(*this, [&](wire::LinkRequest& request) {
     wire::SeekRequest& seek = *request.mutable_seek();
     seek.set_view(info_.id.value());
@@ -37,6 +38,7 @@ Result<std::optional<std::uint64_t>> RemoteVolume::seek(std::uint64_t offset, bo
 // What failed may have gone some way, and counts.
 Result<> RemoteVolume::change(std::uint64_t offset, std::uint64_t length, const RemoteIo::Make& make) {
   DirectVolume::Change change(*direct_, offset, length);
+  VSNAP_TRY(change.ready());
   unsynced_->begin();
   const auto reply = io_.carry_out(*this, make);
   unsynced_->end();

@@ -172,6 +172,15 @@ wire::LinkReply ViewExports::serve(const HostInfo& host, const wire::LinkRequest
       else
         reply.mutable_done();
       break;
+    case wire::LinkRequest::kGrantSpace:
+      put(delegations_->grant(host.id, request.grant_space()), &wire::LinkReply::mutable_granted_space);
+      break;
+    case wire::LinkRequest::kCommitBlocks:
+      if (const auto done = delegations_->commit(host.id, request.commit_blocks()); !done)
+        *reply.mutable_error() = wire::to_wire(done.error());
+      else
+        reply.mutable_done();
+      break;
     case wire::LinkRequest::kMap:
       put(map(host.id, request.map()), &wire::LinkReply::mutable_map);
       break;

@@ -35,7 +35,7 @@ class TakingLab final : private DirectVolume::Source {
   ~TakingLab() {
     volumes.closed(kVolume);
     answer_all();
-    volumes.close();
+    static_cast<void>(volumes.close());
   }
   TakingLab(const TakingLab&) = delete;
   TakingLab& operator=(const TakingLab&) = delete;
