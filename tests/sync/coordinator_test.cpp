@@ -283,7 +283,7 @@ TEST_CASE_METHOD(SharedLab, "many hosts have sessions and ask at the same time")
 
 // Commands and reads that last until the test lets them end.
 struct BusyLab : SharedLab {
-  enum Read : std::uint64_t { at_once, waits_in_core };
+  enum Read : std::uint64_t { at_once, waits_in_core, lasts };
   test::SlowPool slow{*pool};
   std::atomic<int> waiting{0};
 
@@ -293,6 +293,9 @@ struct BusyLab : SharedLab {
     const auto serve = [this](const HostInfo&, const wire::LinkRequest& request) {
       if (request.read().view() == waits_in_core) {
         const Waits waits;
+        ++waiting;
+        static_cast<void>(becomes([this] { return slow.release.load(); }));
+      } else if (request.read().view() == lasts) {
         ++waiting;
         static_cast<void>(becomes([this] { return slow.release.load(); }));
       }
@@ -365,6 +368,23 @@ TEST_CASE_METHOD(BusyLab, "a read that waits in core takes the place of no other
   const auto reply = beta->call(read(at_once), 20s);
   REQUIRE(reply.has_value());
   CHECK(reply->has_read());
+}
+
+// All may wait for the volume to be returned, and that for this.
+TEST_CASE_METHOD(BusyLab, "what a host hands over is taken while it has all under way that it may") {
+  const auto beta = link(joined("beta"));
+  const auto gamma = link(joined("gamma"));
+  for (Link* const link : {beta.get(), gamma.get()}) {
+    for (std::size_t i = 0; i < Membership::kMaxRunning; ++i)
+      link->call(read(lasts), [](const wire::LinkReply&) {});
+  }
+  REQUIRE(becomes([&] { return waiting == static_cast<int>(HostWorkers::kMaxBusy); }));
+  wire::LinkRequest request;
+  request.mutable_commit_blocks()->set_number(1);
+  const auto reply = beta->call(request, 5s);
+  REQUIRE(reply.has_value());
+  CHECK(reply->has_read());
+  CHECK_FALSE(slow.release);
 }
 
 } // namespace

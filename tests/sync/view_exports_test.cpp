@@ -2,9 +2,11 @@
 #include "sync/view_exports.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "core/log.h"
 #include "sync/host_list.h"
+#include "sync/space_messages.h"
 #include "sync/wire.h"
 #include "tests/support/catch.h"
 #include "tests/sync/slow_pool.h"
@@ -29,6 +31,20 @@ class DelegatedPool final : public SlowPool {
     ended.emplace_back(host, number);
     return {};
   }
+  Result<std::vector<PlaceRun>> grant_space(std::uint64_t host, std::uint64_t number,
+                                            BlockCount wanted) override {
+    asked = {host, number, wanted.value()};
+    return std::vector<PlaceRun>(has_space ? 1 : 0, {Place(0, 70), wanted});
+  }
+  Result<> commit_blocks(std::uint64_t host, std::uint64_t number, std::span<const MapRun> runs) override {
+    if (number != 1) return failure(ErrorKind::failed, ESTALE, "the volume is not delegated");
+    asked = {host, number, runs.size()};
+    committed.assign(runs.begin(), runs.end());
+    return {};
+  }
+  std::tuple<std::uint64_t, std::uint64_t, std::uint64_t> asked; // host, number, how much
+  std::vector<MapRun> committed;
+  bool has_space = true;
   Result<Hosts> hosts() override {
     Hosts known;
     known.hosts.emplace_back();
@@ -160,6 +176,34 @@ TEST_CASE("what a fenced host was lost with ends, of that host and volume alone"
         std::vector{std::pair{kBeta, std::uint64_t{1}}, std::pair{kBeta, std::uint64_t{3}}});
   REQUIRE(lab.fence("old-host").has_locks());
   CHECK(lab.pool.ended.back() == std::pair{kRevoked, std::uint64_t{2}});
+}
+
+TEST_CASE("the pool is asked for space, and gets what was written to it, in the name of the host that asks") {
+  LockLab lab;
+  HostInfo beta;
+  beta.id = kBeta;
+  wire::LinkRequest grant;
+  grant.mutable_grant_space()->set_number(1);
+  CHECK(lab.exports->serve(beta, grant).error().errno_value() == EINVAL); // nothing
+  grant.mutable_grant_space()->set_blocks(~0ULL);
+  const auto granted = space_messages::from_wire(lab.exports->serve(beta, grant).granted_space());
+  CHECK(lab.pool.asked == std::tuple{kBeta, std::uint64_t{1}, space_messages::kMaxGranted});
+  CHECK(granted.value() == std::vector<PlaceRun>{{Place(0, 70), BlockCount(space_messages::kMaxGranted)}});
+  lab.pool.has_space = false;
+  CHECK(lab.exports->serve(beta, grant).granted_space().places_size() == 0);
+  const std::vector<MapRun> runs = {{BlockIndex(3), BlockCount(2), BlockKind::data, Place(0, 70), true},
+                                    {BlockIndex(9), BlockCount(1), BlockKind::data, Place(0, 72), true}};
+  wire::LinkRequest commit;
+  *commit.mutable_commit_blocks() = space_messages::to_wire(1, runs);
+  CHECK(lab.exports->serve(beta, commit).has_done());
+  CHECK(lab.pool.committed == runs);
+  CHECK(lab.pool.asked == std::tuple{kBeta, std::uint64_t{1}, std::uint64_t{2}});
+  lab.pool.committed.clear();
+  commit.mutable_commit_blocks()->add_starts(1);
+  CHECK(lab.exports->serve(beta, commit).error().errno_value() == EINVAL);
+  CHECK(lab.pool.committed.empty());
+  *commit.mutable_commit_blocks() = space_messages::to_wire(2, runs);
+  CHECK(lab.exports->serve(beta, commit).error().errno_value() == ESTALE);
 }
 
 TEST_CASE("a host that has a session is not taken for fenced") {
