@@ -158,8 +158,8 @@ def _shared_memory_of(directory):
         uuids = [pool["uuid"] for pool in json.loads(out)["pools"]]
     except (subprocess.TimeoutExpired, ValueError, KeyError, OSError):
         return []
-    kinds = ("tail-{}", "live-{}", "granted-{}-*")
-    return [path for uuid in uuids for kind in kinds for path in Path("/dev/shm").glob("vsnap-" + kind.format(uuid))]
+    kinds = ("vsnap-tail-{}", "vsnap-live-{}", "vsnap-granted-{}-*")
+    return [path for uuid in uuids for kind in kinds for path in Path("/dev/shm").glob(kind.format(uuid))]
 
 
 def clean_up(directory, loops=()):
