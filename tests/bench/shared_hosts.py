@@ -129,7 +129,6 @@ class SharedPool:
         listed = json.loads(self.alpha.vsnap("host", "list", "lab", "--json").out)["hosts"]
         return next((entry["state"] for entry in listed if entry["name"] == host.name), None)
 
-
     def mode_of(self, host):
         """How the host that joined uses its own volume, as `vsnap lock ls` has it; None: not at all."""
         locks = json.loads(self.alpha.vsnap("lock", "ls", "lab", "--json").out)["locks"]
