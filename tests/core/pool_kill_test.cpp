@@ -364,22 +364,33 @@ TEST_CASE("writes beside a snapshot that is never confirmed belong to the volume
   std::mt19937_64 random(seed);
   for (int round = 0; round < 150; ++round) {
     CAPTURE(round);
+    std::atomic<std::uint64_t> writes{0};
+    std::atomic<bool> writing{false};
     KillLab lab(seed + static_cast<std::uint64_t>(round), 24 * kMiB);
-    lab.env.slow_durable_writes(true);
     lab.create("v", kBlocks * kBlockBytes);
     std::vector<std::uint8_t> answered(kBlocks);
+    // So that writes go on beside each step, where nothing holds them.
+    lab.env.during_durable_writes([&] {
+      const std::uint64_t before = writes;
+      const auto enough = std::chrono::steady_clock::now() + std::chrono::milliseconds(5);
+      while (writing && writes < before + kBlocks && std::chrono::steady_clock::now() < enough)
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+    });
     {
       ViewHandle v = lab.view("v");
       for (std::uint64_t block = 0; block < kBlocks; ++block)
         REQUIRE(v->write(block * kBlockBytes, block_of(1)).has_value());
       std::fill(answered.begin(), answered.end(), std::uint8_t{1});
       std::atomic<bool> stop{false};
+      writing = true;
       std::thread writer([&] {
         for (std::uint64_t i = 0; !stop; ++i) {
           const auto stamp = static_cast<std::uint8_t>(2 + i / kBlocks % 250);
-          if (!v->write(i % kBlocks * kBlockBytes, block_of(stamp)) || lab.env.killed()) return;
+          if (!v->write(i % kBlocks * kBlockBytes, block_of(stamp)) || lab.env.killed()) break;
           answered[i % kBlocks] = stamp;
+          ++writes;
         }
+        writing = false;
       });
       lab.env.kill_at_own(1 + random() % 12); // at each step of a snapshot, while the writer goes on
       for (int i = 0; !lab.env.killed() && i < 20; ++i)

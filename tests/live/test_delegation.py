@@ -532,7 +532,10 @@ class LateWrites(DelegationTest):
 
     def hangs(self):
         self.disk.send_signal(signal.SIGSTOP)
-        time.sleep(0.2)  # now all of them have a write or a read under way
+        before = None
+        while before != (now := [writer.written for writer in self.writers]):
+            before = now
+            time.sleep(0.5)  # until nobody gets any further: now all of them have a write under way
 
     def lands(self):
         self.disk.send_signal(signal.SIGCONT)

@@ -92,6 +92,7 @@ class MemoryFile final : public File {
   }
   Result<> write_durably(std::uint64_t offset, std::span<const std::byte> data) override {
     if (env_.slow_) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    if (env_.during_durable_write_) env_.during_durable_write_();
     MutexLock lock(env_.mutex_);
     if (gone() || read_only_ || env_.fails() || offset + data.size() > content_->bytes.size())
       return failure(ErrorKind::failed, EIO, "write");

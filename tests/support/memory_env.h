@@ -27,6 +27,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -89,6 +90,8 @@ class MemoryEnv final : public Env {
   void no_direct_io(bool none) { no_direct_.store(none); }
   void slow_durable_writes(bool slow) { slow_.store(slow); } // so that others come while one goes on
   void slow_flushes(bool slow) { slow_flushes_.store(slow); }
+  // In each of them, before it is done. Before there are threads.
+  void during_durable_writes(std::function<void()> then) { during_durable_write_ = std::move(then); }
   // Reads of that file take a while before they have the bytes; "": of none.
   void slow_reads_of(const std::string& path);
   void fail_from(std::optional<std::uint64_t> nth); // nullopt: no more faults
@@ -126,6 +129,7 @@ class MemoryEnv final : public Env {
             std::span<const std::byte> data) VSNAP_REQUIRES(mutex_);
 
   std::atomic<bool> slow_{false}, slow_flushes_{false}, no_direct_{false};
+  std::function<void()> during_durable_write_;
   mutable Mutex mutex_;
   std::map<std::string, std::shared_ptr<Content>> files_ VSNAP_GUARDED_BY(mutex_);
   std::mt19937_64 random_ VSNAP_GUARDED_BY(mutex_);
