@@ -140,10 +140,16 @@ std::uint64_t GrantedSpace::blocks() {
   return sum;
 }
 
-std::vector<PlaceRun> GrantedSpace::not_left(std::uint64_t delegation, PlaceRun run) {
+std::vector<PlaceRun> GrantedSpace::unknown(std::uint64_t delegation, PlaceRun run) {
   MutexLock lock(mutex_);
   const auto found = granted_.find(delegation);
-  return found == granted_.end() ? std::vector{run} : found->second.left.missing(run);
+  if (found == granted_.end()) return {run};
+  std::vector<PlaceRun> parts;
+  for (const PlaceRun& part : found->second.left.missing(run)) {
+    const std::vector<PlaceRun> unknown = found->second.taken.missing(part);
+    parts.insert(parts.end(), unknown.begin(), unknown.end());
+  }
+  return parts;
 }
 
 bool GrantedSpace::has_left(std::uint64_t delegation) {

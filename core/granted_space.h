@@ -42,8 +42,8 @@ class GrantedSpace {
   [[nodiscard]] std::vector<PlaceRun> outstanding(std::uint64_t delegation) VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] std::uint64_t blocks(std::uint64_t delegation) VSNAP_EXCLUDES(mutex_); // of those
   [[nodiscard]] std::uint64_t blocks() VSNAP_EXCLUDES(mutex_);                         // of all delegations
-  // The parts of the run that are not left, in order.
-  [[nodiscard]] std::vector<PlaceRun> not_left(std::uint64_t delegation, PlaceRun run) VSNAP_EXCLUDES(mutex_);
+  // The parts of the run that are neither left nor taken, in order.
+  [[nodiscard]] std::vector<PlaceRun> unknown(std::uint64_t delegation, PlaceRun run) VSNAP_EXCLUDES(mutex_);
   [[nodiscard]] bool has_left(std::uint64_t delegation) VSNAP_EXCLUDES(mutex_);
 
  private:

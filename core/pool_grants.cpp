@@ -142,8 +142,9 @@ Result<> PoolImpl::check_handed_over(VolumeIo& view, std::uint64_t number, std::
       overlap(runs, [](const MapRun& run) { return run.place.packed(); }))
     return failure(ErrorKind::failed, EINVAL, "runs that overlap");
   if (planted(Fault::commit_of_foreign_place)) return {};
+  // What is taken another copy of the same change is about to name, perhaps: that is seen once it has.
   for (const MapRun& run : runs) {
-    for (const PlaceRun& part : granted_.not_left(number, {run.place, run.count})) {
+    for (const PlaceRun& part : granted_.unknown(number, {run.place, run.count})) {
       const BlockCount at(part.start.packed() - run.place.packed());
       VSNAP_TRY_ASSIGN(const bool done, view.lies_there({run.start + at, part.count, run.kind, part.start}));
       if (!done)

@@ -280,8 +280,10 @@ bool DirectVolume::fetch(RegionIndex index) {
 
 void DirectVolume::make_room() {
   std::size_t maps = 0;
-  const auto may_go = [this](const auto& each)
-                          VSNAP_REQUIRES(mutex_) { return each.second.map && !pending_.has(each.first); };
+  // While a region is fetched its map stays: what is fetched may be older (publish() asks nobody).
+  const auto may_go = [this](const auto& each) VSNAP_REQUIRES(mutex_) {
+    return each.second.map && !each.second.fetching && !pending_.has(each.first);
+  };
   for (const auto& each : slots_) maps += may_go(each) ? 1 : 0;
   for (; maps >= kMaxRegions; --maps) {
     auto next = std::find_if(slots_.upper_bound(last_dropped_), slots_.end(), may_go);

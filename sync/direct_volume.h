@@ -30,8 +30,8 @@
 //    given the volume up, is lost, and counts as a flush that failed.
 // Threads: any. drain() may last as long as the slowest I/O. A fetch, and what hands over, waits for another
 // host: that is flush(), settle(), finish() and Change.
-// Locks: a turn, flush_mutex_, mutex_, that of a region, that of PendingMemory; none of DirectVolumes is
-// taken under them.
+// Locks: a turn, the right to hand over, then that of DirectVolumes or mutex_, that of a region, that of
+// PendingMemory.
 #pragma once
 
 #include <atomic>
@@ -153,8 +153,8 @@ class DirectVolume {
   void give(std::uint64_t delegation, std::uint64_t size_bytes, PendingMemory* memory) VSNAP_EXCLUDES(mutex_);
   void stop();                         // nothing begins any more; also where nothing could
   void drain() VSNAP_EXCLUDES(mutex_); // after stop()
-  // After drain(): flushes, and hands over what is pending. False: the coordinator has not said yet whether
-  // it takes it.
+  // After drain(): flushes, and hands over what is pending. False: the coordinator has neither taken nor
+  // refused it yet.
   [[nodiscard]] bool finish() VSNAP_EXCLUDES(flush_mutex_, mutex_);
   void granted(std::uint64_t delegation, std::span<const PlaceRun> runs) VSNAP_EXCLUDES(mutex_);
   // What was pending at the last call, with `all`: at this one.
@@ -201,6 +201,7 @@ class DirectVolume {
   [[nodiscard]] bool write_fresh(const Fresh& fresh, std::uint64_t offset, std::span<const std::byte> data);
   [[nodiscard]] Done publish(std::vector<Fresh>& fresh) VSNAP_EXCLUDES(mutex_);
   void ask_for_space(std::uint64_t missing) VSNAP_EXCLUDES(mutex_);
+  class HandoverTurn;
   [[nodiscard]] Result<> hand_over(const std::function<bool()>& given_up)
       VSNAP_EXCLUDES(flush_mutex_, mutex_);
   [[nodiscard]] std::function<bool()> until_lease_is_over() const;
@@ -227,13 +228,16 @@ class DirectVolume {
   IoGate gate_; // open in the state given
   std::atomic<std::uint64_t> given_{0};
   std::atomic<std::uint64_t> size_bytes_{0}; // at least: what goes further is asked of the coordinator
-  RangeTurns turns_;                  // I/O here: shared; alone: parts of blocks, and what takes from the map
-  Grace grace_;                       // of that
-  Mutex flush_mutex_;                 // above all of SharedMembers; one hands over at a time
-  std::atomic<bool> unflushed_{true}; // also by the process before
+  RangeTurns turns_; // I/O here: shared; alone: parts of blocks, and what takes from the map
+  Grace grace_;      // of that
+  Mutex flush_mutex_;
+  CondVar flush_ended_;
+  bool flushing_ VSNAP_GUARDED_BY(flush_mutex_) = false; // somebody has the right to flush and hand over
+  std::atomic<bool> unflushed_{true};                    // also by the process before
   std::atomic<bool> was_written_{false};
-  std::atomic<std::uint64_t> flush_failures_{0};
-  Mutex mutex_; // a leaf
+  std::atomic<std::uint64_t> flush_failures_{0}; // counted by who has that right, before others get it
+  std::string trouble_;                          // what finish() has told
+  Mutex mutex_;                                  // a leaf
   CondVar changed_;
   std::map<RegionIndex, Slot> slots_ VSNAP_GUARDED_BY(mutex_);
   std::uint32_t fetching_ VSNAP_GUARDED_BY(mutex_) = 0;    // regions

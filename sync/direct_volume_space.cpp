@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #include "core/log.h"
@@ -15,8 +14,7 @@ namespace {
 constexpr std::uint64_t kMostGrant = space_messages::kMaxGranted; // blocks
 constexpr std::size_t kManyPending = 8192;                        // blocks: they are handed over soon
 constexpr std::int64_t kAskAgain_ns = 100'000'000;                // where there was none
-constexpr unsigned kFinishTries = 20;                             // what fails for another reason may pass
-constexpr std::chrono::milliseconds kFinishPause(100);
+constexpr std::chrono::milliseconds kLook(100); // whether who waits for its turn is to give up
 
 // The coordinator will never take it.
 bool is_refused(const Error& error) { return error.errno_value == ESTALE || error.errno_value == EINVAL; }
@@ -225,7 +223,6 @@ std::function<bool()> DirectVolume::until_lease_is_over() const {
   return [this] { return env_.monotonic_ns() >= lease_.until_ns.load(); };
 }
 
-// One after the other: who finds nothing to flush has waited for the one that had it.
 Result<> DirectVolume::flush() {
   auto flushed = hand_over(until_lease_is_over());
   if (!flushed) flush_failures_.fetch_add(1);
@@ -253,26 +250,46 @@ void DirectVolume::hand_over_old(bool all) {
   if (const auto done = flush(); !done) log::error("{}", done.error().message);
 }
 
+// What the coordinator does not refuse for good it may take later, from the next process perhaps: nothing of
+// that is given up here.
 bool DirectVolume::finish() {
-  Result<> done;
-  for (unsigned tries = 0; tries < kFinishTries; ++tries) {
-    done = hand_over([] { return false; });
-    {
-      MutexLock lock(mutex_);
-      if (pending_.is_empty()) break;
-    }
-    if (done.error().kind == ErrorKind::no_answer) return false;
-    std::this_thread::sleep_for(kFinishPause);
-  }
-  if (done) return true;
-  flush_failures_.fetch_add(1);
-  log::error("{}", done.error().message);
-  lose(done.error()); // where that has not been done
-  return true;
+  const Result<> done = hand_over([] { return false; });
+  if (!done && std::exchange(trouble_, done.error().message) != done.error().message)
+    log::error("{}", done.error().message);
+  MutexLock lock(mutex_);
+  return pending_.is_empty();
 }
 
+// One after the other: who finds nothing to flush has waited for the one that had it. That one may wait for
+// the coordinator for longer than the next wants to.
+class DirectVolume::HandoverTurn {
+ public:
+  HandoverTurn(DirectVolume& volume, const std::function<bool()>& given_up) : volume_(volume) {
+    MutexLock lock(volume_.flush_mutex_);
+    while (volume_.flushing_) {
+      if (given_up()) return;
+      volume_.flush_ended_.wait_for(volume_.flush_mutex_, kLook);
+    }
+    has_it_ = volume_.flushing_ = true;
+  }
+  ~HandoverTurn() {
+    if (!has_it_) return;
+    MutexLock lock(volume_.flush_mutex_);
+    volume_.flushing_ = false;
+    volume_.flush_ended_.notify_all();
+  }
+  HandoverTurn(const HandoverTurn&) = delete;
+  HandoverTurn& operator=(const HandoverTurn&) = delete;
+  explicit operator bool() const { return has_it_; }
+
+ private:
+  DirectVolume& volume_;
+  bool has_it_ = false;
+};
+
 Result<> DirectVolume::hand_over(const std::function<bool()>& given_up) {
-  MutexLock turn(flush_mutex_);
+  const HandoverTurn turn(*this, given_up);
+  if (!turn) return failure(ErrorKind::no_answer, EIO, "no answer from the coordinator");
   std::uint64_t upto = 0;
   std::uint64_t delegation = 0;
   {
@@ -282,6 +299,7 @@ Result<> DirectVolume::hand_over(const std::function<bool()>& given_up) {
   }
   if (unflushed_.exchange(false)) {
     if (auto flushed = members_.flush(); !flushed) { // nobody knows what the places hold
+      flush_failures_.fetch_add(1);
       lose(flushed.error());
       return flushed;
     }

@@ -20,8 +20,7 @@ constexpr std::int64_t kMostAfterRefusal_ns = 1'000'000'000;
 constexpr std::ptrdiff_t kMostTaking = 2;                // at once
 constexpr std::chrono::milliseconds kAskAgain(100);      // what could not be asked
 constexpr std::chrono::milliseconds kLongestClose(2000); // waits for the coordinator to hear of it
-constexpr unsigned kMostTries = 20;             // of what the coordinator fails to take, and may take later
-constexpr std::int64_t kOld_ns = 1'000'000'000; // what has been pending so long is handed over
+constexpr std::int64_t kOld_ns = 1'000'000'000;          // what has been pending so long is handed over
 
 } // namespace
 
@@ -40,10 +39,16 @@ Result<> DirectVolumes::start(Call call) {
   return {};
 }
 
-void DirectVolumes::await_left(std::chrono::nanoseconds longest) {
+bool DirectVolumes::await_left(std::chrono::nanoseconds longest) {
   const auto until = std::chrono::steady_clock::now() + longest;
   MutexLock lock(mutex_);
   while (!left_.empty() && std::chrono::steady_clock::now() < until) changed_.wait_for(mutex_, kAskAgain);
+  return left_.empty();
+}
+
+bool DirectVolumes::has_lost(ObjectId volume) {
+  MutexLock lock(mutex_);
+  return lost_.contains(volume);
 }
 
 bool DirectVolumes::close() {
@@ -342,11 +347,13 @@ bool DirectVolumes::hand_over_left() {
     const auto done = commit_blocks(delegation, runs, [] { return false; });
     const bool is_refused =
         !done && (done.error().errno_value == ESTALE || done.error().errno_value == EINVAL);
-    if (!done && !is_refused && (done.error().kind == ErrorKind::no_answer || ++left_tries_ < kMostTries))
-      return false;
-    if (!done)
+    if (!done && !is_refused) return false; // it may be taken later
+    if (!done) {
       log::error("{} blocks that a daemon that was killed had written are lost: {}", end - next,
                  done.error().message);
+      MutexLock lock(mutex_);
+      lost_.insert(next->volume);
+    }
     next = end;
   }
   MutexLock lock(mutex_);
@@ -426,6 +433,7 @@ void DirectVolumes::return_all(std::uint64_t session) {
   if (const auto flushed = members_.flush(); !flushed) {
     log::error("{}", flushed.error().message);
     MutexLock lock(mutex_);
+    for (const PendingChange& change : left_) lost_.insert(change.volume);
     left_.clear(); // nobody knows what is there
     changed_.notify_all();
   }

@@ -47,8 +47,11 @@ class DirectVolumes final : private DirectVolume::Handover {
   DirectVolumes& operator=(const DirectVolumes&) = delete;
 
   Result<> start(Call call); // nothing is asked for before
-  // In the first session: what a process before this one has left, the coordinator has, or it is lost.
-  void await_left(std::chrono::nanoseconds longest) VSNAP_EXCLUDES(mutex_);
+  // In the first session: what a process before this one has left, the coordinator has, or it is lost. False:
+  // neither yet, and nothing may be opened.
+  [[nodiscard]] bool await_left(std::chrono::nanoseconds longest) VSNAP_EXCLUDES(mutex_);
+  // Something that a process before this one had answered is not there.
+  [[nodiscard]] bool has_lost(ObjectId volume) VSNAP_EXCLUDES(mutex_);
   // Returns all, if the coordinator is there. False: something is not handed over, and is left to the next
   // process, which the coordinator must leave that to.
   [[nodiscard]] bool close() VSNAP_EXCLUDES(mutex_);
@@ -114,6 +117,7 @@ class DirectVolumes final : private DirectVolume::Handover {
   CondVar changed_;
   std::unique_ptr<PendingMemory> memory_ VSNAP_GUARDED_BY(mutex_); // outlives the volumes
   std::vector<PendingChange> left_ VSNAP_GUARDED_BY(mutex_);       // by a process before this one
+  std::set<ObjectId> lost_ VSNAP_GUARDED_BY(mutex_);               // volumes of which some of that is
   std::int64_t hand_over_at_ns_ VSNAP_GUARDED_BY(mutex_) = 0;      // what is old by then
   Volumes volumes_ VSNAP_GUARDED_BY(mutex_);
   // While one is being taken: recalled, and perhaps it.
@@ -126,7 +130,6 @@ class DirectVolumes final : private DirectVolume::Handover {
   bool has_failed_ VSNAP_GUARDED_BY(mutex_) = false;      // something was not taken by the coordinator
   bool closing_ VSNAP_GUARDED_BY(mutex_) = false;
   bool stop_ VSNAP_GUARDED_BY(mutex_) = false;
-  unsigned left_tries_ = 0;     // the thread's
   bool is_handed_over_ = false; // the owner's, after close()
   std::thread thread_;
 };

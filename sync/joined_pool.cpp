@@ -87,7 +87,9 @@ Result<> JoinedPool::start(Link::Options options) {
   VSNAP_TRY(direct_.start([this](wire::LinkRequest request, Link::Answered answered) {
     link_->call(std::move(request), std::move(answered));
   }));
-  direct_.await_left(kLongestStart);
+  if (!direct_.await_left(kLongestStart))
+    return failure(ErrorKind::no_answer,
+                   fmt::format("{}: its coordinator has not taken yet what the daemon before wrote", name_));
   VSNAP_TRY(refresh_list());
   try {
     follower_ = std::thread([this] { follow(); });

@@ -158,6 +158,11 @@ void JoinedPool::keep_tenure(Tenure* tenure) {
 Result<ViewHandle> JoinedPool::go_on_with(ObjectId id, std::uint64_t tenure) {
   VSNAP_TRY_ASSIGN(const ViewInfo info, known_info(id));
   if (info.kind == ViewKind::snapshot) return open_view(id);
+  if (direct_.has_lost(id)) {
+    return failure(ErrorKind::failed, EIO,
+                   fmt::format("{}/{}: what was written to it before the daemon was killed is lost", name_,
+                               info.name.text()));
+  }
   std::uint64_t losses = 0;
   {
     MutexLock lock(mutex_);

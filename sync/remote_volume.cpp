@@ -37,6 +37,7 @@ Result<std::optional<std::uint64_t>> RemoteVolume::seek(std::uint64_t offset, bo
 
 // What failed may have gone some way, and counts.
 Result<> RemoteVolume::change(std::uint64_t offset, std::uint64_t length, const RemoteIo::Make& make) {
+  if (has_lapsed()) return io_.lapsed(*this);
   DirectVolume::Change change(*direct_, offset, length);
   VSNAP_TRY(change.ready());
   unsynced_->begin();

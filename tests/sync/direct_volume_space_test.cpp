@@ -366,7 +366,7 @@ TEST_CASE("what a daemon that was killed has written is handed over before the h
   REQUIRE(becomes([&] { return lab.far.count("commit") > asked; }));
   CHECK(lab.far.count("all") == 1); // the first process's
   lab.far.answer_commits();
-  lab.volumes->await_left(std::chrono::seconds(20));
+  REQUIRE(lab.volumes->await_left(std::chrono::seconds(20)));
   CHECK(lab.far_content(7) == block_of(7));
   REQUIRE(becomes([&] { return lab.far.count("all") == 2; }));
   lab.grant(); // in memory of its own
