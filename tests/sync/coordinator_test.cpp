@@ -248,15 +248,7 @@ TEST_CASE_METHOD(SharedLab, "without a coordinator a host loses its lease and wh
 TEST_CASE_METHOD(SharedLab, "what is no message of ours is counted and does no harm") {
   const KeyPair own = joined("beta");
   zmq::context_t context;
-  zmq::socket_t socket(context, ZMQ_DEALER);
-  const auto set_key = [&](auto option, const HostKey& key) {
-    socket.set(option, zmq::const_buffer(key.data(), key.size()));
-  };
-  set_key(zmq::sockopt::curve_serverkey, server_key.public_key);
-  set_key(zmq::sockopt::curve_publickey, own.public_key);
-  set_key(zmq::sockopt::curve_secretkey, own.secret_key);
-  socket.set(zmq::sockopt::linger, 0);
-  socket.connect(address);
+  zmq::socket_t socket = raw_socket(context, own);
   socket.send(zmq::str_buffer("hello"), zmq::send_flags::none);
   socket.send(zmq::message_t(), zmq::send_flags::none);
   for (int i = 0; i < 200; ++i) socket.send(zmq::str_buffer("x"), zmq::send_flags::sndmore);

@@ -49,18 +49,6 @@ struct HostileLab : test::SharedLab {
     gamma = link(joined("gamma"));
     REQUIRE(is_live(*gamma));
   }
-  zmq::socket_t raw_socket() {
-    zmq::socket_t socket(context, ZMQ_DEALER);
-    const auto set_key = [&](auto option, const HostKey& key) {
-      socket.set(option, zmq::const_buffer(key.data(), key.size()));
-    };
-    set_key(zmq::sockopt::curve_serverkey, server_key.public_key);
-    set_key(zmq::sockopt::curve_publickey, own.public_key);
-    set_key(zmq::sockopt::curve_secretkey, own.secret_key);
-    socket.set(zmq::sockopt::linger, 0);
-    socket.connect(address);
-    return socket;
-  }
   LinkSocket link_socket() {
     auto opened = LinkSocket::open(context, Env::real(), {address, server_key.public_key, own});
     REQUIRE(opened.has_value());
@@ -96,7 +84,7 @@ TEST_CASE_METHOD(HostileLab, "a host that floods the coordinator with what is no
   const std::int64_t before = resident_bytes();
   std::atomic<bool> stop{false};
   std::thread flood([&] {
-    zmq::socket_t socket = raw_socket();
+    zmq::socket_t socket = raw_socket(context, own);
     while (!stop) {
       if (!socket.send(zmq::str_buffer("no message of ours, and many"), zmq::send_flags::dontwait))
         std::this_thread::sleep_for(100us); // as fast as it is taken

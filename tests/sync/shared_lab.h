@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 #include <vector>
+#include <zmq.hpp>
 
 #include "core/mutex.h"
 #include "sync/coordinator.h"
@@ -91,6 +92,19 @@ struct SharedLab : SmallPool {
     wire::ControlRequest request;
     request.mutable_revoke_host()->set_name(name);
     return ask(request);
+  }
+  // Connected under that key, for whatever is to be sent.
+  zmq::socket_t raw_socket(zmq::context_t& context, const KeyPair& own) {
+    zmq::socket_t socket(context, ZMQ_DEALER);
+    const auto set_key = [&](auto option, const HostKey& key) {
+      socket.set(option, zmq::const_buffer(key.data(), key.size()));
+    };
+    set_key(zmq::sockopt::curve_serverkey, server_key.public_key);
+    set_key(zmq::sockopt::curve_publickey, own.public_key);
+    set_key(zmq::sockopt::curve_secretkey, own.secret_key);
+    socket.set(zmq::sockopt::linger, 0);
+    socket.connect(address);
+    return socket;
   }
   std::unique_ptr<Link> link(const KeyPair& own, LinkListener* listener = nullptr) {
     const Uuid uuid = pool->status().uuid;
