@@ -366,11 +366,14 @@ TEST_CASE_METHOD(BusyLab, "a read that waits in core takes the place of no other
 TEST_CASE_METHOD(BusyLab, "what a host hands over is taken while it has all under way that it may") {
   const auto beta = link(joined("beta"));
   const auto gamma = link(joined("gamma"));
-  for (Link* const link : {beta.get(), gamma.get()}) {
+  const int busy = static_cast<int>(HostWorkers::kMaxBusy);
+  const auto fill = [&](Link& link, int all) { // the last place is for a host that has nothing under way
     for (std::size_t i = 0; i < Membership::kMaxRunning; ++i)
-      link->call(read(lasts), [](const wire::LinkReply&) {});
-  }
-  REQUIRE(becomes([&] { return waiting == static_cast<int>(HostWorkers::kMaxBusy); }));
+      link.call(read(lasts), [](const wire::LinkReply&) {});
+    return becomes([&] { return waiting == all; });
+  };
+  REQUIRE(fill(*beta, busy - 1));
+  REQUIRE(fill(*gamma, busy));
   wire::LinkRequest request;
   request.mutable_commit_blocks()->set_number(1);
   const auto reply = beta->call(request, 5s);
