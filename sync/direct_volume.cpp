@@ -16,7 +16,7 @@ constexpr std::int64_t kFetchShare = 10;               // and so many times as l
 // The map says nothing of the block.
 constexpr Entry kUnknown(BlockKind::hole, Place(), false);
 
-constexpr unsigned kMostTries = 4; // two regions to fetch at most, and others that were first
+constexpr unsigned kMostTries = 8; // two regions to fetch at most, space, and others that were first
 
 BlockIndex block_at(std::uint64_t offset) { return BlockIndex(offset / kBlockBytes); }
 BlockCount blocks_of(std::uint64_t offset, std::uint64_t end) {
@@ -139,7 +139,7 @@ Result<bool> DirectVolume::write(std::uint64_t offset, std::span<const std::byte
   const std::uint64_t end = offset + data.size();
   const bool is_whole = offset % kBlockBytes == 0 && end % kBlockBytes == 0;
   for (unsigned tries = 0; given() != 0 && tries < kMostTries; ++tries) {
-    RegionIndex missing;
+    std::optional<RegionIndex> missing;
     {
       const RangeTurns::Held turn(&turns_, block_at(offset), blocks_of(offset, end),
                                   is_whole ? RangeTurns::Turn::shared : RangeTurns::Turn::alone);
@@ -151,12 +151,15 @@ Result<bool> DirectVolume::write(std::uint64_t offset, std::span<const std::byte
         const Done done = write_pieces(offset, data, look.pieces);
         if (done == Done::not_here) return false; // whatever it was: the coordinator is asked for it
         if (done == Done::again) continue;
-        VSNAP_TRY(check_lease());
-        return true;
+        if (done == Done::yes) {
+          VSNAP_TRY(check_lease());
+          return true;
+        }
+      } else {
+        missing = look.missing;
       }
-      missing = look.missing;
     }
-    if (!fetch(missing)) return false;
+    if (missing ? !fetch(*missing) : !await_space()) return false;
   }
   return false;
 }

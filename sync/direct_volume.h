@@ -64,7 +64,7 @@ struct LeaseTimes {
 class DirectVolume {
  public:
   static constexpr std::size_t kMaxRegions = 4096;   // of 32 MiB of the volume each
-  static constexpr std::uint64_t kFirstGrant = 1024; // blocks; then twice as many each time
+  static constexpr std::uint64_t kFirstGrant = 4096; // blocks; then twice as many each time
 
   class Source {
    public:
@@ -181,7 +181,7 @@ class DirectVolume {
     Entry before; // of the first, as the map says
     bool used = false;
   };
-  enum class Done { yes, not_here, again };
+  enum class Done { yes, not_here, again, no_space };
   class Taken;
   enum class Known { all, to_be_fetched };
   struct Look {
@@ -201,6 +201,7 @@ class DirectVolume {
   [[nodiscard]] bool write_fresh(const Fresh& fresh, std::uint64_t offset, std::span<const std::byte> data);
   [[nodiscard]] Done publish(std::vector<Fresh>& fresh) VSNAP_EXCLUDES(mutex_);
   void ask_for_space(std::uint64_t missing) VSNAP_EXCLUDES(mutex_);
+  [[nodiscard]] bool await_space() VSNAP_EXCLUDES(mutex_); // some may have come
   class HandoverTurn;
   [[nodiscard]] Result<> hand_over(const std::function<bool()>& given_up)
       VSNAP_EXCLUDES(flush_mutex_, mutex_);

@@ -103,7 +103,7 @@ DirectVolume::Done DirectVolume::write_pieces(std::uint64_t offset, std::span<co
                                               const std::vector<Piece>& pieces) {
   Taken taken(*this, pieces);
   if (taken.missing() > 0) ask_for_space(taken.is_complete() ? 0 : taken.missing());
-  if (!taken.is_complete()) return Done::not_here;
+  if (!taken.is_complete()) return Done::no_space;
   for (const Piece& piece : pieces) {
     const auto part = data.subspan(piece.from - offset, piece.to - piece.from);
     if (piece.in_place() && !write_at(piece.entry.place(), piece.skip, part)) return Done::not_here;
@@ -196,12 +196,22 @@ void DirectVolume::ask_for_space(std::uint64_t missing) {
   handover_.ask_for_space(id_, delegation, wanted);
 }
 
+// For what has been asked for, if it has. A write by the coordinator would take longer: what is pending there
+// is flushed and handed over first, and the map is fetched anew.
+bool DirectVolume::await_space() {
+  MutexLock lock(mutex_);
+  while (asking_ && given() == pending_.delegation() && env_.monotonic_ns() < lease_.young_until_ns.load())
+    changed_.wait_for(mutex_, kLook);
+  return !asking_ && given() == pending_.delegation() && env_.monotonic_ns() >= ask_at_ns_;
+}
+
 void DirectVolume::granted(std::uint64_t delegation, std::span<const PlaceRun> runs) {
   bool hand_over = false;
   {
     MutexLock lock(mutex_);
     if (delegation != pending_.delegation() || !asking_) return; // of one that has ended
     asking_ = false;
+    changed_.notify_all();
     if (given() != delegation) return;
     if (runs.empty()) {
       ask_at_ns_ = env_.monotonic_ns() + kAskAgain_ns;
