@@ -31,6 +31,7 @@ class Far final : public DirectVolume::Source {
   std::atomic<int> commit_errno{0};
   std::atomic<std::uint64_t> space{1024}; // blocks that are granted at once
   std::function<void()> when_asked;       // for space, by a write that has begun; once
+  std::function<void()> when_fetched;     // a map, and before it is there; once
 
   void call(wire::LinkRequest request, Link::Answered answered) {
     wire::LinkReply reply;
@@ -73,12 +74,15 @@ class Far final : public DirectVolume::Source {
     }
   }
   Result<std::optional<RegionMap>> fetch_volume_map(ObjectId, RegionIndex region) override {
-    MutexLock lock(mutex_);
-    ++fetched_;
     RegionMap map;
-    for (auto it = map_.lower_bound(first_block(region)); it != map_.end() && region_of(it->first) == region;
-         ++it)
-      map.push_back({it->first, BlockCount(1), BlockKind::data, it->second, it->second != kOld});
+    {
+      MutexLock lock(mutex_);
+      ++fetched_;
+      for (auto it = map_.lower_bound(first_block(region));
+           it != map_.end() && region_of(it->first) == region; ++it)
+        map.push_back({it->first, BlockCount(1), BlockKind::data, it->second, it->second != kOld});
+    }
+    if (when_fetched) std::exchange(when_fetched, {})();
     return map;
   }
   std::optional<Place> place_of(std::uint64_t block) {
