@@ -12,6 +12,7 @@ namespace vsnap {
 namespace {
 
 constexpr std::uint64_t kMostGrant = space_messages::kMaxGranted; // blocks
+constexpr std::uint64_t kLeastGrant = 256;                        // as many as one write may need
 constexpr std::size_t kManyPending = 8192;                        // blocks: they are handed over soon
 constexpr std::int64_t kAskAgain_ns = 100'000'000;                // where there was none
 constexpr std::chrono::milliseconds kLook(100); // whether who waits for its turn is to give up
@@ -191,7 +192,7 @@ void DirectVolume::ask_for_space(std::uint64_t missing) {
     if (env_.monotonic_ns() < ask_at_ns_) return;
     asking_ = true;
     delegation = pending_.delegation();
-    wanted = BlockCount(next_grant_);
+    wanted = BlockCount(std::max(missing, next_grant_));
   }
   handover_.ask_for_space(id_, delegation, wanted);
 }
@@ -221,7 +222,9 @@ void DirectVolume::granted(std::uint64_t delegation, std::span<const PlaceRun> r
         pending_.grant(runs);
       } catch (const std::bad_alloc&) { // what is not noted is freed with the delegation
       }
-      next_grant_ = std::min(next_grant_ * 2, kMostGrant);
+      std::uint64_t got = 0; // perhaps less than was asked for, where there is not so much for this host
+      for (const PlaceRun& run : runs) got += run.count.value();
+      next_grant_ = std::clamp(got * 2, kLeastGrant, kMostGrant);
     }
   }
   if (hand_over) handover_.hand_over_soon(id_);

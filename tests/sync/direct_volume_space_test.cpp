@@ -28,6 +28,75 @@ TEST_CASE("blocks are written for the first time without a message, and handed o
   CHECK(lab.far_content(50) == block_of(52));
 }
 
+// A first write, which waits for space.
+struct WaitingWrite {
+  SpaceLab lab;
+  Result<bool> written = false;
+  std::atomic<bool> has_ended = false;
+  std::thread writer;
+
+  WaitingWrite() {
+    lab.far.answers_grants = false;
+    lab.take();
+    writer = std::thread([this] {
+      written = lab.volume->write(7 * kBlockBytes, block_of(7));
+      has_ended = true;
+    });
+    REQUIRE(becomes([this] { return lab.far.count("grant") == 1; }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    CHECK_FALSE(has_ended.load());
+  }
+  bool ends() {
+    const bool done = becomes([this] { return has_ended.load(); });
+    if (!done) lab.far.grant_now(0);
+    writer.join();
+    return done;
+  }
+};
+
+TEST_CASE("a write waits for the space that has been asked for") {
+  WaitingWrite waiting;
+  waiting.lab.far.grant_now(1024);
+  REQUIRE(waiting.ends());
+  CHECK(waiting.written.value());
+  CHECK(waiting.lab.read(7 * kBlockBytes) == block_of(7));
+  CHECK(waiting.lab.far.count("grant") == 1);
+}
+
+TEST_CASE("a host that is granted less than it asks for asks again when half of that is used up") {
+  SpaceLab lab;
+  lab.grant();
+  lab.far.space = 300;
+  std::uint64_t block = 1;
+  const auto write_until = [&](std::size_t grants) {
+    while (lab.far.count("grant") < grants)
+      REQUIRE(lab.volume->write(++block * kBlockBytes, block_of(1)).value());
+  };
+  write_until(2);
+  const std::uint64_t then = block;
+  write_until(4);
+  CHECK(block - then > 300); // not with each write
+}
+
+TEST_CASE("a write for which there is no space is the coordinator's") {
+  WaitingWrite waiting;
+  waiting.lab.far.grant_now(0);
+  REQUIRE(waiting.ends());
+  CHECK_FALSE(waiting.written.value());
+  CHECK_FALSE(
+      waiting.lab.volume->write(8 * kBlockBytes, block_of(8)).value()); // it does not ask at once again
+  CHECK(waiting.lab.far.count("grant") == 1);
+}
+
+TEST_CASE("a write that waits for space keeps no volume from being returned") {
+  WaitingWrite waiting;
+  waiting.lab.volumes->recalled(waiting.lab.volume->given());
+  REQUIRE(waiting.ends());
+  CHECK_FALSE(waiting.written.value());
+  CHECK(becomes([&] { return waiting.lab.far.count("return") == 1; }));
+  waiting.lab.far.grant_now(1024);
+}
+
 TEST_CASE("of a block that is written in part the rest is what it showed, and a snapshot's block stays") {
   SpaceLab lab;
   lab.grant();

@@ -28,6 +28,7 @@ inline const std::string kMemory = "vsnap-granted-test";
 class Far final : public DirectVolume::Source {
  public:
   std::atomic<bool> answers_commits{true};
+  std::atomic<bool> answers_grants{true};
   std::atomic<int> commit_errno{0};
   std::atomic<std::uint64_t> space{1024}; // blocks that are granted at once
   std::function<void()> when_asked;       // for space, by a write that has begun; once
@@ -43,6 +44,7 @@ class Far final : public DirectVolume::Source {
         reply.mutable_taken_volume()->set_size_bytes(kSize);
       } else if (request.has_grant_space()) {
         note("grant");
+        if (!answers_grants) return held_grant_ = std::move(answered), void();
         const std::uint64_t count = std::min(space.load(), request.grant_space().blocks());
         const PlaceRun run{Place(0, kSpace + given_), BlockCount(count)};
         given_ += count;
@@ -56,6 +58,19 @@ class Far final : public DirectVolume::Source {
       }
     }
     if (answered) answered(reply);
+  }
+  void grant_now(std::uint64_t blocks) { // what was asked for; 0: there is none
+    answers_grants = true;
+    wire::LinkReply reply;
+    Link::Answered answered;
+    {
+      MutexLock lock(mutex_);
+      const PlaceRun run{Place(0, kSpace + given_), BlockCount(blocks)};
+      given_ += blocks;
+      if (blocks > 0) *reply.mutable_granted_space() = space_messages::to_wire(std::span(&run, 1));
+      answered = std::move(held_grant_);
+    }
+    answered(reply);
   }
   void answer_commits() {
     decltype(held_) held;
@@ -131,6 +146,7 @@ class Far final : public DirectVolume::Source {
   std::map<BlockIndex, Place> map_ VSNAP_GUARDED_BY(mutex_) = {{BlockIndex(1), kOld}};
   std::vector<std::string> events_ VSNAP_GUARDED_BY(mutex_);
   std::vector<std::pair<wire::LinkRequest, Link::Answered>> held_ VSNAP_GUARDED_BY(mutex_);
+  Link::Answered held_grant_ VSNAP_GUARDED_BY(mutex_);
 };
 
 class SpaceLab : public SmallPool, private MemberSource {
