@@ -73,6 +73,7 @@ void HostSession::say_hello() {
   hello.set_incarnation(settings_.incarnation);
   hello.set_greeting(greeting_);
   hello.set_version(VSNAP_VERSION);
+  hello.set_boot_id(settings_.boot_id);
   actions_.emplace_back(Send{LinkMessage{LinkType::hello, 0, 0, 0, hellos_, hello.SerializeAsString()}});
 }
 
@@ -219,6 +220,7 @@ void HostSession::on_welcome(const LinkMessage& message) {
     return extend_lease(sent_ns);
   }
   if (now_ns_ - sent_ns >= lease_length_ns_) return; // over before it began; the next Hello asks again
+  is_elsewhere_ = false;
   session_ = Session{};
   session_->number = message.session;
   session_->received = message.sequence;
@@ -250,6 +252,9 @@ void HostSession::on_refused(const LinkMessage& message) {
       return end(refused.reason());
     case wire::REFUSED_NO_SESSION:
       return session_gone(message.epoch);
+    case wire::REFUSED_ELSEWHERE:
+      is_elsewhere_ = true;
+      return;
     default: // it stops, and is going to be back; until then the lease counts
       return;
   }

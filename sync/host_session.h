@@ -50,6 +50,7 @@ class HostSession {
   struct Settings {
     std::uint64_t incarnation = 1; // never 0; a number that no other process of this host has
     Uuid pool_uuid{};              // that is expected
+    std::string boot_id = {};      // of this machine since it was started
   };
 
   // Events
@@ -96,7 +97,7 @@ class HostSession {
   using Action = std::variant<Send, PhaseIs, Began, Lost, Ended, Answer, Told>;
   using Actions = std::vector<Action>;
 
-  explicit HostSession(Settings settings) : settings_(settings) {}
+  explicit HostSession(Settings settings) : settings_(std::move(settings)) {}
 
   [[nodiscard]] Actions step(const Event& event, std::int64_t now_ns);
   // When a Tick has something to do; nullopt: never.
@@ -115,6 +116,8 @@ class HostSession {
   [[nodiscard]] std::int64_t young_until_ns() const { // the end of Phase::normal; 0: there is no lease
     return lease_ ? lease_->from_ns + lease_->length_ns / 100 * kNoNewIo : 0;
   }
+  // Another machine has a session under the key of this one; it is asked again and again.
+  [[nodiscard]] bool is_elsewhere() const { return is_elsewhere_; }
   [[nodiscard]] const RefusalCounts& refused() const { return refused_; }
 
  private:
@@ -184,6 +187,7 @@ class HostSession {
   // Requests whose answers have come while an earlier one is open, and that the coordinator may not know of.
   std::set<std::uint64_t> answered_;
   Phase phase_ = Phase::away;
+  bool is_elsewhere_ = false;
   RefusalCounts refused_;
   std::int64_t now_ns_ = 0;
   bool stepped_ = false;

@@ -69,6 +69,13 @@ Result<> JoinedPool::start(Link::Options options) {
                       "host join)",
                       name_, address));
     }
+    if (env_.monotonic_ns() >= until_ns && status.is_elsewhere) {
+      return failure(
+          ErrorKind::busy,
+          fmt::format("{0}: another machine uses the key of this host, as a copy of it does (there: vsnap "
+                      "umount {0}; or for a key of its own, here: vsnap host join, with a new token)",
+                      name_));
+    }
     if (env_.monotonic_ns() >= until_ns) {
       return failure(
           ErrorKind::no_answer,

@@ -39,7 +39,7 @@ class Actor final : public Link {
       : env_(env),
         options_(std::move(options)),
         listener_(listener),
-        machine_(HostSession::Settings{random_number(env), options_.pool_uuid}) {}
+        machine_(HostSession::Settings{random_number(env), options_.pool_uuid, env.boot_id()}) {}
   ~Actor() override { stop(); }
 
   Result<> begin();
@@ -265,6 +265,7 @@ void Actor::note_status() {
   status_.lease_left_ns = machine_.lease_left_ns(now_ns);
   status_.lease_until_ns = now_ns + status_.lease_left_ns;
   status_.is_refused = is_refused_;
+  status_.is_elsewhere = machine_.is_elsewhere();
   status_.refused = machine_.refused();
 }
 

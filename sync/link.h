@@ -44,6 +44,7 @@ struct LinkStatus {
   std::int64_t lease_left_ns = 0;
   std::int64_t lease_until_ns = 0; // on the monotonic clock; as of when this was noted
   bool is_refused = false;         // the coordinator does not let this host's key in
+  bool is_elsewhere = false;       // it has a session of another machine under that key
   RefusalCounts refused;           // of what came
 };
 

@@ -117,14 +117,23 @@ void Membership::on(const Malformed& event) {
     ++refused_strangers_;
 }
 
+// Of a machine that has been copied, key and all, both may be at work. On one machine only one daemon is.
+bool Membership::is_elsewhere(const Host& host, const wire::Hello& hello) {
+  return host.session && hello.incarnation() != host.incarnation && !host.boot_id.empty() &&
+         !hello.boot_id().empty() && hello.boot_id() != host.boot_id;
+}
+
 void Membership::on_hello(Host& host, const LinkPeer& peer, const LinkMessage& message) {
   wire::Hello hello;
-  if (!hello.ParseFromString(message.payload) || hello.incarnation() == 0) {
+  if (!hello.ParseFromString(message.payload) || hello.incarnation() == 0 ||
+      hello.boot_id().size() > kMaxBootId) {
     ++host.refused.malformed;
     return;
   }
   if (std::ranges::find(host.gone, hello.incarnation()) != host.gone.end())
     return refuse(host, &RefusalCounts::session, peer, message, wire::REFUSED_SUPERSEDED);
+  if (is_elsewhere(host, hello))
+    return refuse(host, &RefusalCounts::session, peer, message, wire::REFUSED_ELSEWHERE);
   if (hello.incarnation() == host.incarnation) {
     if (hello.greeting() < host.greeting) { // overtaken by a later one of the same process
       ++host.refused.session;
@@ -155,6 +164,7 @@ void Membership::begin(Host& host, const LinkPeer& peer, const wire::Hello& hell
   }
   host.incarnation = hello.incarnation();
   host.greeting = hello.greeting();
+  host.boot_id = hello.boot_id();
   host.session = Session{};
   host.session->number = ++last_session_;
   host.session->greeting = hello.greeting();

@@ -7,7 +7,9 @@
 // Invariants
 // 1. A host is who has its key. A message is judged by the key under which it came, never by its route.
 // 2. A host has one session at most, and a session is of one incarnation (process). A new incarnation ends
-//    the session of the one before, which is refused from then on.
+//    the session of the one before, which is refused from then on; but for one of another machine, or of one
+//    that was started anew, which is refused itself as long as the lease lasts: what it says of the host's
+//    I/O is not known to be so.
 // 3. Of a session each message is taken at most once and in order: one whose epoch, session or sequence is
 //    not right is refused and counted, and changes nothing else.
 // 4. A lease is counted from when its renewal was received, and is kMarginPercent longer than what the
@@ -74,6 +76,7 @@ class Membership {
   static constexpr std::size_t kMaxKeptReply = 64U << 10; // bytes
   static constexpr std::size_t kMaxUntaken = 1024;
   static constexpr std::size_t kMaxGone = 16;
+  static constexpr std::size_t kMaxBootId = 64; // bytes
   static constexpr std::int64_t kRefusalPause_ns = 20'000'000;
 
   struct Settings {
@@ -178,6 +181,7 @@ class Membership {
     std::optional<Session> session;
     std::uint64_t incarnation = 0;           // the last one
     std::uint64_t greeting = 0;              // of it
+    std::string boot_id;                     // of it
     std::deque<std::uint64_t> gone;          // incarnations that were superseded
     std::map<std::uint64_t, Record> records; // of the incarnation's requests, by id
     std::uint64_t settled = 0;
@@ -198,6 +202,7 @@ class Membership {
   void on(const Tick& event);
   void on(const Ending& event);
 
+  [[nodiscard]] static bool is_elsewhere(const Host& host, const wire::Hello& hello);
   void on_hello(Host& host, const LinkPeer& peer, const LinkMessage& message);
   void on_message(Host& host, const LinkPeer& peer, const LinkMessage& message);
   void on_renew(Host& host, const LinkMessage& message);

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import support
-from test_hosts import LEASE_S, PORT, HostsTest
+from test_hosts import LEASE_S, PORT, Host, HostsTest
 
 MIB = 1 << 20
 
@@ -145,8 +145,11 @@ class SharingTest(HostsTest):
     def mount_far(self, *options, **more):
         return self.beta.vsnap("mount", "lab", self.far, *options, **more)
 
+    def pid_of(self, host):
+        return int((host.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
+
     def pid_of_beta(self):
-        return int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
+        return self.pid_of(self.beta)
 
     def overwrite(self):
         support.write_at(self.point / "v", 0, self.random.randbytes(self.size))
@@ -431,6 +434,27 @@ class Faults(SharingTest):
         support.wait_until(lambda: reader.errors, what="an error")
         self.assertEqual({errno.EIO}, reader.end().errors)
         self.assertEqual(0, reader.wrong)
+
+    def test_a_copy_of_a_machine_is_refused_as_long_as_the_machine_has_its_session(self):
+        self.mount_far()
+        reader = Reader(self, self.far / "v@s", self.content)
+        reader.reads_on()
+        copy = Host(self, "copy", beside=self.beta)
+        shutil.copytree(self.beta.state, copy.state)
+        boot_id = self.lab.path / "boot_id"
+        boot_id.write_text("5c9d8c1e-0b6f-4a53-9d0e-2f1a6c3b7e44\n")
+        script = 'mount --bind "$1" /proc/sys/kernel/random/boot_id; shift; exec "$@"'
+        mount = [support.VSNAP, "mount", "lab", self.lab.directory("mnt-copy")]
+        started_anew = ["unshare", "-m", "sh", "-c", script, "sh", boot_id]
+        refused = copy.run(*started_anew, *mount, code=4, timeout=90)
+        self.assertIn("another machine uses the key of this host", refused.err)
+        reader.reads_on()
+        self.assertEqual((0, set()), (reader.end().wrong, reader.errors))
+        self.beta.vsnap("umount", "lab")
+        copy.run(*started_anew, *mount, timeout=90)
+        daemon = self.pid_of(copy)  # its mount is in a namespace of its own, and goes with it
+        os.kill(daemon, signal.SIGTERM)
+        support.wait_until(lambda: not Path(f"/proc/{daemon}").exists(), what="the end of the copy's daemon")
 
     def reuse_its_places(self):
         """What the snapshot had is given to others, as soon as that may be."""

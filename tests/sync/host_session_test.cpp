@@ -347,6 +347,25 @@ TEST_CASE("who is revoked or superseded has ended for good") {
   }
 }
 
+TEST_CASE("a host whose key another machine uses asks again until it gets a session") {
+  Lab lab;
+  lab.hello();
+  wire::Refused refused;
+  refused.set_reason(wire::REFUSED_ELSEWHERE);
+  refused.set_incarnation(77);
+  refused.set_greeting(1);
+  lab.get({LinkType::refused, 0, lab.epoch, 0, 0, refused.SerializeAsString()});
+  CHECK(lab.host.is_elsewhere());
+  CHECK(lab.host.phase() == Phase::away);
+  lab.tick(10 * kSecond);
+  const auto hellos = lab.sent(LinkType::hello);
+  REQUIRE(hellos.size() == 1);
+  lab.session = 5;
+  lab.get(lab.welcome(hellos[0]));
+  CHECK_FALSE(lab.host.is_elsewhere());
+  CHECK(lab.host.phase() == Phase::normal);
+}
+
 TEST_CASE("a refusal of something long ago ends nothing") {
   Lab lab;
   lab.begin();

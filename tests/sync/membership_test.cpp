@@ -23,6 +23,7 @@ struct Guest {
   HostKey its_key;
   std::string route;
   std::uint64_t incarnation = 77;
+  std::string boot_id = {};
   std::uint64_t greeting = 1;
   std::uint64_t epoch = 3;
   std::uint64_t session = 0;
@@ -33,6 +34,7 @@ struct Guest {
     wire::Hello message;
     message.set_incarnation(incarnation);
     message.set_greeting(greeting);
+    message.set_boot_id(boot_id);
     return {LinkType::hello, 0, 0, 0, 1, message.SerializeAsString()};
   }
   LinkMessage next(LinkType type, const std::string& payload) {
@@ -269,6 +271,49 @@ TEST_CASE("a new incarnation ends the session of the one before, which does not 
   pool.get(pool.beta, pool.beta.hello());
   CHECK(pool.refusal() == wire::REFUSED_SUPERSEDED);
   CHECK(pool.status("beta").session == sent[1].message.session);
+}
+
+TEST_CASE("while a host's lease lasts another machine gets no session under its key") {
+  Pool2 pool;
+  pool.beta.boot_id = "one";
+  pool.begin(pool.beta);
+  Guest copy = pool.beta;
+  copy.incarnation = 78;
+  copy.route = "route-b2";
+  copy.boot_id = "another";
+  const auto is_refused = [&] {
+    pool.get(copy, copy.hello());
+    CHECK(all<Membership::SessionOver>(pool.last).empty());
+    return pool.refusal() == wire::REFUSED_ELSEWHERE;
+  };
+  CHECK(is_refused());
+  pool.pass(kLease / 2);
+  pool.get(pool.beta, pool.beta.renew()); // it is alive, and goes on
+  REQUIRE(all<Membership::Send>(pool.last).size() == 1);
+  CHECK(all<Membership::Send>(pool.last)[0].message.type == LinkType::renewed);
+  pool.pass(kLease);
+  CHECK(is_refused());
+  CHECK(pool.over.empty());
+  pool.pass(kSecond);
+  REQUIRE(all<Membership::SessionOver>(pool.over).size() == 1);
+  CHECK(all<Membership::SessionOver>(pool.over)[0].why == Membership::End::lost);
+  pool.begin(copy);
+  CHECK(pool.status("beta").session == copy.session);
+}
+
+TEST_CASE("another machine gets a session under a host's key once that one has left") {
+  Pool2 pool;
+  pool.beta.boot_id = "one";
+  pool.begin(pool.beta);
+  pool.get(pool.beta, pool.beta.next(LinkType::goodbye, {}));
+  Guest anew = pool.beta; // the same one, started anew
+  anew.incarnation = 78;
+  anew.boot_id = "another";
+  pool.begin(anew);
+  Guest next = anew; // the next process there
+  next.incarnation = 79;
+  pool.begin(next);
+  CHECK(pool.status("beta").session == next.session);
 }
 
 TEST_CASE("a host that lost its lease asks anew in the same incarnation, and an older hello is nothing") {
