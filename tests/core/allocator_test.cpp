@@ -4,8 +4,8 @@
 #include <set>
 
 #include "core/format.h"
-#include "tests/support/seed.h"
 #include "tests/support/catch.h"
+#include "tests/support/seed.h"
 
 using namespace vsnap;
 
@@ -44,6 +44,8 @@ class Shadowed {
       note(allocator_.allocate(BlockCount(1 + random_() % 40), near(), random_() % 16));
     else if (dice < 60)
       note_segment();
+    else if (dice < 64)
+      note_long();
     else
       give_back();
   }
@@ -77,6 +79,15 @@ class Shadowed {
   void note_segment() {
     if (const auto run = allocator_.allocate_segment(BlockCount(16), BlockCount(16 + random_() % 400))) {
       REQUIRE(run->count.value() >= 16);
+      note(run);
+    }
+  }
+  void note_long() {
+    const BlockCount wanted(1 + random_() % 400);
+    if (const auto run = allocator_.allocate_long(wanted)) {
+      REQUIRE(run->count <= wanted);
+      REQUIRE(run->start.block() % kNeighbourhoodBlocks == 0);
+      REQUIRE(run->count.value() >= std::min(wanted.value(), kNeighbourhoodBlocks));
       note(run);
     }
   }
