@@ -201,6 +201,7 @@ void DirectVolume::ask_for_space(std::uint64_t missing) {
 // is flushed and handed over first, and the map is fetched anew.
 bool DirectVolume::await_space() {
   MutexLock lock(mutex_);
+  if (!pending_.may_be_used()) return false;
   while (asking_ && given() == pending_.delegation() && env_.monotonic_ns() < lease_.young_until_ns.load())
     changed_.wait_for(mutex_, kLook);
   return !asking_ && given() == pending_.delegation() && env_.monotonic_ns() >= ask_at_ns_;
