@@ -19,17 +19,17 @@
 // 4. flush() covers what was answered before it. A flush that failed is told by every later one
 //    (flush_failures()), as what it was for may be lost.
 // 5. kMaxRegions regions of the map are kept at most, beside those with changes that are pending.
-// 6. What is pending the map names, as the volume's own, until it is handed over; then the coordinator's
-// does.
-//    So the coordinator is not asked for a block while that is pending: it gets the change first (settle(),
-//    Change), also after stop().
-// 7. A change is handed over when its data is durable, and no I/O looks at any more what the block was
-// before.
-//    A block gets one granted place: the next writes overwrite it there.
+// 6. What is pending the map names, as the volume's own, until it is handed over; then that of the
+//    coordinator does. So the coordinator is not asked for a block while that is pending: it gets the change
+//    first (settle(), Change), also after stop().
+// 7. A change is handed over when its data is durable, and no I/O looks at what the block was before any
+//    more. A block gets one granted place: the next writes overwrite it there.
 // 8. The volume is returned when nothing is pending (finish()). What the coordinator does not take, as it has
 //    given the volume up, is lost, and counts as a flush that failed.
-// Threads: any. drain() may last as long as the slowest I/O. A fetch, and what hands over, waits for another
-// host: that is flush(), settle(), finish() and Change.
+// 9. write() waits for space that has been asked for, as long as the volume is given and the lease young, in
+//    no turn and not counted as I/O: so drain() does not wait for it.
+// Threads: any. drain() may last as long as the slowest I/O. A fetch, a write without space, and what hands
+// over, wait for another host: that is read(), write(), flush(), settle(), finish() and Change.
 // Locks: a turn, the right to hand over, then that of DirectVolumes or mutex_, that of a region, that of
 // PendingMemory.
 #pragma once
@@ -64,7 +64,7 @@ struct LeaseTimes {
 class DirectVolume {
  public:
   static constexpr std::size_t kMaxRegions = 4096;   // of 32 MiB of the volume each
-  static constexpr std::uint64_t kFirstGrant = 4096; // blocks; then twice as many each time
+  static constexpr std::uint64_t kFirstGrant = 4096; // blocks; then twice what it got last
 
   class Source {
    public:

@@ -15,7 +15,7 @@ constexpr std::uint64_t kMostGrant = space_messages::kMaxGranted; // blocks
 constexpr std::uint64_t kLeastGrant = 256;                        // as many as one write may need
 constexpr std::size_t kManyPending = 8192;                        // blocks: they are handed over soon
 constexpr std::int64_t kAskAgain_ns = 100'000'000;                // where there was none
-constexpr std::chrono::milliseconds kLook(100); // whether who waits for its turn is to give up
+constexpr std::chrono::milliseconds kLook(100);                   // whether who waits is to give up
 
 // The coordinator will never take it.
 bool is_refused(const Error& error) { return error.errno_value == ESTALE || error.errno_value == EINVAL; }

@@ -123,9 +123,6 @@ class DelegationTest(Delegated, HostsTest):
     def member_of_beta(self):
         return self.member
 
-    def pid_of_beta(self):
-        return int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
-
     def written(self, volume="v"):
         """A Writer on beta that overwrites blocks which nothing shares, of a volume that is delegated."""
         writer = Writer(self, self.far / volume)
@@ -234,7 +231,7 @@ class FirstWrites(DelegationTest):
             with self.stopped(self.lab.daemon_pid("lab")):
                 for block in range(300, 600):
                     self.write(descriptor, block)
-                os.kill(self.pid_of_beta(), signal.SIGKILL)
+                os.kill(self.beta.daemon_pid(), signal.SIGKILL)
             self.write(descriptor, 700)
             self.is_there(self.far / "w")
         self.is_there(self.point / "w")
@@ -312,7 +309,7 @@ class OtherHosts(DelegationTest):
         self.waits_until_delegated(file=there)
         self.assertEqual(self.size, there.write(content))
         os.fsync(there.fileno())
-        support.kill_with_keeper(self.pid_of_beta())
+        support.kill_with_keeper(self.beta.daemon_pid())
         support.kill_with_keeper(self.lab.daemon_pid("lab"))
         with contextlib.suppress(OSError):
             there.close()
@@ -495,7 +492,7 @@ class Faults(Delegated, test_sharing.WritingFaults):
 
     def test_both_daemons_die(self):
         for _ in range(3):
-            for pid in (self.pid_of_beta(), self.lab.daemon_pid("lab")):
+            for pid in (self.beta.daemon_pid(), self.lab.daemon_pid("lab")):
                 os.kill(pid, signal.SIGKILL)
             self.writer.writes_on()
         self.ends_without_an_error()
@@ -585,7 +582,7 @@ class LateWrites(DelegationTest):
         support.wait_until(lambda: self.kept_for_it() != before, 30, "a late write lands")
 
     def test_writes_of_a_host_that_stood_still_land_where_nobody_looks(self):
-        pid = self.pid_of_beta()
+        pid = self.beta.daemon_pid()
         self.hangs()
         with self.stopped(pid):
             support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
@@ -640,7 +637,7 @@ class Breaking(DelegationTest):
         writer = self.written()
         refused = self.alpha.vsnap("lock", "break", "--fenced", "-y", "lab/v", "beta", code=4).err
         self.mentions(refused, "beta has a session")
-        support.kill_with_keeper(self.pid_of_beta())
+        support.kill_with_keeper(self.beta.daemon_pid())
         self.lab.run("umount", "-l", self.far, code=None)
         support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
         support.write_at(self.point / "v", 0, b"y" * self.size)
@@ -660,7 +657,7 @@ class Breaking(DelegationTest):
 
     def test_a_host_that_is_mounted_anew_gives_up_what_it_was_lost_with(self):
         writer = self.written()
-        support.kill_with_keeper(self.pid_of_beta())
+        support.kill_with_keeper(self.beta.daemon_pid())
         self.lab.run("umount", "-l", self.far, code=None)
         support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
         support.write_at(self.point / "v", 0, b"y" * self.size)
@@ -697,7 +694,7 @@ done
 
     @contextlib.contextmanager
     def stands_still(self):
-        pid = self.pid_of_beta()
+        pid = self.beta.daemon_pid()
         processes = [support.keeper_of(pid), pid]
         (self.lab.path / "processes").write_text(" ".join(map(str, processes)) + "\n")
         os.kill(pid, signal.SIGSTOP)
@@ -778,7 +775,7 @@ class FencedForLong(DelegationTest):
     def test_a_mount_that_ends_waits_for_no_fence(self):
         writer = self.written()
         started = self.lab.path / "fence.pid"
-        with self.stopped(self.pid_of_beta()):
+        with self.stopped(self.beta.daemon_pid()):
             support.wait_until(lambda: started.exists() and started.read_text().endswith("\n"), 30, "a fence")
             self.alpha.vsnap("umount", "lab")
         self.assertFalse(support.is_running(int(started.read_text())))

@@ -205,9 +205,6 @@ class SharedVolume(HostsTest):
         self.assertGreater(reads, 100)
         return failed
 
-    def daemon_of_beta(self):
-        return int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
-
     def cut(self, seconds):
         self.switch.ip("link", "set", "beta", "down")
         time.sleep(seconds)
@@ -235,10 +232,10 @@ class TwoHostsAndALease(SharedVolume):
     lease_s = 1  # what outlasts it does not take long
 
     def test_the_joined_hosts_daemon_is_killed(self):
-        self.use(lambda: self.clients.kill(self.daemon_of_beta()), 12, 1)
+        self.use(lambda: self.clients.kill(self.beta.daemon_pid()), 12, 1)
 
     def test_the_joined_hosts_daemon_stands_still_beyond_its_lease(self):
-        self.use(lambda: self.stop(self.daemon_of_beta(), 1.5 * self.lease_s), 5, 3)
+        self.use(lambda: self.stop(self.beta.daemon_pid(), 1.5 * self.lease_s), 5, 3)
 
     def test_the_coordinator_stands_still(self):
         self.use(lambda: self.stop(self.lab.daemon_pid("lab"), 1.5 * self.lease_s), 5, 3)

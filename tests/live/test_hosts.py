@@ -47,6 +47,9 @@ class Host:
     def vsnap(self, *arguments, **options):
         return self.run(support.VSNAP, *arguments, **options)
 
+    def daemon_pid(self, pool="lab"):
+        return json.loads((self.runtime / f"{pool}.json").read_text())["pid"]
+
     def json(self, *arguments):
         return json.loads(self.vsnap(*arguments, "--json").out)
 
