@@ -23,7 +23,9 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 

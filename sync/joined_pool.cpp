@@ -72,8 +72,8 @@ Result<> JoinedPool::start(Link::Options options) {
     if (env_.monotonic_ns() >= until_ns && status.is_elsewhere) {
       return failure(
           ErrorKind::busy,
-          fmt::format("{0}: another machine uses the key of this host, as a copy of it does (there: vsnap "
-                      "umount {0}; or for a key of its own, here: vsnap host join, with a new token)",
+          fmt::format("{}: another machine has a session under this host's key (a copy of it: vsnap-host(1), "
+                      "FILES; this one, before it was started anew: try again when its lease is over)",
                       name_));
     }
     if (env_.monotonic_ns() >= until_ns) {
@@ -245,10 +245,12 @@ void JoinedPool::session_lost() {
   changed_.notify_all();
 }
 
+// Also when this end has closed it.
 void JoinedPool::ended(wire::RefusalReason reason) {
-  log::error("{}: {}", name_,
-             reason == wire::REFUSED_REVOKED ? "this host was revoked; nothing can be read any more"
-                                             : "the coordinator has ended the session for good");
+  if (reason == wire::REFUSED_REVOKED)
+    log::error("{}: this host was revoked; nothing can be read any more", name_);
+  else if (reason == wire::REFUSED_SUPERSEDED)
+    log::error("{}: another process of this host has taken its place; nothing can be read any more", name_);
   MutexLock lock(mutex_);
   ended_ = true;
   changed_.notify_all();

@@ -145,12 +145,6 @@ class SharingTest(HostsTest):
     def mount_far(self, *options, **more):
         return self.beta.vsnap("mount", "lab", self.far, *options, **more)
 
-    def pid_of(self, host):
-        return int((host.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
-
-    def pid_of_beta(self):
-        return self.pid_of(self.beta)
-
     def overwrite(self):
         support.write_at(self.point / "v", 0, self.random.randbytes(self.size))
         support.fsync(self.point / "v")
@@ -262,7 +256,7 @@ class Reading(SharingTest):
 
     def members_read(self):
         """Members that beta's daemon has open."""
-        pid = int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
+        pid = self.beta.daemon_pid()
         found = set()
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
@@ -420,7 +414,7 @@ class Faults(SharingTest):
         self.mount_far()
         reader = Reader(self, self.far / "v@s", self.content)
         reader.reads_on()
-        pid = int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
+        pid = self.beta.daemon_pid()
         os.kill(pid, signal.SIGKILL)
         self.overwrite()
         reader.reads_on()
@@ -447,14 +441,25 @@ class Faults(SharingTest):
         mount = [support.VSNAP, "mount", "lab", self.lab.directory("mnt-copy")]
         started_anew = ["unshare", "-m", "sh", "-c", script, "sh", boot_id]
         refused = copy.run(*started_anew, *mount, code=4, timeout=90)
-        self.assertIn("another machine uses the key of this host", refused.err)
+        self.assertIn("another machine has a session under this host's key", refused.err)
         reader.reads_on()
         self.assertEqual((0, set()), (reader.end().wrong, reader.errors))
         self.beta.vsnap("umount", "lab")
         copy.run(*started_anew, *mount, timeout=90)
-        daemon = self.pid_of(copy)  # its mount is in a namespace of its own, and goes with it
-        os.kill(daemon, signal.SIGTERM)
-        support.wait_until(lambda: not Path(f"/proc/{daemon}").exists(), what="the end of the copy's daemon")
+        self.end_daemon_of(copy)
+
+        self.mount_far()
+        (copy.state / "host.key").unlink()
+        self.join(copy, "--member", self.member)
+        copy.run(*started_anew, *mount, timeout=90)
+        self.assertEqual(["live", "live"], [self.state_of(name) for name in ("beta", "copy")])
+        self.end_daemon_of(copy)
+
+    def end_daemon_of(self, host):
+        """That of a mount in a namespace of its own, which goes with it."""
+        pid = host.daemon_pid()
+        os.kill(pid, signal.SIGTERM)
+        support.wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the end of the daemon")
 
     def reuse_its_places(self):
         """What the snapshot had is given to others, as soon as that may be."""
@@ -469,7 +474,7 @@ class Faults(SharingTest):
         self.mount_far()
         reader = Reader(self, self.far / "v@s", self.content)
         reader.reads_on()
-        pid = int((self.beta.runtime / "lab.json").read_text().split('"pid":')[1].split(",")[0])
+        pid = self.beta.daemon_pid()
         os.kill(pid, signal.SIGSTOP)
         try:
             self.wait_for_lease()
@@ -538,7 +543,7 @@ class WritingFaults(SharingTest):
 
     def test_its_own_daemon_dies_and_writes_only_wait(self):
         for _ in range(4):
-            os.kill(self.pid_of_beta(), signal.SIGKILL)
+            os.kill(self.beta.daemon_pid(), signal.SIGKILL)
             self.writer.writes_on()
         self.ends_without_an_error()
 
@@ -559,7 +564,7 @@ class WritingFaults(SharingTest):
         self.ends_without_an_error()
 
     def test_a_host_that_stood_still_overwrites_nothing(self):
-        pid = self.pid_of_beta()
+        pid = self.beta.daemon_pid()
         os.kill(pid, signal.SIGSTOP)
         try:
             support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
@@ -570,7 +575,7 @@ class WritingFaults(SharingTest):
 
     def test_a_host_whose_daemon_dies_after_its_lease_overwrites_nothing(self):
         """What the kernel asks its successor again for is not carried out, nor is anything after it."""
-        pid = self.pid_of_beta()
+        pid = self.beta.daemon_pid()
         os.kill(pid, signal.SIGSTOP)
         try:
             support.wait_until(lambda: self.state_of("beta") == "lost", 30, "that alpha notices")
@@ -634,7 +639,7 @@ class WaitingForRoom(SharingTest):
         self.goes_on()
 
     def test_its_own_daemon_dies(self):
-        os.kill(self.pid_of_beta(), signal.SIGKILL)
+        os.kill(self.beta.daemon_pid(), signal.SIGKILL)
         self.goes_on()
 
 

@@ -301,6 +301,15 @@ TEST_CASE("while a host's lease lasts another machine gets no session under its 
   CHECK(pool.status("beta").session == copy.session);
 }
 
+TEST_CASE("a machine's boot id that is too long is no message of ours") {
+  Pool2 pool;
+  pool.beta.boot_id.assign(Membership::kMaxBootId + 1, 'x');
+  CHECK(all<Membership::Send>(pool.get(pool.beta, pool.beta.hello())).empty());
+  CHECK(pool.status("beta").refused.malformed == 1);
+  pool.beta.boot_id.pop_back();
+  pool.begin(pool.beta);
+}
+
 TEST_CASE("another machine gets a session under a host's key once that one has left") {
   Pool2 pool;
   pool.beta.boot_id = "one";
